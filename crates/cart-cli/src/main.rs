@@ -1,0 +1,3 @@
+//! The `cart` command.
+
+fn main() {}

@@ -1,0 +1,182 @@
+//! Digests, and one id type for each thing that has one.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest as _, Sha256};
+use thiserror::Error;
+
+/// Why a text is not an id.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("`{found}` is not a digest: expected 64 lower-case hexadecimal digits")]
+pub struct IdError {
+    /// What was given, cut to 80 characters.
+    pub found: String,
+}
+
+/// SHA-256 over bytes that arrive in parts.
+#[derive(Clone, Default)]
+pub struct Hasher(Sha256);
+
+impl Hasher {
+    /// A hasher that has seen nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of everything seen.
+    pub fn finish(self) -> [u8; 32] {
+        self.0.finalize().into()
+    }
+}
+
+macro_rules! id_type {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name([u8; 32]);
+
+        impl $name {
+            /// The id of these bytes.
+            pub fn of(bytes: &[u8]) -> Self {
+                Self(Sha256::digest(bytes).into())
+            }
+
+            /// An id from a digest that was computed elsewhere.
+            pub const fn from_bytes(digest: [u8; 32]) -> Self {
+                Self(digest)
+            }
+
+            /// The 32 bytes of the digest.
+            pub const fn as_bytes(&self) -> &[u8; 32] {
+                &self.0
+            }
+
+            /// All 64 hexadecimal digits.
+            pub fn hex(&self) -> String {
+                let mut text = String::with_capacity(64);
+                for byte in self.0 {
+                    text.push(char::from_digit(u32::from(byte >> 4), 16).expect("a nibble is a digit"));
+                    text.push(char::from_digit(u32::from(byte & 15), 16).expect("a nibble is a digit"));
+                }
+                text
+            }
+
+            /// The first 12 digits, for people. Never for look-up.
+            pub fn short(&self) -> String {
+                self.hex()[..12].to_owned()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.hex())
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self.short())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                parse_hex(text).map(Self)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.hex())
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+id_type! {
+    /// SHA-256 of a blob's raw bytes (spec 10 §1).
+    BlobId
+}
+id_type! {
+    /// SHA-256 of one 16 MiB segment of a blob (spec 10 §3).
+    SegmentId
+}
+id_type! {
+    /// SHA-256 of a manifest's canonical bytes: the id of a cartridge (spec 10 §2).
+    ManifestId
+}
+id_type! {
+    /// SHA-256 of a commit's canonical bytes (spec 40 §1).
+    CommitId
+}
+id_type! {
+    /// Names a memory space: what produced the vectors of a memory (spec 30 §2). Vectors of two
+    /// spaces are never compared.
+    SpaceId
+}
+
+impl From<ManifestId> for BlobId {
+    /// A manifest is stored as the blob of its canonical bytes.
+    fn from(id: ManifestId) -> Self {
+        Self(id.0)
+    }
+}
+
+fn parse_hex(text: &str) -> Result<[u8; 32], IdError> {
+    let refuse = || IdError { found: text.chars().take(80).collect() };
+    let digits = text.as_bytes();
+    if digits.len() != 64 {
+        return Err(refuse());
+    }
+    let mut digest = [0; 32];
+    for (byte, pair) in digest.iter_mut().zip(digits.chunks_exact(2)) {
+        let high = nibble(pair[0]).ok_or_else(refuse)?;
+        let low = nibble(pair[1]).ok_or_else(refuse)?;
+        *byte = high << 4 | low;
+    }
+    Ok(digest)
+}
+
+fn nibble(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_the_sha256_of_its_bytes_and_survives_its_text() {
+        let id = BlobId::of(b"abc");
+        assert_eq!(id.hex(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(id.hex().parse(), Ok(id));
+    }
+
+    #[test]
+    fn upper_case_short_and_foreign_digits_are_refused() {
+        let good = BlobId::of(b"").hex();
+        for bad in [good.to_uppercase(), good[1..].to_owned(), good.replace('e', "g")] {
+            assert!(bad.parse::<BlobId>().is_err(), "{bad}");
+        }
+    }
+}

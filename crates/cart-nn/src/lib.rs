@@ -1,0 +1,1 @@
+//! Tensor blocks: quantized and float kernels, attention, RoPE, norms and the one decoder

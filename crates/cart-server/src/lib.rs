@@ -1,0 +1,1 @@
+//! HTTP over the engine: OpenAI-compatible endpoints, state, swap and metrics

@@ -1,0 +1,1 @@
+//! Content-addressed store: blobs, history, refs, durable writes, importers and exporters

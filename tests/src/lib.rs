@@ -1,0 +1,1 @@
+//! Helpers for the journeys: where the binary, the fixtures and the cached models are.
