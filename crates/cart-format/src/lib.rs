@@ -3,17 +3,25 @@
 //! Everything here is a pure function of bytes. There are no files, no clock and no chance in this
 //! crate, so that the same content gives the same id on every machine (`spec/10-identity.md`).
 //!
-//! Begin with `Manifest` (what a cartridge is), [`BlobId`] and [`ManifestId`] (what things are
-//! called), [`DType`] and `TensorEntry` (what the numbers are), [`ArchSpec`] (what the model
-//! computes) and `json` (the one way in which documents are written).
+//! Begin with [`Manifest`] (what a cartridge is), [`BlobId`] and [`ManifestId`] (what things are
+//! called), [`DType`] and [`TensorEntry`] (what the numbers are), [`ArchSpec`] (what the model
+//! computes) and [`json`] (the one way in which documents are written).
 
 pub mod arch;
+mod commit;
 mod digest;
 mod dtype;
+pub mod json;
 pub mod limits;
+mod manifest;
 mod names;
 
 pub use arch::ArchSpec;
+pub use commit::{Commit, CommitError, Probe, ProbeStep, Recipe, TokenLogprob};
 pub use digest::{BlobId, CommitId, Hasher, IdError, ManifestId, SegmentId, SpaceId};
 pub use dtype::{DType, DTypeError};
+pub use manifest::{
+    BlobEntry, BlockedTensor, FORMAT_VERSION, Manifest, ManifestError, MemorySection, ModelSection,
+    Origin, OriginFile, OriginKind, Piece, SpecialTokens, TensorEntry, TokenizerSection, Version,
+};
 pub use names::{NameError, TensorName};
