@@ -1,1 +1,49 @@
-//! The memory of an agent: short-term, long-term, observer, goal and gates, as state machines over numbers
+//! The memory of an agent: short-term, long-term, observer, goal and gates, as state machines over
+//! numbers.
+//!
+//! There are no files, no clock and no chance in this crate. Ticks, seeds and observations are
+//! arguments, and the same calls give the same bits on every machine: sums run in a fixed order,
+//! and exponentials and logarithms come from `libm`.
+//!
+//! Begin with [`UnifiedMemory`], which holds everything; [`Observation`], which it is told;
+//! [`MemoryEvent`], which it answers; [`Recalled`] and [`Neighbour`], by which it reaches a model's
+//! output; and [`MemorySnapshot`], by which it is saved.
+
+mod bank;
+pub mod config;
+mod event;
+pub mod gate;
+mod goal;
+mod knn;
+mod ltm;
+mod normalization;
+mod observation;
+mod observer;
+mod recall;
+mod report;
+mod seeded;
+mod shuffle;
+mod slot;
+mod snapshot;
+mod stm;
+mod surprise;
+mod unified;
+mod vector;
+
+pub use config::{ConfigError, MemoryConfig};
+pub use event::{Cause, Intake, MemoryEvent, Near};
+pub use goal::Goal;
+pub use knn::Neighbour;
+pub use normalization::{Normalization, NormalizationError};
+pub use observation::{MAX_TICK, MemoryError, Observation};
+pub use observer::{Counterfactual, Perturbation};
+pub use recall::Recalled;
+pub use report::{MemoryReport, Spread, StoreReport};
+pub use slot::{
+    Consolidation, KeyStatistics, Slot, SlotId, SlotRef, SlotValue, StoreKind, Tick, TokenKeys,
+    Validity,
+};
+pub use snapshot::{MemorySnapshot, MemoryTensor, RestoreError, SlotProblem};
+pub use surprise::{SurpriseStatistics, energy_from_surprise};
+pub use unified::{Counters, ForeignSpace, UnifiedMemory};
+pub use vector::VectorError;

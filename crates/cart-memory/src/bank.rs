@@ -1,0 +1,127 @@
+//! Slots in fixed positions, beside their unit keys in one block.
+//!
+//! A slot never moves, so that storing one more rewrites the rows of that one. The unit keys are
+//! derived from the raw keys and are never stored.
+
+use crate::slot::{Slot, SlotId, SlotValue};
+use crate::vector;
+
+/// A store of slots with a fixed capacity.
+#[derive(Clone, Debug)]
+pub(crate) struct Bank {
+    dim: usize,
+    capacity: usize,
+    slots: Vec<Option<Slot>>,
+    /// `[slots, dim]`; rows of empty positions are zero.
+    units: Vec<f32>,
+    len: usize,
+}
+
+/// A position and its cosine with what was asked for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Nearest {
+    pub(crate) position: usize,
+    pub(crate) cosine: f32,
+}
+
+impl Bank {
+    pub(crate) fn new(dim: usize, capacity: u32) -> Self {
+        Self { dim, capacity: capacity as usize, slots: Vec::new(), units: Vec::new(), len: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Occupied positions with their slots, in order of position.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &Slot)> {
+        self.slots
+            .iter()
+            .enumerate()
+            .filter_map(|(position, slot)| slot.as_ref().map(|slot| (position, slot)))
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
+        self.slots.iter_mut().flatten()
+    }
+
+    /// The lowest free position.
+    pub(crate) fn free_position(&self) -> Option<usize> {
+        if self.len == self.capacity {
+            return None;
+        }
+        Some(self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len()))
+    }
+
+    /// Puts a slot into a free position.
+    pub(crate) fn place(&mut self, position: usize, slot: Slot, unit: &[f32]) {
+        if position >= self.slots.len() {
+            self.slots.resize(position + 1, None);
+            self.units.resize((position + 1) * self.dim, 0.0);
+        }
+        debug_assert!(self.slots[position].is_none(), "only free positions are filled");
+        self.slots[position] = Some(slot);
+        self.set_unit(position, unit);
+        self.len += 1;
+    }
+
+    /// Takes the slot out of an occupied position.
+    pub(crate) fn remove(&mut self, position: usize) -> Slot {
+        let slot = self.slots[position].take().expect("callers name occupied positions");
+        self.units[position * self.dim..][..self.dim].fill(0.0);
+        self.len -= 1;
+        slot
+    }
+
+    pub(crate) fn slot(&self, position: usize) -> &Slot {
+        self.slots[position].as_ref().expect("callers name occupied positions")
+    }
+
+    pub(crate) fn slot_mut(&mut self, position: usize) -> &mut Slot {
+        self.slots[position].as_mut().expect("callers name occupied positions")
+    }
+
+    pub(crate) fn unit(&self, position: usize) -> &[f32] {
+        &self.units[position * self.dim..][..self.dim]
+    }
+
+    pub(crate) fn set_unit(&mut self, position: usize, unit: &[f32]) {
+        self.units[position * self.dim..][..self.dim].copy_from_slice(unit);
+    }
+
+    pub(crate) fn find(&self, id: SlotId) -> Option<usize> {
+        self.iter().find(|(_, slot)| slot.id == id).map(|(position, _)| position)
+    }
+
+    /// Every slot with its cosine, in order of position.
+    pub(crate) fn cosines(&self, unit: &[f32]) -> impl Iterator<Item = (Nearest, &Slot)> {
+        self.iter().map(move |(position, slot)| {
+            let cosine = vector::cosine(self.unit(position), unit);
+            (Nearest { position, cosine }, slot)
+        })
+    }
+
+    /// The nearest slot that says `value`, and the nearest that says something else. At equal
+    /// cosines the lower id wins.
+    pub(crate) fn nearest(
+        &self,
+        unit: &[f32],
+        value: &SlotValue,
+    ) -> (Option<Nearest>, Option<Nearest>) {
+        let (mut same, mut other) = (None, None);
+        for (near, slot) in self.cosines(unit) {
+            let best = if slot.value == *value { &mut same } else { &mut other };
+            if best.is_none_or(|best: Nearest| {
+                near.cosine > best.cosine
+                    || near.cosine == best.cosine && slot.id < self.slot(best.position).id
+            }) {
+                *best = Some(near);
+            }
+        }
+        (same, other)
+    }
+}

@@ -1,0 +1,103 @@
+//! Nearest neighbours among the tokens of all spans, for interpolation at the sampler
+//! (Khandelwal et al., 2020): the key is the hidden state at a token, the value is the next token.
+
+use serde::{Deserialize, Serialize};
+
+use crate::observation::MemoryError;
+use crate::slot::{Slot, SlotId, SlotRef, StoreKind};
+use crate::vector;
+use crate::{Tick, UnifiedMemory};
+
+/// A place in a remembered span where the model was in a similar state.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Neighbour {
+    /// The span's slot.
+    pub slot: SlotRef,
+    /// The token in the span whose hidden state was compared.
+    pub offset: u32,
+    /// The token that came next.
+    pub token: u32,
+    /// Cosine of query and hidden state, both normalized.
+    pub cosine: f32,
+    /// The slot's bias, `ln(σ(A) · energy · decay + ε)`.
+    pub bias: f32,
+}
+
+impl UnifiedMemory {
+    /// The `k` nearest token positions, nearest first; an exact scan.
+    ///
+    /// * `query`: `[dim]`, raw
+    ///
+    /// A span that is in both stores is scanned once, in its short-term slot. At equal cosines,
+    /// short-term slots come first, then lower positions. Slots whose validity has ended are left
+    /// out. The biases are those of tick [`UnifiedMemory::now`].
+    ///
+    /// # Errors
+    /// The query can't be used.
+    pub fn knn(&self, query: &[f32], k: usize) -> Result<Vec<Neighbour>, MemoryError> {
+        let unit = self.normalization.unit("query", query)?;
+        let mut nearest = Nearest { k, found: Vec::with_capacity(k.min(1024) + 1) };
+        for (store, slot) in self.spans() {
+            let at = SlotRef { store, id: slot.id };
+            let bias = slot.bias(store, self.now, &self.config);
+            let rows = slot.token_keys.rows().chunks_exact(unit.len());
+            let next_tokens = slot.value.token_ids.iter().skip(1);
+            for (offset, (row, &token)) in rows.zip(next_tokens).enumerate() {
+                let cosine = vector::cosine(row, &unit);
+                nearest.offer(cosine, || Neighbour {
+                    slot: at,
+                    offset: offset as u32,
+                    token,
+                    cosine,
+                    bias,
+                });
+            }
+        }
+        Ok(nearest.found)
+    }
+
+    /// Rows that [`UnifiedMemory::knn`] scans.
+    pub fn knn_rows(&self) -> usize {
+        self.spans().map(|(_, slot)| slot.token_keys.len().saturating_sub(1)).sum()
+    }
+
+    fn spans(&self) -> impl Iterator<Item = (StoreKind, &Slot)> {
+        let twins = self.long_term_twins(self.now);
+        self.stores()
+            .flat_map(|(store, bank)| bank.iter().map(move |(_, slot)| (store, slot)))
+            .filter(move |(store, slot)| {
+                let twin = *store == StoreKind::Ltm && twins.binary_search(&slot.id).is_ok();
+                !twin && slot.validity.holds(self.now)
+            })
+    }
+
+    /// Long-term slots whose span a short-term slot holds as well, sorted.
+    fn long_term_twins(&self, at: Tick) -> Vec<SlotId> {
+        let mut twins: Vec<SlotId> = self
+            .stm
+            .iter()
+            .filter(|(_, slot)| !slot.token_keys.is_empty() && slot.validity.holds(at))
+            .filter_map(|(_, slot)| slot.consolidation.and_then(|done| done.into))
+            .collect();
+        twins.sort_unstable();
+        twins
+    }
+}
+
+/// The best of what was offered, in order.
+struct Nearest {
+    k: usize,
+    found: Vec<Neighbour>,
+}
+
+impl Nearest {
+    fn offer(&mut self, cosine: f32, neighbour: impl FnOnce() -> Neighbour) {
+        let full = self.found.len() >= self.k;
+        if full && self.found.last().is_none_or(|worst| cosine <= worst.cosine) {
+            return;
+        }
+        let place = self.found.partition_point(|better| better.cosine >= cosine);
+        self.found.insert(place, neighbour());
+        self.found.truncate(self.k);
+    }
+}

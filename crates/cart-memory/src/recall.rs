@@ -1,0 +1,136 @@
+//! What the memory has to say about a query.
+
+use serde::{Deserialize, Serialize};
+
+use crate::observation::{MemoryError, check_tick};
+use crate::slot::{Slot, SlotRef, SlotValue, StoreKind};
+use crate::{Tick, UnifiedMemory};
+
+/// A memory that answers a query.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recalled {
+    /// The slot with the best score.
+    pub slot: SlotRef,
+    /// Other slots that say the same.
+    pub also: Vec<SlotRef>,
+    /// Cosine of query and key, both normalized.
+    pub cosine: f32,
+    /// What age has left of it.
+    pub decay: f32,
+    /// `cosine · σ(A) · energy · decay`: the order of recall.
+    pub score: f32,
+    /// `ln(σ(A) · energy · decay + ε)`: what is added to its attention scores.
+    pub bias: f32,
+    /// Its tokens.
+    pub token_ids: Vec<u32>,
+    /// Its text.
+    pub text: String,
+    /// Where it comes from.
+    pub source: String,
+}
+
+/// A slot's place in the order of recall.
+struct Hit<'m> {
+    slot: &'m Slot,
+    at: SlotRef,
+    cosine: f32,
+    decay: f32,
+    score: f32,
+}
+
+impl UnifiedMemory {
+    /// The `top_k` best memories for a query, best first; they count as read at this tick.
+    ///
+    /// * `query`: `[dim]`, raw
+    ///
+    /// # Errors
+    /// The query can't be used, or time would run backwards. Nothing has changed then.
+    pub fn recall(
+        &mut self,
+        at: Tick,
+        query: &[f32],
+        top_k: usize,
+    ) -> Result<Vec<Recalled>, MemoryError> {
+        check_tick(at, self.now)?;
+        let recalled = self.peek(at, query, top_k)?;
+        self.now = at;
+        self.counters.recalls += u64::from(!recalled.is_empty());
+        for read in recalled.iter().flat_map(|hit| std::iter::once(&hit.slot).chain(&hit.also)) {
+            let bank = self.bank_mut(read.store);
+            if let Some(position) = bank.find(read.id) {
+                bank.slot_mut(position).read = at;
+            }
+        }
+        Ok(recalled)
+    }
+
+    /// As [`UnifiedMemory::recall`], but leaves no trace.
+    ///
+    /// Of slots that say the same (equal text, or equal tokens where there is no text), the best
+    /// stands for all. At equal scores the lower id comes first. Slots whose validity has ended are
+    /// left out.
+    ///
+    /// # Errors
+    /// The query can't be used.
+    pub fn peek(
+        &self,
+        at: Tick,
+        query: &[f32],
+        top_k: usize,
+    ) -> Result<Vec<Recalled>, MemoryError> {
+        let unit = self.normalization.unit("query", query)?;
+        let mut recalled: Vec<Recalled> = Vec::new();
+        for hit in self.hits(at, &unit) {
+            let same = recalled
+                .iter()
+                .position(|best| says_the_same(&best.text, &best.token_ids, &hit.slot.value));
+            match same {
+                Some(best) => recalled[best].also.push(hit.at),
+                None if recalled.len() < top_k => recalled.push(hit.recalled()),
+                None => {}
+            }
+        }
+        Ok(recalled)
+    }
+
+    /// Every slot that holds, best score first.
+    fn hits(&self, at: Tick, unit: &[f32]) -> Vec<Hit<'_>> {
+        let mut hits: Vec<Hit<'_>> = self
+            .stores()
+            .flat_map(|(store, bank)| bank.cosines(unit).map(move |near| (store, near)))
+            .filter(|(_, (_, slot))| slot.validity.holds(at))
+            .map(|(store, (near, slot))| self.hit(at, store, slot, near.cosine))
+            .collect();
+        hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.at.id.cmp(&b.at.id)));
+        hits
+    }
+
+    fn hit<'m>(&self, at: Tick, store: StoreKind, slot: &'m Slot, cosine: f32) -> Hit<'m> {
+        let decay = slot.decay(store, at, &self.config);
+        let score = cosine * slot.gated_energy() * decay;
+        Hit { slot, at: SlotRef { store, id: slot.id }, cosine, decay, score }
+    }
+}
+
+impl Hit<'_> {
+    fn recalled(&self) -> Recalled {
+        Recalled {
+            slot: self.at,
+            also: Vec::new(),
+            cosine: self.cosine,
+            decay: self.decay,
+            score: self.score,
+            bias: crate::gate::bias(self.slot.gate, self.slot.energy, self.decay),
+            token_ids: self.slot.value.token_ids.clone(),
+            text: self.slot.value.text.clone(),
+            source: self.slot.source.clone(),
+        }
+    }
+}
+
+fn says_the_same(text: &str, token_ids: &[u32], value: &SlotValue) -> bool {
+    if text.is_empty() && value.text.is_empty() {
+        return token_ids == value.token_ids;
+    }
+    text == value.text
+}

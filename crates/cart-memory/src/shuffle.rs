@@ -1,0 +1,45 @@
+//! The control of every experiment: the same memory with its values exchanged.
+
+use std::collections::BTreeMap;
+
+use crate::UnifiedMemory;
+use crate::observation::MemoryError;
+use crate::seeded::Seeded;
+use crate::slot::{Slot, SlotValue};
+
+impl UnifiedMemory {
+    /// A copy in which every slot says what another one said, with its own key.
+    ///
+    /// The different values are exchanged along one random cycle, so that no slot keeps its own, not
+    /// even from a twin in the other store. Keys, energies and ticks stay; the source goes with the
+    /// value. A slot's token keys stay as well, repeated or cut to the new value's length, so that
+    /// each now has another span's next token.
+    ///
+    /// # Errors
+    /// There are fewer than two different values.
+    pub fn shuffled(&self, seed: u64) -> Result<Self, MemoryError> {
+        let mut values: BTreeMap<&SlotValue, &str> = BTreeMap::new();
+        for (_, slot) in self.slots() {
+            values.entry(&slot.value).or_insert(&slot.source);
+        }
+        if values.len() < 2 {
+            return Err(MemoryError::NothingToShuffle { distinct: values.len() });
+        }
+        let order = Seeded::new(seed).cycle(values.len());
+        let values: Vec<(&SlotValue, &str)> = values.into_iter().collect();
+        let mut shuffled = self.clone();
+        for slot in shuffled.stm.iter_mut().chain(shuffled.ltm.iter_mut()) {
+            let own = values
+                .binary_search_by(|(value, _)| (*value).cmp(&slot.value))
+                .expect("the values were collected from the same slots");
+            exchange(slot, values[order[own]]);
+        }
+        Ok(shuffled)
+    }
+}
+
+fn exchange(slot: &mut Slot, (value, source): (&SlotValue, &str)) {
+    slot.token_keys = slot.token_keys.cycled(value.token_ids.len());
+    slot.value = value.clone();
+    source.clone_into(&mut slot.source);
+}

@@ -1,0 +1,161 @@
+//! Where the vectors of a store lie: which tensors, which rows, which blocks.
+//!
+//! With `rows` = one more than the highest position in use and `span` = `max_span_tokens`:
+//!
+//! | tensor | type | shape | rows a block |
+//! |---|---|---|---|
+//! | `S.keys` | f32 | `[rows, dim]` | 16 |
+//! | `S.key_sums` | f64 | `[rows, dim]` | 16 |
+//! | `S.token_keys` | f16 | `[spans · span, dim]` | `span`: one slot |
+//! | `S.token_norms` | f32 | `[spans, span]` | 16 |
+//!
+//! `spans` is one more than the highest position that has token keys. Rows that nothing uses are
+//! zero, which costs nothing in a store that keeps equal blocks once.
+
+use cart_format::DType;
+use half::f16;
+
+use super::MemoryTensor;
+use crate::bank::Bank;
+use crate::slot::StoreKind;
+use crate::{Slot, UnifiedMemory};
+
+/// Rows of a block of keys: 36 KiB at dimension 576.
+pub(super) const BLOCK_ROWS: u64 = 16;
+
+/// Names of a store's tensors.
+pub(super) struct Names {
+    pub(super) keys: &'static str,
+    pub(super) key_sums: &'static str,
+    pub(super) token_keys: &'static str,
+    pub(super) token_norms: &'static str,
+}
+
+pub(super) const fn names(store: StoreKind) -> Names {
+    match store {
+        StoreKind::Stm => Names {
+            keys: "stm.keys",
+            key_sums: "stm.key_sums",
+            token_keys: "stm.token_keys",
+            token_norms: "stm.token_norms",
+        },
+        StoreKind::Ltm => Names {
+            keys: "ltm.keys",
+            key_sums: "ltm.key_sums",
+            token_keys: "ltm.token_keys",
+            token_norms: "ltm.token_norms",
+        },
+    }
+}
+
+/// Sizes of a store's tensors.
+#[derive(Clone, Copy)]
+pub(super) struct Sizes {
+    pub(super) dim: usize,
+    pub(super) span: usize,
+    /// One more than the highest position in use.
+    pub(super) rows: usize,
+    /// One more than the highest position that has token keys.
+    pub(super) spans: usize,
+}
+
+impl Sizes {
+    /// The layout of one tensor: type, shape, rows a block.
+    pub(super) fn keys(&self) -> (DType, Vec<u64>, u64) {
+        (DType::F32, vec![self.rows as u64, self.dim as u64], BLOCK_ROWS)
+    }
+
+    pub(super) fn key_sums(&self) -> (DType, Vec<u64>, u64) {
+        (DType::F64, vec![self.rows as u64, self.dim as u64], BLOCK_ROWS)
+    }
+
+    pub(super) fn token_keys(&self) -> (DType, Vec<u64>, u64) {
+        let rows = (self.spans * self.span) as u64;
+        (DType::F16, vec![rows, self.dim as u64], self.span as u64)
+    }
+
+    pub(super) fn token_norms(&self) -> (DType, Vec<u64>, u64) {
+        (DType::F32, vec![self.spans as u64, self.span as u64], BLOCK_ROWS)
+    }
+}
+
+/// The vectors of a store as bytes.
+pub(super) struct StoreTensors {
+    names: Names,
+    sizes: Sizes,
+    keys: Vec<u8>,
+    key_sums: Vec<u8>,
+    token_keys: Vec<u8>,
+    token_norms: Vec<u8>,
+}
+
+impl StoreTensors {
+    pub(super) fn of(store: StoreKind, bank: &Bank, memory: &UnifiedMemory) -> Self {
+        let past = |used: &dyn Fn(&Slot) -> bool| {
+            bank.iter()
+                .filter(|(_, slot)| used(slot))
+                .last()
+                .map_or(0, |(position, _)| position + 1)
+        };
+        let sizes = Sizes {
+            dim: memory.dim(),
+            span: memory.config.max_span_tokens as usize,
+            rows: past(&|_| true),
+            spans: past(&|slot| !slot.token_keys.is_empty()),
+        };
+        let mut tensors = Self {
+            names: names(store),
+            keys: vec![0; sizes.rows * sizes.dim * 4],
+            key_sums: vec![0; sizes.rows * sizes.dim * 8],
+            token_keys: vec![0; sizes.spans * sizes.span * sizes.dim * 2],
+            token_norms: vec![0; sizes.spans * sizes.span * 4],
+            sizes,
+        };
+        for (position, slot) in bank.iter() {
+            tensors.write(position, slot);
+        }
+        tensors
+    }
+
+    fn write(&mut self, position: usize, slot: &Slot) {
+        let Sizes { dim, span, .. } = self.sizes;
+        put(&mut self.keys, position * dim * 4, bytes_of_f32(&slot.key));
+        let sums = slot.statistics.weighted_sum.iter();
+        put(&mut self.key_sums, position * dim * 8, sums.flat_map(|sum| sum.to_le_bytes()));
+        let rows = slot.token_keys.rows().iter();
+        let halves = rows.flat_map(|&value| f16::from_f32(value).to_le_bytes());
+        put(&mut self.token_keys, position * span * dim * 2, halves);
+        let norms = bytes_of_f32(slot.token_keys.norms());
+        put(&mut self.token_norms, position * span * 4, norms);
+    }
+
+    pub(super) fn into_tensors(self) -> impl Iterator<Item = MemoryTensor> {
+        let Self { names, sizes, keys, key_sums, token_keys, token_norms } = self;
+        [
+            (names.keys, sizes.keys(), keys),
+            (names.key_sums, sizes.key_sums(), key_sums),
+            (names.token_keys, sizes.token_keys(), token_keys),
+            (names.token_norms, sizes.token_norms(), token_norms),
+        ]
+        .into_iter()
+        .filter(|(_, _, bytes)| !bytes.is_empty())
+        .map(|(name, (dtype, shape, rows_per_block), bytes)| MemoryTensor {
+            name: name.to_owned(),
+            dtype,
+            shape,
+            rows_per_block,
+            bytes,
+        })
+    }
+}
+
+pub(super) fn bytes_of_f32(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+fn put(target: &mut [u8], start: usize, bytes: impl IntoIterator<Item = u8>) {
+    // A slot without token keys may lie past the last row of theirs; it has nothing to put.
+    for (target, byte) in target.iter_mut().skip(start).zip(bytes) {
+        *target = byte;
+    }
+}

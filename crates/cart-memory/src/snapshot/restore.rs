@@ -1,0 +1,540 @@
+//! From a snapshot to a memory, believing nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cart_format::DType;
+use half::f16;
+use thiserror::Error;
+
+use super::layout::{Names, Sizes, names};
+use super::state::{SlotState, State, VERSION};
+use super::{MemorySnapshot, MemoryTensor};
+use crate::bank::Bank;
+use crate::config::ConfigError;
+use crate::goal::Goal;
+use crate::normalization::NormalizationError;
+use crate::observation::MAX_TICK;
+use crate::slot::{KeyStatistics, Slot, SlotId, SlotRef, SlotValue, StoreKind, TokenKeys};
+use crate::unified::ForeignSpace;
+use crate::vector::{self, VectorError};
+use crate::{Normalization, Tick, UnifiedMemory};
+
+/// Why a snapshot is no memory.
+#[derive(Debug, Error)]
+pub enum RestoreError {
+    /// It belongs to another space.
+    #[error(transparent)]
+    ForeignSpace(#[from] ForeignSpace),
+    /// The state has a field that is unknown, missing or of another kind.
+    #[error("the memory's state can't be read")]
+    State {
+        /// What the reader said, with the field's name.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The state is of another version.
+    #[error("the memory's state is of version {found}; this program reads version {VERSION}")]
+    Version {
+        /// The version found.
+        found: u32,
+    },
+    /// A setting is out of its range.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Centre and scale can't be used.
+    #[error(transparent)]
+    Normalization(#[from] NormalizationError),
+    /// Vectors can't be used.
+    #[error("tensor `{tensor}`: {problem}")]
+    Vector {
+        /// The tensor.
+        tensor: String,
+        /// What is wrong.
+        #[source]
+        problem: VectorError,
+    },
+    /// A tensor that the state needs is not there.
+    #[error("tensor `{name}` is missing; the state has slots whose vectors it holds")]
+    MissingTensor {
+        /// Its name.
+        name: &'static str,
+    },
+    /// A tensor that the state has no use for, or one twice.
+    #[error("tensor `{name}` is there, but the state has no use for it")]
+    StrayTensor {
+        /// Its name.
+        name: String,
+    },
+    /// A tensor has another type or shape than the state asks for.
+    #[error("tensor `{name}` is {dtype} {shape:?}, expected {expected_dtype} {expected_shape:?}")]
+    Layout {
+        /// Its name.
+        name: String,
+        /// Type found.
+        dtype: DType,
+        /// Shape found.
+        shape: Vec<u64>,
+        /// Type expected.
+        expected_dtype: DType,
+        /// Shape expected.
+        expected_shape: Vec<u64>,
+    },
+    /// A tensor has another number of bytes than its shape asks for.
+    #[error("tensor `{name}` has {found} bytes, expected {expected}")]
+    Bytes {
+        /// Its name.
+        name: String,
+        /// Bytes found.
+        found: usize,
+        /// Bytes expected.
+        expected: u64,
+    },
+    /// Values in rows that belong to no slot.
+    #[error("tensor `{name}` has values at byte {byte}, in a row that belongs to no slot")]
+    StrayRow {
+        /// Its name.
+        name: &'static str,
+        /// The first byte that is not zero.
+        byte: usize,
+    },
+    /// A slot can't be.
+    #[error("slot {slot}: {problem}")]
+    Slot {
+        /// The slot.
+        slot: SlotRef,
+        /// What is wrong.
+        #[source]
+        problem: SlotProblem,
+    },
+    /// A tick of the memory lies after its own present, or is over the largest.
+    #[error("`{name}` is tick {found}; allowed: up to {most}")]
+    Tick {
+        /// Which tick.
+        name: &'static str,
+        /// Its value.
+        found: Tick,
+        /// The latest it may be.
+        most: Tick,
+    },
+    /// The goal is longer than its cap.
+    #[error("the goal is {found} long; allowed: up to `goal_cap` = {cap}")]
+    Goal {
+        /// Its length.
+        found: f32,
+        /// The cap.
+        cap: f32,
+    },
+    /// Surprise statistics are not numbers, or the variance is negative.
+    #[error(
+        "surprise statistics are mean {mean}, variance {variance}; allowed: finite, variance 0 or more"
+    )]
+    Surprise {
+        /// The mean.
+        mean: f64,
+        /// The variance.
+        variance: f64,
+    },
+}
+
+/// What is wrong with a slot.
+#[derive(Debug, Error, PartialEq)]
+pub enum SlotProblem {
+    /// Past the capacity of its store.
+    #[error("its position {found} is past the capacity of {capacity}")]
+    PositionTooLarge {
+        /// The position.
+        found: u32,
+        /// Slots of the store.
+        capacity: usize,
+    },
+    /// Slots come in order of position, each its own.
+    #[error("its position {found} is not after the one before")]
+    PositionOrder {
+        /// The position.
+        found: u32,
+    },
+    /// Two slots have one id.
+    #[error("another slot has its id")]
+    IdTaken,
+    /// The id is one that is still to come.
+    #[error("its id was never issued; the next is {next}")]
+    IdNotIssued {
+        /// The next id.
+        next: u64,
+    },
+    /// A number out of its range.
+    #[error("`{name}` is {found}")]
+    Number {
+        /// Which number.
+        name: &'static str,
+        /// Its value.
+        found: f64,
+    },
+    /// A tick after the memory's present.
+    #[error("`{name}` is tick {found}, after the memory's own {now}")]
+    Tick {
+        /// Which tick.
+        name: &'static str,
+        /// Its value.
+        found: Tick,
+        /// The memory's tick.
+        now: Tick,
+    },
+    /// More tokens than a slot may have, or none and no text either.
+    #[error("it has {found} tokens; allowed: up to {allowed}, and 0 only with a text")]
+    Tokens {
+        /// Tokens found.
+        found: usize,
+        /// Most tokens.
+        allowed: u32,
+    },
+    /// Vectors that can't be used.
+    #[error(transparent)]
+    Vector(#[from] VectorError),
+}
+
+pub(super) fn restore(snapshot: &MemorySnapshot) -> Result<UnifiedMemory, RestoreError> {
+    let state = read_state(snapshot)?;
+    let mut tensors = Tensors::new(snapshot)?;
+    let dim = usize::try_from(snapshot.dim).unwrap_or(usize::MAX);
+    let centre = tensors.floats("centre", dim)?;
+    let scale = tensors.floats("scale", dim)?;
+    let normalization = Normalization::new(centre, scale)?;
+    let goal = read_goal(&mut tensors, dim, &state)?;
+    let mut ids = Ids { seen: BTreeSet::new(), next: state.next_slot };
+    let mut read = |store, slots, capacity| {
+        StoreReader { store, state: &state, normalization: &normalization, slots, capacity }
+            .read(&mut tensors, &mut ids)
+    };
+    let stm = read(StoreKind::Stm, &state.stm, state.config.stm_slots)?;
+    let ltm = read(StoreKind::Ltm, &state.ltm, state.config.ltm_slots)?;
+    tensors.finish()?;
+    Ok(UnifiedMemory {
+        space: snapshot.space,
+        stm,
+        ltm,
+        goal,
+        surprise: state.surprise,
+        counters: state.counters,
+        now: state.now,
+        observed_at: state.observed_at,
+        pruned_at: state.pruned_at,
+        next_slot: state.next_slot,
+        normalization,
+        config: state.config,
+    })
+}
+
+fn read_state(snapshot: &MemorySnapshot) -> Result<State, RestoreError> {
+    // The version comes first: a later one may differ in everything else.
+    let version = snapshot.state.get("version").and_then(serde_json::Value::as_u64);
+    if let Some(found) = version.filter(|&found| found != u64::from(VERSION)) {
+        return Err(RestoreError::Version { found: u32::try_from(found).unwrap_or(u32::MAX) });
+    }
+    let state: State = serde::Deserialize::deserialize(&snapshot.state)
+        .map_err(|source| RestoreError::State { source })?;
+    state.config.check()?;
+    let ticks = [
+        ("now", state.now, MAX_TICK),
+        ("observed_at", state.observed_at, state.now),
+        ("pruned_at", state.pruned_at, state.now),
+        ("next_slot", state.next_slot, MAX_TICK),
+    ];
+    for (name, found, most) in ticks {
+        if found > most {
+            return Err(RestoreError::Tick { name, found, most });
+        }
+    }
+    let (mean, variance) = (state.surprise.mean, state.surprise.variance);
+    if !(mean.is_finite() && variance.is_finite() && variance >= 0.0) {
+        return Err(RestoreError::Surprise { mean, variance });
+    }
+    Ok(state)
+}
+
+fn read_goal(tensors: &mut Tensors<'_>, dim: usize, state: &State) -> Result<Goal, RestoreError> {
+    let values = tensors.floats("goal", dim)?;
+    vector::check("goal", &values, dim)
+        .map_err(|problem| RestoreError::Vector { tensor: "goal".to_owned(), problem })?;
+    let goal = Goal { vector: values, steps: state.goal_steps };
+    let cap = state.config.goal_cap;
+    // The cap is met up to the rounding of the length.
+    if goal.norm() > cap * 1.0001 {
+        return Err(RestoreError::Goal { found: goal.norm(), cap });
+    }
+    Ok(goal)
+}
+
+/// The tensors that were not asked for yet.
+struct Tensors<'s> {
+    left: BTreeMap<&'s str, &'s MemoryTensor>,
+}
+
+impl<'s> Tensors<'s> {
+    fn new(snapshot: &'s MemorySnapshot) -> Result<Self, RestoreError> {
+        let mut left = BTreeMap::new();
+        for tensor in &snapshot.tensors {
+            if left.insert(tensor.name.as_str(), tensor).is_some() {
+                return Err(RestoreError::StrayTensor { name: tensor.name.clone() });
+            }
+        }
+        Ok(Self { left })
+    }
+
+    /// The bytes of a tensor, after its type, shape and size were checked. Where the shape has no
+    /// rows, the tensor must not be there.
+    fn take(
+        &mut self,
+        name: &'static str,
+        dtype: DType,
+        shape: Vec<u64>,
+    ) -> Result<&'s [u8], RestoreError> {
+        if shape[0] == 0 {
+            return Ok(&[]);
+        }
+        let tensor = self.left.remove(name).ok_or(RestoreError::MissingTensor { name })?;
+        if tensor.dtype != dtype || tensor.shape != shape {
+            return Err(RestoreError::Layout {
+                name: name.to_owned(),
+                dtype: tensor.dtype,
+                shape: tensor.shape.clone(),
+                expected_dtype: dtype,
+                expected_shape: shape,
+            });
+        }
+        let expected =
+            shape.iter().fold(dtype.block_bytes(), |size, &axis| size.saturating_mul(axis));
+        if tensor.bytes.len() as u64 != expected {
+            let found = tensor.bytes.len();
+            return Err(RestoreError::Bytes { name: name.to_owned(), found, expected });
+        }
+        Ok(&tensor.bytes)
+    }
+
+    fn floats(&mut self, name: &'static str, dim: usize) -> Result<Vec<f32>, RestoreError> {
+        self.take(name, DType::F32, vec![dim as u64]).map(floats)
+    }
+
+    fn finish(self) -> Result<(), RestoreError> {
+        match self.left.into_keys().next() {
+            Some(name) => Err(RestoreError::StrayTensor { name: name.to_owned() }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Slot ids over both stores.
+struct Ids {
+    seen: BTreeSet<SlotId>,
+    next: u64,
+}
+
+/// One store of a snapshot.
+struct StoreReader<'s> {
+    store: StoreKind,
+    state: &'s State,
+    normalization: &'s Normalization,
+    slots: &'s [SlotState],
+    capacity: u32,
+}
+
+/// The bytes of a store's tensors.
+struct StoreBytes<'s> {
+    names: Names,
+    sizes: Sizes,
+    keys: &'s [u8],
+    key_sums: &'s [u8],
+    token_keys: &'s [u8],
+    token_norms: &'s [u8],
+}
+
+impl StoreReader<'_> {
+    fn read(&self, tensors: &mut Tensors<'_>, ids: &mut Ids) -> Result<Bank, RestoreError> {
+        self.check_positions()?;
+        let bytes = self.bytes(tensors)?;
+        let mut bank = Bank::new(self.normalization.dim(), self.capacity);
+        for state in self.slots {
+            let refuse = |problem| RestoreError::Slot { slot: self.name(state), problem };
+            ids.check(state.id).map_err(refuse)?;
+            self.check_numbers(state).map_err(refuse)?;
+            let slot = self.slot(state, &bytes).map_err(refuse)?;
+            let unit = self.normalization.unit("key", &slot.key);
+            bank.place(state.position as usize, slot, &unit.map_err(|e| refuse(e.into()))?);
+        }
+        self.check_unused(&bytes)?;
+        Ok(bank)
+    }
+
+    fn name(&self, state: &SlotState) -> SlotRef {
+        SlotRef { store: self.store, id: state.id }
+    }
+
+    fn check_positions(&self) -> Result<(), RestoreError> {
+        let mut free_from = 0;
+        for state in self.slots {
+            let found = state.position;
+            let problem = if found >= self.capacity {
+                SlotProblem::PositionTooLarge { found, capacity: self.capacity as usize }
+            } else if found < free_from {
+                SlotProblem::PositionOrder { found }
+            } else {
+                free_from = found + 1;
+                continue;
+            };
+            return Err(RestoreError::Slot { slot: self.name(state), problem });
+        }
+        Ok(())
+    }
+
+    fn bytes<'t>(&self, tensors: &mut Tensors<'t>) -> Result<StoreBytes<'t>, RestoreError> {
+        let past = |slot: Option<&SlotState>| slot.map_or(0, |slot| slot.position as usize + 1);
+        let sizes = Sizes {
+            dim: self.normalization.dim(),
+            span: self.state.config.max_span_tokens as usize,
+            rows: past(self.slots.last()),
+            spans: past(self.slots.iter().rfind(|slot| slot.token_keys)),
+        };
+        let names = names(self.store);
+        let mut take =
+            |name, (dtype, shape, _): (DType, Vec<u64>, u64)| tensors.take(name, dtype, shape);
+        Ok(StoreBytes {
+            keys: take(names.keys, sizes.keys())?,
+            key_sums: take(names.key_sums, sizes.key_sums())?,
+            token_keys: take(names.token_keys, sizes.token_keys())?,
+            token_norms: take(names.token_norms, sizes.token_norms())?,
+            names,
+            sizes,
+        })
+    }
+
+    fn check_numbers(&self, state: &SlotState) -> Result<(), SlotProblem> {
+        let share = |number: f32| (0.0..=1.0).contains(&number);
+        let offered = state.consolidation.map_or(0.0, |done| done.energy);
+        let numbers = [
+            ("energy", share(state.energy), f64::from(state.energy)),
+            ("gate", state.gate.is_finite(), f64::from(state.gate)),
+            ("consolidation.energy", share(offered), f64::from(offered)),
+            ("sum_weight", state.sum_weight.is_finite(), state.sum_weight),
+        ];
+        if let Some((name, _, found)) = numbers.into_iter().find(|(_, allowed, _)| !allowed) {
+            return Err(SlotProblem::Number { name, found });
+        }
+        let now = self.state.now;
+        let ticks = [
+            ("made", state.made),
+            ("refreshed", state.refreshed),
+            ("read", state.read),
+            ("validity.from", state.validity.from),
+            ("validity.until", state.validity.until.unwrap_or(0)),
+            ("consolidation.at", state.consolidation.map_or(0, |done| done.at)),
+        ];
+        if let Some((name, found)) = ticks.into_iter().find(|&(_, found)| found > now) {
+            return Err(SlotProblem::Tick { name, found, now });
+        }
+        let (found, allowed) = (state.token_ids.len(), self.state.config.max_span_tokens);
+        let nothing = found == 0 && (state.text.is_empty() || state.token_keys);
+        if found > allowed as usize || nothing {
+            return Err(SlotProblem::Tokens { found, allowed });
+        }
+        Ok(())
+    }
+
+    fn slot(&self, state: &SlotState, bytes: &StoreBytes<'_>) -> Result<Slot, SlotProblem> {
+        let dim = self.normalization.dim();
+        let position = state.position as usize;
+        let weighted_sum = doubles(&bytes.key_sums[position * dim * 8..][..dim * 8]);
+        if let Some(&found) = weighted_sum.iter().find(|sum| !sum.is_finite()) {
+            return Err(SlotProblem::Number { name: "key_sums", found });
+        }
+        Ok(Slot {
+            id: state.id,
+            key: floats(&bytes.keys[position * dim * 4..][..dim * 4]),
+            value: SlotValue { token_ids: state.token_ids.clone(), text: state.text.clone() },
+            token_keys: token_keys(state, bytes)?,
+            energy: state.energy,
+            gate: state.gate,
+            made: state.made,
+            refreshed: state.refreshed,
+            read: state.read,
+            count: state.count,
+            source: state.source.clone(),
+            validity: state.validity,
+            statistics: KeyStatistics {
+                weighted_sum,
+                weight: state.sum_weight,
+                count: state.sum_count,
+            },
+            consolidation: state.consolidation,
+        })
+    }
+
+    /// Values that no slot owns would be lost by saving again.
+    fn check_unused(&self, bytes: &StoreBytes<'_>) -> Result<(), RestoreError> {
+        let Sizes { dim, span, .. } = bytes.sizes;
+        let all = |_: &SlotState| 1;
+        let tokens = |slot: &SlotState| if slot.token_keys { slot.token_ids.len() } else { 0 };
+        self.check_zero(bytes.names.keys, bytes.keys, (1, dim * 4), all)?;
+        self.check_zero(bytes.names.key_sums, bytes.key_sums, (1, dim * 8), all)?;
+        self.check_zero(bytes.names.token_keys, bytes.token_keys, (span, dim * 2), tokens)?;
+        self.check_zero(bytes.names.token_norms, bytes.token_norms, (span, 4), tokens)
+    }
+
+    /// Each position has `rows` rows of `row_bytes`, of which its slot owns the first `owned`.
+    fn check_zero(
+        &self,
+        name: &'static str,
+        bytes: &[u8],
+        (rows, row_bytes): (usize, usize),
+        owned: impl Fn(&SlotState) -> usize,
+    ) -> Result<(), RestoreError> {
+        let mut free_from = 0;
+        let starts = self.slots.iter().map(|slot| (slot.position as usize, owned(slot)));
+        for (position, owned) in starts.chain([(bytes.len() / (rows * row_bytes), 0)]) {
+            let start = (position * rows * row_bytes).min(bytes.len());
+            if let Some(at) = bytes[free_from..start].iter().position(|&byte| byte != 0) {
+                return Err(RestoreError::StrayRow { name, byte: free_from + at });
+            }
+            free_from = (start + owned * row_bytes).min(bytes.len());
+        }
+        Ok(())
+    }
+}
+
+impl Ids {
+    fn check(&mut self, id: SlotId) -> Result<(), SlotProblem> {
+        if id.number() >= self.next {
+            return Err(SlotProblem::IdNotIssued { next: self.next });
+        }
+        if self.seen.insert(id) { Ok(()) } else { Err(SlotProblem::IdTaken) }
+    }
+}
+
+fn token_keys(state: &SlotState, bytes: &StoreBytes<'_>) -> Result<TokenKeys, SlotProblem> {
+    let Sizes { dim, span, .. } = bytes.sizes;
+    if !state.token_keys {
+        return Ok(TokenKeys::empty(dim));
+    }
+    let tokens = state.token_ids.len();
+    let first = state.position as usize * span;
+    let rows: Vec<f32> = bytes.token_keys[first * dim * 2..][..tokens * dim * 2]
+        .as_chunks()
+        .0
+        .iter()
+        .map(|&half| f16::from_le_bytes(half).to_f32())
+        .collect();
+    let norms = floats(&bytes.token_norms[first * 4..][..tokens * 4]);
+    vector::check("token keys", &rows, tokens * dim)?;
+    vector::check("token norms", &norms, tokens)?;
+    if let Some(row) = norms.iter().position(|&norm| norm <= 0.0) {
+        return Err(VectorError::Zero { what: "token norms", row }.into());
+    }
+    Ok(TokenKeys::from_parts(dim, rows, norms))
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|&value| f32::from_le_bytes(value)).collect()
+}
+
+fn doubles(bytes: &[u8]) -> Vec<f64> {
+    bytes.as_chunks().0.iter().map(|&value| f64::from_le_bytes(value)).collect()
+}

@@ -1,0 +1,109 @@
+//! Short-term memory: a ring of the latest observations.
+//!
+//! An observation goes into the nearest slot **that says the same** (token ids and text), where
+//! its cosine reaches `merge_threshold`; the slot's key and energy follow it by EMA. Otherwise it
+//! gets a slot of its own, also where the nearest key belongs to another text: a merge never loses
+//! a text. When the ring is full, the slot made first leaves, after it was offered to long-term
+//! memory.
+
+use crate::bank::Nearest;
+use crate::event::{Cause, MemoryEvent, Near};
+use crate::observation::Checked;
+use crate::slot::SlotValue;
+use crate::slot::{KeyStatistics, Slot, Validity};
+use crate::vector;
+use crate::{Tick, UnifiedMemory};
+
+impl UnifiedMemory {
+    /// Blends an observation into its slot, or makes one.
+    pub(crate) fn admit(&mut self, at: Tick, seen: Checked<'_>, events: &mut Vec<MemoryEvent>) {
+        let value =
+            SlotValue { token_ids: seen.seen.token_ids.clone(), text: seen.seen.text.clone() };
+        let (same, other) = self.stm.nearest(&seen.unit, &value);
+        match same.filter(|near| near.cosine >= self.config.merge_threshold) {
+            Some(near) => events.push(self.refresh(at, near, seen)),
+            None => self.append(at, seen, value, other, events),
+        }
+    }
+
+    fn refresh(&mut self, at: Tick, near: Nearest, seen: Checked<'_>) -> MemoryEvent {
+        let alpha = self.config.stm_ema_alpha;
+        let slot = self.stm.slot_mut(near.position);
+        let energy_before = slot.energy;
+        let mut key = slot.key.clone();
+        vector::blend(&mut key, &seen.seen.key, alpha);
+        slot.energy = vector::blend_scalar(slot.energy, seen.energy, alpha);
+        slot.refreshed = at;
+        slot.count += 1;
+        slot.statistics.add(&seen.seen.key, seen.energy);
+        if !seen.token_keys.is_empty() {
+            slot.token_keys = seen.token_keys;
+        }
+        let (id, energy) = (slot.id, slot.energy);
+        self.counters.blended += 1;
+        // Two opposite keys can meet at the centre, where there is no direction: the old key stays.
+        if let Ok(unit) = self.normalization.unit("key", &key) {
+            self.stm.slot_mut(near.position).key = key;
+            self.stm.set_unit(near.position, &unit);
+        }
+        MemoryEvent::Blended { slot: id, cosine: near.cosine, energy_before, energy }
+    }
+
+    fn append(
+        &mut self,
+        at: Tick,
+        seen: Checked<'_>,
+        value: SlotValue,
+        nearest_other: Option<Nearest>,
+        events: &mut Vec<MemoryEvent>,
+    ) {
+        let kept_apart = nearest_other
+            .filter(|near| near.cosine >= self.config.merge_threshold)
+            .map(|near| Near { slot: self.stm.slot(near.position).id, cosine: near.cosine });
+        let position = match self.stm.free_position() {
+            Some(position) => position,
+            None => self.evict_oldest(at, events),
+        };
+        let slot = Slot {
+            id: self.issue_id(),
+            key: seen.seen.key.clone(),
+            value,
+            token_keys: seen.token_keys,
+            energy: seen.energy,
+            gate: 0.0,
+            made: at,
+            refreshed: at,
+            read: at,
+            count: 1,
+            source: seen.seen.source.clone(),
+            validity: Validity { from: at, until: None, superseded_by: None },
+            statistics: KeyStatistics::of(&seen.seen.key, seen.energy),
+            consolidation: None,
+        };
+        self.counters.added += 1;
+        events.push(MemoryEvent::Added { slot: slot.id, energy: slot.energy, kept_apart });
+        self.stm.place(position, slot, &seen.unit);
+    }
+
+    /// Makes room in the full ring; returns the free position.
+    fn evict_oldest(&mut self, at: Tick, events: &mut Vec<MemoryEvent>) -> usize {
+        let (position, _) = self
+            .stm
+            .iter()
+            .min_by_key(|(_, slot)| slot.id)
+            .expect("a full ring has a slot, because its capacity is at least 1");
+        if self.is_worth_keeping(position) && self.long_term_home(position).is_none() {
+            self.consolidate(at, position, Cause::Eviction, events);
+        }
+        let in_ltm = self.long_term_home(position);
+        let slot = self.stm.remove(position);
+        self.counters.evicted += 1;
+        events.push(MemoryEvent::Evicted {
+            slot: slot.id,
+            gated_energy: slot.gated_energy(),
+            text: slot.value.text,
+            in_ltm,
+        });
+        position
+    }
+}

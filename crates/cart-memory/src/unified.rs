@@ -1,0 +1,282 @@
+//! The single source of truth: everything that an agent remembers, as one value.
+
+use cart_format::SpaceId;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::bank::Bank;
+use crate::config::ConfigError;
+use crate::event::MemoryEvent;
+use crate::goal::Goal;
+use crate::observation::{Checked, MemoryError, Observation, check_tick};
+use crate::slot::{Slot, SlotId, SlotRef, StoreKind};
+use crate::surprise::{self, SurpriseStatistics};
+use crate::{MemoryConfig, Normalization, Tick};
+
+/// Vectors of two spaces were about to meet.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error(
+    "the memory belongs to space {} but {} was expected; its vectors were made by another model, layer or normalization: migrate it, or run it with its own model",
+    found.short(),
+    expected.short()
+)]
+pub struct ForeignSpace {
+    /// The space of the memory.
+    pub found: SpaceId,
+    /// The space that was asked for.
+    pub expected: SpaceId,
+}
+
+/// How often things have happened since the memory was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counters {
+    /// Observations taken in.
+    pub observations: u64,
+    /// Short-term slots made.
+    pub added: u64,
+    /// Observations blended into a short-term slot.
+    pub blended: u64,
+    /// Short-term slots that left the ring.
+    pub evicted: u64,
+    /// Consolidations, of whichever kind.
+    pub consolidated: u64,
+    /// Of these, merged into an entry that said the same.
+    pub merged: u64,
+    /// Of these, put in the place of another entry.
+    pub replaced: u64,
+    /// Offers that long-term memory did not take.
+    pub outranked: u64,
+    /// Long-term slots that nobody asked for any more.
+    pub pruned: u64,
+    /// Recalls that touched at least one slot.
+    pub recalls: u64,
+}
+
+/// The memory of one agent: short-term ring, long-term codebook, observer, goal, gates, surprise
+/// statistics and counters.
+///
+/// It is a function of its inputs: the same calls give the same bits, on every machine.
+#[derive(Clone, Debug)]
+pub struct UnifiedMemory {
+    pub(crate) space: SpaceId,
+    pub(crate) normalization: Normalization,
+    pub(crate) config: MemoryConfig,
+    pub(crate) stm: Bank,
+    pub(crate) ltm: Bank,
+    pub(crate) goal: Goal,
+    pub(crate) surprise: SurpriseStatistics,
+    pub(crate) counters: Counters,
+    pub(crate) now: Tick,
+    /// When the observer last ran.
+    pub(crate) observed_at: Tick,
+    /// When long-term memory was last pruned.
+    pub(crate) pruned_at: Tick,
+    /// The next slot's id.
+    pub(crate) next_slot: u64,
+}
+
+impl UnifiedMemory {
+    /// An empty memory for vectors of one space.
+    ///
+    /// # Errors
+    /// A setting is out of its range.
+    pub fn new(
+        space: SpaceId,
+        normalization: Normalization,
+        config: MemoryConfig,
+    ) -> Result<Self, ConfigError> {
+        config.check()?;
+        let dim = normalization.dim();
+        Ok(Self {
+            stm: Bank::new(dim, config.stm_slots),
+            ltm: Bank::new(dim, config.ltm_slots),
+            goal: Goal::new(dim),
+            surprise: SurpriseStatistics::new(&config),
+            counters: Counters::default(),
+            now: 0,
+            observed_at: 0,
+            pruned_at: 0,
+            next_slot: 0,
+            space,
+            normalization,
+            config,
+        })
+    }
+
+    /// Takes in an observation, then lets the observer do what is due.
+    ///
+    /// * `at`: the tick; equal to or after [`UnifiedMemory::now`]
+    ///
+    /// # Errors
+    /// The observation is malformed, or time would run backwards. Nothing has changed then.
+    pub fn observe(
+        &mut self,
+        at: Tick,
+        seen: &Observation,
+    ) -> Result<Vec<MemoryEvent>, MemoryError> {
+        check_tick(at, self.now)?;
+        let checked = Checked::new(seen, &self.normalization, self.config.max_span_tokens)?;
+        let mut events = Vec::new();
+        self.now = at;
+        self.counters.observations += 1;
+        if let Some(nats) = surprise::mean(&seen.surprise) {
+            self.surprise.update(nats, self.config.surprise_alpha);
+        }
+        self.admit(at, checked, &mut events);
+        self.watch(at, &mut events);
+        Ok(events)
+    }
+
+    /// Lets time pass without an observation; the observer does what is due.
+    ///
+    /// # Errors
+    /// Time would run backwards.
+    pub fn advance(&mut self, at: Tick) -> Result<Vec<MemoryEvent>, MemoryError> {
+        check_tick(at, self.now)?;
+        let mut events = Vec::new();
+        self.now = at;
+        self.watch(at, &mut events);
+        Ok(events)
+    }
+
+    /// The energy of an observation with this mean surprise (nats), by the statistics so far.
+    pub fn energy_from_surprise(&self, mean_surprise: f32) -> f32 {
+        surprise::energy_from_surprise(mean_surprise, &self.surprise)
+    }
+
+    /// Sets a slot's gate `A`.
+    ///
+    /// # Errors
+    /// The slot is not there, or the gate is not finite.
+    pub fn set_gate(&mut self, slot: SlotRef, gate: f32) -> Result<(), MemoryError> {
+        if !gate.is_finite() {
+            return Err(MemoryError::Gate { found: gate });
+        }
+        self.find_mut(slot)?.gate = gate + 0.0;
+        Ok(())
+    }
+
+    /// Ends a slot's validity in favour of another. It is kept, but no longer recalled.
+    ///
+    /// # Errors
+    /// One of the slots is not there, they are the same, or time would run backwards.
+    pub fn supersede(
+        &mut self,
+        at: Tick,
+        slot: SlotRef,
+        by: SlotRef,
+    ) -> Result<MemoryEvent, MemoryError> {
+        check_tick(at, self.now)?;
+        if slot == by {
+            return Err(MemoryError::SupersedesItself { slot });
+        }
+        self.find_mut(by)?;
+        let validity = &mut self.find_mut(slot)?.validity;
+        validity.until = Some(at);
+        validity.superseded_by = Some(by.id);
+        self.now = at;
+        Ok(MemoryEvent::Superseded { slot, by })
+    }
+
+    /// Refuses another space.
+    ///
+    /// # Errors
+    /// The memory's vectors do not belong to `expected`.
+    pub fn require_space(&self, expected: SpaceId) -> Result<(), ForeignSpace> {
+        if self.space == expected {
+            return Ok(());
+        }
+        Err(ForeignSpace { found: self.space, expected })
+    }
+
+    /// The space of its vectors.
+    pub fn space(&self) -> SpaceId {
+        self.space
+    }
+
+    /// Values in a key.
+    pub fn dim(&self) -> usize {
+        self.normalization.dim()
+    }
+
+    /// Centre and scale of its keys.
+    pub fn normalization(&self) -> &Normalization {
+        &self.normalization
+    }
+
+    /// Its settings.
+    pub fn config(&self) -> &MemoryConfig {
+        &self.config
+    }
+
+    /// The latest tick it has seen.
+    pub fn now(&self) -> Tick {
+        self.now
+    }
+
+    /// The goal.
+    pub fn goal(&self) -> &Goal {
+        &self.goal
+    }
+
+    /// Running statistics of surprise.
+    pub fn surprise(&self) -> &SurpriseStatistics {
+        &self.surprise
+    }
+
+    /// How often things have happened.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Whether there is nothing that could reach the output: no slot, and no goal.
+    pub fn is_empty(&self) -> bool {
+        self.stm.len() == 0 && self.ltm.len() == 0 && self.goal.is_zero()
+    }
+
+    /// Every slot, short-term first, in order of position.
+    pub fn slots(&self) -> impl Iterator<Item = (SlotRef, &Slot)> {
+        self.stores().flat_map(|(store, bank)| {
+            bank.iter().map(move |(_, slot)| (SlotRef { store, id: slot.id }, slot))
+        })
+    }
+
+    /// A slot.
+    pub fn slot(&self, slot: SlotRef) -> Option<&Slot> {
+        let bank = self.bank(slot.store);
+        bank.find(slot.id).map(|position| bank.slot(position))
+    }
+
+    pub(crate) fn stores(&self) -> impl Iterator<Item = (StoreKind, &Bank)> {
+        [(StoreKind::Stm, &self.stm), (StoreKind::Ltm, &self.ltm)].into_iter()
+    }
+
+    pub(crate) fn bank(&self, store: StoreKind) -> &Bank {
+        match store {
+            StoreKind::Stm => &self.stm,
+            StoreKind::Ltm => &self.ltm,
+        }
+    }
+
+    pub(crate) fn bank_mut(&mut self, store: StoreKind) -> &mut Bank {
+        match store {
+            StoreKind::Stm => &mut self.stm,
+            StoreKind::Ltm => &mut self.ltm,
+        }
+    }
+
+    pub(crate) fn issue_id(&mut self) -> SlotId {
+        let id = SlotId(self.next_slot);
+        self.next_slot += 1;
+        id
+    }
+
+    fn find_mut(&mut self, slot: SlotRef) -> Result<&mut Slot, MemoryError> {
+        let bank = self.bank_mut(slot.store);
+        match bank.find(slot.id) {
+            Some(position) => Ok(bank.slot_mut(position)),
+            None => Err(MemoryError::NoSuchSlot { slot }),
+        }
+    }
+}
