@@ -227,4 +227,15 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn the_spec_lists_every_dtype() {
+        let spec = include_str!("../../../spec/20-manifest.md");
+        let listed: Vec<&str> = spec.lines().filter(|line| line.starts_with("| `")).collect();
+        for dtype in DType::ALL {
+            let row =
+                format!("| `{dtype}` | {} | {} |", dtype.block_elements(), dtype.block_bytes());
+            assert!(listed.contains(&row.as_str()), "{row}");
+        }
+    }
 }
