@@ -1,1 +1,21 @@
-//! Tensor blocks: quantized and float kernels, attention, RoPE, norms and the one decoder
+//! Tensor blocks, each once: quantized and float products, attention, `RoPE`, norms, and the one
+//! decoder that an [`ArchSpec`](cart_format::ArchSpec) drives.
+//!
+//! Begin with [`Model`] (weights bound to an architecture), [`State`] (what a session has read so
+//! far, a value), [`Run`] (tokens for one session in a batch) and [`Taps`] (where memory listens).
+//! Weights come through a [`WeightSource`] as [`SharedBytes`], so that mapped files stay mapped.
+//! This is the only crate that names candle.
+
+mod bytes;
+mod forward;
+mod model;
+mod span;
+mod state;
+mod taps;
+
+pub use bytes::{SharedBytes, WeightSource, WeightTensor};
+pub use forward::{ForwardError, Logits, LogitsFor, Run};
+pub use model::{LoadError, Model, WeightBytes};
+pub use span::SpanKv;
+pub use state::State;
+pub use taps::Taps;

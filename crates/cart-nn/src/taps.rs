@@ -1,0 +1,23 @@
+//! Where memory listens to a forward pass.
+
+/// Sees the residual stream while a run goes through the layers. The default sees nothing, and a
+/// run with it gives the same bits as a run without taps.
+///
+/// A forward works in chunks, so a method can be called several times for a run, with rising
+/// positions.
+pub trait Taps: Send {
+    /// Whether [`Taps::after_layer`] wants the hidden states after `layer`.
+    ///
+    /// Layers count from 0; the number of layers itself means the output of the final norm.
+    fn wants(&self, layer: usize) -> bool {
+        let _ = layer;
+        false
+    }
+
+    /// The residual stream after `layer`, for consecutive positions from `first_position`.
+    ///
+    /// * `hidden`: `[n, hidden_size]`, row after row
+    fn after_layer(&mut self, layer: usize, first_position: usize, hidden: &[f32]) {
+        let _ = (layer, first_position, hidden);
+    }
+}
