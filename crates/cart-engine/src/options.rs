@@ -1,0 +1,251 @@
+//! What a generation is asked to do.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::sampling::{SamplingError, SamplingOptions};
+
+/// Most alternatives that an event can carry.
+pub const MAX_TOP_LOGPROBS: usize = 100;
+/// Most stop strings of one generation.
+pub const MAX_STOPS: usize = 64;
+
+/// What the model is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prompt {
+    /// Text to be continued as it stands. Special tokens in it are recognized.
+    Raw(String),
+    /// A conversation, which the cartridge's chat template turns into text.
+    Chat(Vec<Message>),
+    /// Token ids, taken as they are.
+    Tokens(Vec<u32>),
+}
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Who speaks: `system`, `user`, `assistant`, or what the template knows besides.
+    pub role: String,
+    /// What is said.
+    pub content: String,
+}
+
+impl Message {
+    /// A message.
+    pub fn new(role: &str, content: impl Into<String>) -> Self {
+        Self { role: role.to_owned(), content: content.into() }
+    }
+}
+
+/// How one generation runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerateOptions {
+    /// How tokens are chosen.
+    pub sampling: SamplingOptions,
+    /// Most tokens to generate; none for what the context has room for.
+    pub max_tokens: Option<usize>,
+    /// Texts that end the generation. They are never part of the output.
+    pub stop: Vec<String>,
+    /// Alternatives to report with each token, best first.
+    pub top_logprobs: usize,
+    /// Whether the end-of-text tokens are treated like any other token.
+    pub ignore_eos: bool,
+    /// How memory takes part.
+    pub memory: MemoryOptions,
+    /// The time that a chat template may ask for, since 1970-01-01 UTC.
+    pub now: Duration,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        Self {
+            sampling: SamplingOptions::default(),
+            max_tokens: None,
+            stop: Vec::new(),
+            top_logprobs: 0,
+            ignore_eos: false,
+            memory: MemoryOptions::default(),
+            now: Duration::ZERO,
+        }
+    }
+}
+
+/// How memory takes part in a generation. By default it does not.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MemoryOptions {
+    /// Recalled spans in front of the prompt, as keys and values of attention.
+    pub prefix: Option<PrefixOptions>,
+    /// Nearest neighbours among remembered tokens, mixed in at the sampler.
+    pub knn: Option<KnnOptions>,
+    /// Whether prompt and answer are written to memory.
+    pub write: bool,
+    /// Whether the bare model runs beside, so that the prefix's effect is measured too. It doubles
+    /// the work of a generation that has a prefix.
+    pub compare: bool,
+    /// The memory itself, or the control of an experiment.
+    pub control: MemoryControl,
+}
+
+impl MemoryOptions {
+    /// Reading in both ways with their defaults, and writing.
+    pub fn on() -> Self {
+        Self { write: true, ..Self::read_only() }
+    }
+
+    /// Reading in both ways with their defaults.
+    pub fn read_only() -> Self {
+        Self {
+            prefix: Some(PrefixOptions::default()),
+            knn: Some(KnnOptions::default()),
+            ..Self::default()
+        }
+    }
+
+    /// Writing alone.
+    pub fn write_only() -> Self {
+        Self { write: true, ..Self::default() }
+    }
+
+    /// Whether memory can reach the output.
+    pub fn reads(&self) -> bool {
+        self.prefix.is_some() || self.knn.is_some()
+    }
+}
+
+/// Recalled spans in front of the prompt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PrefixOptions {
+    /// Most spans.
+    pub top_k: usize,
+    /// Spans whose late-interaction score with the query is lower are left out.
+    pub min_score: f32,
+    /// Added to the attention scores of a recalled span's keys, besides the slot's own bias.
+    pub attention_bias: f32,
+}
+
+impl Default for PrefixOptions {
+    fn default() -> Self {
+        Self { top_k: 1, min_score: 0.3, attention_bias: 2.0 }
+    }
+}
+
+/// Nearest neighbours at the sampler: `p = (1 − λ) · p_model + λ · p_neighbours`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KnnOptions {
+    /// Neighbours of each position.
+    pub k: usize,
+    /// Largest λ. It is reached where the nearest neighbour is the same state.
+    pub lambda_max: f32,
+    /// Divides the neighbours' cosines before their softmax.
+    pub temperature: f32,
+    /// Cosine at and under which λ is 0.
+    pub min_cosine: f32,
+    /// Whose tokens are searched.
+    pub scope: KnnScope,
+}
+
+impl Default for KnnOptions {
+    fn default() -> Self {
+        Self {
+            k: 8,
+            lambda_max: 0.6,
+            temperature: 0.05,
+            min_cosine: 0.4,
+            scope: KnnScope::Recalled,
+        }
+    }
+}
+
+/// Whose tokens a search for neighbours covers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KnnScope {
+    /// Those of the spans that were recalled for the prompt.
+    #[default]
+    Recalled,
+    /// Those of all spans.
+    All,
+}
+
+/// Which memory answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "seed", rename_all = "snake_case")]
+pub enum MemoryControl {
+    /// The agent's own.
+    #[default]
+    Real,
+    /// A copy in which the slots' values are exchanged, by this seed.
+    Shuffled(u64),
+}
+
+/// Why options can't be used.
+#[derive(Clone, Debug, Error, PartialEq)]
+pub enum OptionsError {
+    /// A sampling option.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+    /// A number is out of its range.
+    #[error("`{name}` is {found}; allowed: {least} to {most}")]
+    Range {
+        /// The option.
+        name: &'static str,
+        /// Its value.
+        found: f64,
+        /// The smallest allowed.
+        least: f64,
+        /// The largest allowed.
+        most: f64,
+    },
+    /// An empty stop string would stop everything.
+    #[error("stop string {index} is empty; give at least one character, or leave it out")]
+    EmptyStop {
+        /// Which.
+        index: usize,
+    },
+}
+
+impl GenerateOptions {
+    /// Checks every option.
+    ///
+    /// # Errors
+    /// The first option that is out of its range.
+    pub fn check(&self) -> Result<(), OptionsError> {
+        self.sampling.check()?;
+        range("top_logprobs", self.top_logprobs as f64, 0.0, MAX_TOP_LOGPROBS as f64)?;
+        range("number of stop strings", self.stop.len() as f64, 0.0, MAX_STOPS as f64)?;
+        if let Some(index) = self.stop.iter().position(String::is_empty) {
+            return Err(OptionsError::EmptyStop { index });
+        }
+        self.memory.check()
+    }
+}
+
+impl MemoryOptions {
+    fn check(&self) -> Result<(), OptionsError> {
+        if let Some(prefix) = &self.prefix {
+            range("prefix.top_k", prefix.top_k as f64, 1.0, 64.0)?;
+            range("prefix.min_score", f64::from(prefix.min_score), -1.0, 1.0)?;
+            range("prefix.attention_bias", f64::from(prefix.attention_bias), -20.0, 20.0)?;
+        }
+        if let Some(knn) = &self.knn {
+            range("knn.k", knn.k as f64, 1.0, 1024.0)?;
+            range("knn.lambda_max", f64::from(knn.lambda_max), 0.0, 1.0)?;
+            range("knn.temperature", f64::from(knn.temperature), 1e-4, 1e4)?;
+            range("knn.min_cosine", f64::from(knn.min_cosine), -1.0, 0.999)?;
+        }
+        Ok(())
+    }
+}
+
+fn range(name: &'static str, found: f64, least: f64, most: f64) -> Result<(), OptionsError> {
+    // Bounds such as 1e-4 are met as f32, which lies a little off.
+    if found as f32 >= least as f32 && found as f32 <= most as f32 {
+        return Ok(());
+    }
+    Err(OptionsError::Range { name, found, least, most })
+}
