@@ -1,0 +1,110 @@
+//! What every command needs to know: the store, the form of output, the number of threads.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use cart_store::Store;
+use clap::{Args, ValueEnum};
+
+use crate::failure::Failure;
+
+/// Options of every command.
+#[derive(Args)]
+pub(crate) struct GlobalOptions {
+    /// The store's folder [default: the platform's data folder, cart/store]
+    #[arg(long, global = true, value_name = "DIR", env = "CART_STORE", hide_env_values = true)]
+    store: Option<PathBuf>,
+    /// Print a report as one line of JSON (schemas/ describes each)
+    #[arg(long, global = true)]
+    json: bool,
+    /// No progress and no remarks on stderr
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    /// Worker threads [default: all cores]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// When to use colour
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    color: ColorWhen,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ColorWhen {
+    Auto,
+    Always,
+    Never,
+}
+
+/// What every command needs to know.
+pub(crate) struct Context {
+    store_root: Option<PathBuf>,
+    /// Whether output is a JSON report.
+    pub(crate) json: bool,
+    /// Whether remarks and progress are wanted.
+    pub(crate) quiet: bool,
+    /// Worker threads; `None` for all cores.
+    pub(crate) threads: Option<usize>,
+}
+
+impl Context {
+    /// Reads the options and sets up colours and threads for the process.
+    pub(crate) fn new(options: GlobalOptions) -> Self {
+        match options.color {
+            ColorWhen::Auto => {}
+            ColorWhen::Always => anstream::ColorChoice::Always.write_global(),
+            ColorWhen::Never => anstream::ColorChoice::Never.write_global(),
+        }
+        let threads = options.threads.map(usize::from);
+        if let Some(threads) = threads {
+            // A second call in one process would fail; there is one call in one process.
+            let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+        }
+        Self {
+            store_root: options.store.filter(|root| !root.as_os_str().is_empty()),
+            json: options.json,
+            quiet: options.quiet,
+            threads,
+        }
+    }
+
+    /// The store's folder.
+    pub(crate) fn store_root(&self) -> Result<PathBuf, Failure> {
+        match &self.store_root {
+            Some(root) => Ok(root.clone()),
+            None => Store::default_root().ok_or_else(|| {
+                Failure::arguments("no data folder is known on this system; give --store DIR")
+            }),
+        }
+    }
+
+    /// Opens the store, making it if it is not there.
+    pub(crate) fn store(&self) -> Result<Store, Failure> {
+        Store::open_or_create(&self.store_root()?).map_err(Failure::refused)
+    }
+
+    /// Threads that parallel work will use.
+    pub(crate) fn thread_count(&self) -> usize {
+        self.threads
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+    }
+
+    /// Whether to draw progress.
+    pub(crate) fn shows_progress(&self) -> bool {
+        !self.quiet && !self.json && std::io::stderr().is_terminal()
+    }
+
+    /// A remark for people, to stderr.
+    pub(crate) fn remark(&self, text: &str) {
+        use std::io::Write as _;
+        if !self.quiet {
+            // A closed stderr is no reason to stop.
+            let _ = writeln!(anstream::stderr().lock(), "{text}");
+        }
+    }
+}
+
+/// Seconds since 1970: the one place where the command reads the clock for content.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
