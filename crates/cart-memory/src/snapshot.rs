@@ -4,6 +4,7 @@
 //! tensors are cut into row blocks, so that one more slot changes one block of each tensor. What
 //! can be computed (unit keys) is not saved.
 
+mod error;
 mod layout;
 mod restore;
 mod state;
@@ -12,8 +13,8 @@ use cart_format::{DType, SpaceId};
 
 use crate::UnifiedMemory;
 use crate::unified::ForeignSpace;
+pub use error::{RestoreError, SlotProblem};
 use layout::{StoreTensors, bytes_of_f32};
-pub use restore::{RestoreError, SlotProblem};
 use state::State;
 
 /// A memory's whole state.

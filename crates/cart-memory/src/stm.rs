@@ -9,8 +9,7 @@
 use crate::bank::Nearest;
 use crate::event::{Cause, MemoryEvent, Near};
 use crate::observation::Checked;
-use crate::slot::SlotValue;
-use crate::slot::{KeyStatistics, Slot, Validity};
+use crate::slot::{KeyStatistics, Slot, SlotValue, Validity};
 use crate::vector;
 use crate::{Tick, UnifiedMemory};
 

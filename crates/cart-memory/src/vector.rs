@@ -61,6 +61,10 @@ pub(crate) fn check(what: &'static str, rows: &[f32], expected: usize) -> Result
     if rows.len() != expected {
         return Err(VectorError::Dimension { what, found: rows.len(), expected });
     }
+    // Spans are long, so the usual case is one pass that the compiler vectorizes.
+    if rows.iter().fold(true, |finite, value| finite & value.is_finite()) {
+        return Ok(());
+    }
     match rows.iter().position(|value| !value.is_finite()) {
         Some(index) => Err(VectorError::NotFinite { what, index, found: rows[index] }),
         None => Ok(()),

@@ -14,6 +14,7 @@
 
 use cart_format::DType;
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 use super::MemoryTensor;
 use crate::bank::Bank;
@@ -119,14 +120,18 @@ impl StoreTensors {
 
     fn write(&mut self, position: usize, slot: &Slot) {
         let Sizes { dim, span, .. } = self.sizes;
-        put(&mut self.keys, position * dim * 4, bytes_of_f32(&slot.key));
-        let sums = slot.statistics.weighted_sum.iter();
-        put(&mut self.key_sums, position * dim * 8, sums.flat_map(|sum| sum.to_le_bytes()));
-        let rows = slot.token_keys.rows().iter();
-        let halves = rows.flat_map(|&value| f16::from_f32(value).to_le_bytes());
-        put(&mut self.token_keys, position * span * dim * 2, halves);
-        let norms = bytes_of_f32(slot.token_keys.norms());
-        put(&mut self.token_norms, position * span * 4, norms);
+        put(&mut self.keys, position * dim, slot.key.iter().map(|key| key.to_le_bytes()));
+        let sums = slot.statistics.weighted_sum.iter().map(|sum| sum.to_le_bytes());
+        put(&mut self.key_sums, position * dim, sums);
+        if slot.token_keys.is_empty() {
+            return;
+        }
+        let mut halves = vec![f16::ZERO; slot.token_keys.rows().len()];
+        halves.convert_from_f32_slice(slot.token_keys.rows());
+        let halves = halves.iter().map(|half| half.to_le_bytes());
+        put(&mut self.token_keys, position * span * dim, halves);
+        let norms = slot.token_keys.norms().iter().map(|norm| norm.to_le_bytes());
+        put(&mut self.token_norms, position * span, norms);
     }
 
     pub(super) fn into_tensors(self) -> impl Iterator<Item = MemoryTensor> {
@@ -153,9 +158,10 @@ pub(super) fn bytes_of_f32(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-fn put(target: &mut [u8], start: usize, bytes: impl IntoIterator<Item = u8>) {
-    // A slot without token keys may lie past the last row of theirs; it has nothing to put.
-    for (target, byte) in target.iter_mut().skip(start).zip(bytes) {
-        *target = byte;
+/// Writes values of `N` bytes from value `start` on.
+fn put<const N: usize>(target: &mut [u8], start: usize, values: impl Iterator<Item = [u8; N]>) {
+    let (places, _) = target[start * N..].as_chunks_mut::<N>();
+    for (place, value) in places.iter_mut().zip(values) {
+        *place = value;
     }
 }

@@ -1,0 +1,13 @@
+//! The memory's rules, each by a case that was worked out by hand, and its laws as properties.
+
+#![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
+
+mod given;
+mod long_term;
+mod neighbours;
+mod properties;
+mod recall;
+mod refusals;
+mod short_term;
+mod shuffle;
+mod snapshot;
