@@ -35,9 +35,36 @@ impl UnifiedMemory {
     /// # Errors
     /// The query can't be used.
     pub fn knn(&self, query: &[f32], k: usize) -> Result<Vec<Neighbour>, MemoryError> {
+        self.nearest_in(self.spans(), query, k)
+    }
+
+    /// As [`UnifiedMemory::knn`], but only among these slots. Slots that are not there are passed
+    /// over.
+    ///
+    /// # Errors
+    /// The query can't be used.
+    pub fn knn_among(
+        &self,
+        slots: &[SlotRef],
+        query: &[f32],
+        k: usize,
+    ) -> Result<Vec<Neighbour>, MemoryError> {
+        let spans = slots
+            .iter()
+            .filter_map(|&at| Some((at.store, self.slot(at)?)))
+            .filter(|(_, slot)| slot.validity.holds(self.now));
+        self.nearest_in(spans, query, k)
+    }
+
+    fn nearest_in<'m>(
+        &self,
+        spans: impl Iterator<Item = (StoreKind, &'m Slot)>,
+        query: &[f32],
+        k: usize,
+    ) -> Result<Vec<Neighbour>, MemoryError> {
         let unit = self.normalization.unit("query", query)?;
         let mut nearest = Nearest { k, found: Vec::with_capacity(k.min(1024) + 1) };
-        for (store, slot) in self.spans() {
+        for (store, slot) in spans {
             let at = SlotRef { store, id: slot.id };
             let bias = slot.bias(store, self.now, &self.config);
             let rows = slot.token_keys.rows().chunks_exact(unit.len());

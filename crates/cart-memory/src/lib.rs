@@ -15,6 +15,7 @@ mod event;
 pub mod gate;
 mod goal;
 mod knn;
+mod late;
 mod ltm;
 mod normalization;
 mod observation;

@@ -13,11 +13,13 @@ pub struct Recalled {
     pub slot: SlotRef,
     /// Other slots that say the same.
     pub also: Vec<SlotRef>,
-    /// Cosine of query and key, both normalized.
+    /// Cosine of query and key, both normalized; where tokens asked, the mean over the slot's tokens
+    /// of the best cosine.
     pub cosine: f32,
     /// What age has left of it.
     pub decay: f32,
-    /// `cosine · σ(A) · energy · decay`: the order of recall.
+    /// The order of recall: `cosine · σ(A) · energy · decay` where one vector asked, and as
+    /// [`UnifiedMemory::peek_tokens`] says where tokens did.
     pub score: f32,
     /// `ln(σ(A) · energy · decay + ε)`: what is added to its attention scores.
     pub bias: f32,
@@ -30,12 +32,12 @@ pub struct Recalled {
 }
 
 /// A slot's place in the order of recall.
-struct Hit<'m> {
-    slot: &'m Slot,
-    at: SlotRef,
-    cosine: f32,
-    decay: f32,
-    score: f32,
+pub(crate) struct Hit<'m> {
+    pub(crate) slot: &'m Slot,
+    pub(crate) at: SlotRef,
+    pub(crate) cosine: f32,
+    pub(crate) decay: f32,
+    pub(crate) score: f32,
 }
 
 impl UnifiedMemory {
@@ -53,14 +55,7 @@ impl UnifiedMemory {
     ) -> Result<Vec<Recalled>, MemoryError> {
         check_tick(at, self.now)?;
         let recalled = self.peek(at, query, top_k)?;
-        self.now = at;
-        self.counters.recalls += u64::from(!recalled.is_empty());
-        for read in recalled.iter().flat_map(|hit| std::iter::once(&hit.slot).chain(&hit.also)) {
-            let bank = self.bank_mut(read.store);
-            if let Some(position) = bank.find(read.id) {
-                bank.slot_mut(position).read = at;
-            }
-        }
+        self.mark_read(at, &recalled);
         Ok(recalled)
     }
 
@@ -79,30 +74,25 @@ impl UnifiedMemory {
         top_k: usize,
     ) -> Result<Vec<Recalled>, MemoryError> {
         let unit = self.normalization.unit("query", query)?;
-        let mut recalled: Vec<Recalled> = Vec::new();
-        for hit in self.hits(at, &unit) {
-            let same = recalled
-                .iter()
-                .position(|best| says_the_same(&best.text, &best.token_ids, &hit.slot.value));
-            match same {
-                Some(best) => recalled[best].also.push(hit.at),
-                None if recalled.len() < top_k => recalled.push(hit.recalled()),
-                None => {}
-            }
-        }
-        Ok(recalled)
-    }
-
-    /// Every slot that holds, best score first.
-    fn hits(&self, at: Tick, unit: &[f32]) -> Vec<Hit<'_>> {
-        let mut hits: Vec<Hit<'_>> = self
+        let hits = self
             .stores()
-            .flat_map(|(store, bank)| bank.cosines(unit).map(move |near| (store, near)))
+            .flat_map(|(store, bank)| bank.cosines(&unit).map(move |near| (store, near)))
             .filter(|(_, (_, slot))| slot.validity.holds(at))
             .map(|(store, (near, slot))| self.hit(at, store, slot, near.cosine))
             .collect();
-        hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.at.id.cmp(&b.at.id)));
-        hits
+        Ok(best_of(hits, top_k))
+    }
+
+    /// Notes that these were read.
+    pub(crate) fn mark_read(&mut self, at: Tick, recalled: &[Recalled]) {
+        self.now = at;
+        self.counters.recalls += u64::from(!recalled.is_empty());
+        for read in recalled.iter().flat_map(|hit| std::iter::once(&hit.slot).chain(&hit.also)) {
+            let bank = self.bank_mut(read.store);
+            if let Some(position) = bank.find(read.id) {
+                bank.slot_mut(position).read = at;
+            }
+        }
     }
 
     fn hit<'m>(&self, at: Tick, store: StoreKind, slot: &'m Slot, cosine: f32) -> Hit<'m> {
@@ -110,6 +100,23 @@ impl UnifiedMemory {
         let score = cosine * slot.gated_energy() * decay;
         Hit { slot, at: SlotRef { store, id: slot.id }, cosine, decay, score }
     }
+}
+
+/// The best hits, best score first, with those that say the same joined.
+pub(crate) fn best_of(mut hits: Vec<Hit<'_>>, top_k: usize) -> Vec<Recalled> {
+    hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.at.id.cmp(&b.at.id)));
+    let mut recalled: Vec<Recalled> = Vec::new();
+    for hit in hits {
+        let same = recalled
+            .iter()
+            .position(|best| says_the_same(&best.text, &best.token_ids, &hit.slot.value));
+        match same {
+            Some(best) => recalled[best].also.push(hit.at),
+            None if recalled.len() < top_k => recalled.push(hit.recalled()),
+            None => {}
+        }
+    }
+    recalled
 }
 
 impl Hit<'_> {

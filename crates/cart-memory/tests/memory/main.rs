@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
 
 mod given;
+mod late;
 mod long_term;
 mod neighbours;
 mod properties;

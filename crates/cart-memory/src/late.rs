@@ -1,0 +1,102 @@
+//! Late interaction (Khattab and Zaharia, 2020): a query of many tokens against the tokens of each
+//! span, instead of one pooled vector against another.
+//!
+//! A pooled prompt is mostly its phrasing. Here every remembered token looks for its best match in
+//! the prompt, so a question finds the statement that answers it, whatever stands around it.
+
+use crate::observation::{MemoryError, check_tick};
+use crate::recall::{Hit, Recalled, best_of};
+use crate::slot::{Slot, SlotRef, StoreKind};
+use crate::{Tick, UnifiedMemory, vector};
+
+/// What one nat of a slot's bias is worth in cosine. It decides between spans that match about
+/// equally well, and never makes a poor match a good one.
+const BIAS_SHARE: f32 = 0.02;
+
+impl UnifiedMemory {
+    /// The `top_k` best memories for the tokens of a query, best first; they count as read at this
+    /// tick.
+    ///
+    /// * `query`: `[tokens, dim]`, raw, flat
+    ///
+    /// # Errors
+    /// The query can't be used, or time would run backwards. Nothing has changed then.
+    pub fn recall_tokens(
+        &mut self,
+        at: Tick,
+        query: &[f32],
+        top_k: usize,
+    ) -> Result<Vec<Recalled>, MemoryError> {
+        check_tick(at, self.now)?;
+        let recalled = self.peek_tokens(at, query, top_k)?;
+        self.mark_read(at, &recalled);
+        Ok(recalled)
+    }
+
+    /// As [`UnifiedMemory::recall_tokens`], but leaves no trace.
+    ///
+    /// A slot's `cosine` is the mean over its tokens of the largest cosine with a token of the
+    /// query; its score is `cosine + 0.02 · ln(σ(A) · energy · decay + ε)`. The first token of
+    /// either side is left out where there are others: at the start of a text, hidden states say
+    /// where they are and not what was said. A slot without token keys is matched by its key.
+    /// Slots that say the same are joined as in [`UnifiedMemory::peek`].
+    ///
+    /// # Errors
+    /// The query is not whole rows, or a row can't be used.
+    pub fn peek_tokens(
+        &self,
+        at: Tick,
+        query: &[f32],
+        top_k: usize,
+    ) -> Result<Vec<Recalled>, MemoryError> {
+        let query = self.units(query)?;
+        let hits = self
+            .stores()
+            .flat_map(|(store, bank)| {
+                bank.iter().map(move |(position, slot)| (store, slot, bank.unit(position)))
+            })
+            .filter(|(_, slot, _)| slot.validity.holds(at))
+            .map(|(store, slot, key)| {
+                self.late_hit(at, store, slot, interaction(rows_of(slot, key), &query, self.dim()))
+            })
+            .collect();
+        Ok(best_of(hits, top_k))
+    }
+
+    fn late_hit<'m>(&self, at: Tick, store: StoreKind, slot: &'m Slot, cosine: f32) -> Hit<'m> {
+        let score = cosine + BIAS_SHARE * slot.bias(store, at, &self.config);
+        let decay = slot.decay(store, at, &self.config);
+        Hit { slot, at: SlotRef { store, id: slot.id }, cosine, decay, score }
+    }
+
+    /// Unit rows of a query, without the first where there are others.
+    fn units(&self, query: &[f32]) -> Result<Vec<f32>, MemoryError> {
+        let dim = self.dim();
+        let whole = (query.len() / dim).max(1) * dim;
+        vector::check("query", query, whole)?;
+        let mut units = Vec::with_capacity(query.len());
+        for row in without_first(query, dim).chunks_exact(dim) {
+            units.extend(self.normalization.unit("query", row)?);
+        }
+        Ok(units)
+    }
+}
+
+fn rows_of<'m>(slot: &'m Slot, key: &'m [f32]) -> &'m [f32] {
+    if slot.token_keys.is_empty() { key } else { without_first(slot.token_keys.rows(), key.len()) }
+}
+
+fn without_first(rows: &[f32], dim: usize) -> &[f32] {
+    if rows.len() > dim { &rows[dim..] } else { rows }
+}
+
+/// Mean over the rows of the largest cosine with a row of the query.
+///
+/// * `rows`: `[tokens, dim]`, `query`: `[query_tokens, dim]`, both of unit rows
+fn interaction(rows: &[f32], query: &[f32], dim: usize) -> f32 {
+    let best = |row: &[f32]| {
+        query.chunks_exact(dim).map(|query| vector::cosine(row, query)).fold(-1.0, f32::max)
+    };
+    let sum: f64 = rows.chunks_exact(dim).map(|row| f64::from(best(row))).sum();
+    (sum / (rows.len() / dim) as f64) as f32
+}
