@@ -1,1 +1,48 @@
-//! Content-addressed store: blobs, history, refs, durable writes, importers and exporters
+//! The store of cartridges: blobs under their digests, history, names, and the ways in and out.
+//!
+//! A store is a folder (spec 50). Everything in it is immutable but the refs, which change by
+//! compare-and-swap, and everything is written by one durable writer, so that a crash at any instant
+//! leaves what was there before or what was asked for.
+//!
+//! Begin with [`Store`]: [`Store::ingest`] takes bytes in, [`Store::put_manifest`],
+//! [`Store::put_commit`] and [`Store::update_ref`] give them a name, [`Store::resolve`] finds a
+//! [`Cartridge`] by what people call it, and [`Cartridge::verify`] makes it [`Verified`], which is
+//! all that an engine accepts. [`CartFile`] is the single-file form.
+
+mod blob_source;
+mod cart_file;
+mod cartridge;
+pub mod export;
+mod faults;
+mod file_error;
+mod hashing;
+pub mod import;
+mod ingest;
+mod layout;
+mod lock;
+mod objects;
+mod progress;
+mod publish;
+mod ref_log;
+mod ref_name;
+mod refs;
+mod resolve;
+mod source;
+mod store;
+mod verify;
+
+pub use blob_source::{BlobError, BlobLocation, BlobSource, MappedBlob};
+pub use cart_file::{CartFile, CartFileError};
+pub use cartridge::Cartridge;
+pub use file_error::FileError;
+pub use ingest::{IngestError, Ingested};
+pub use lock::StoreGuard;
+pub use objects::ObjectError;
+pub use progress::{Progress, Silent};
+pub use ref_log::LogEntry;
+pub use ref_name::{DEFAULT_TAG, RefName, RefNameError};
+pub use refs::RefError;
+pub use resolve::{ResolveError, Resolved};
+pub use source::{SourceRange, digest_source};
+pub use store::{OpenError, STORE_VERSION, Store};
+pub use verify::{Damage, DamageKind, Verified, VerifyError, VerifyOptions, VerifyReport};

@@ -1,0 +1,1 @@
+//! Exporters: cartridges back into model files and folders.

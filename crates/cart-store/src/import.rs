@@ -1,0 +1,1 @@
+//! Importers: model files and folders into a store.

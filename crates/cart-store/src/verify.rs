@@ -1,0 +1,365 @@
+//! Recomputing every digest of a cartridge, on all cores.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use cart_format::limits::SEGMENT;
+use cart_format::{BlobEntry, BlobId, Manifest, ManifestId};
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::blob_source::{BlobError, MappedBlob};
+use crate::cartridge::Cartridge;
+use crate::hashing::{self, HashError};
+use crate::progress::Progress;
+
+/// How to verify.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct VerifyOptions {
+    /// Threads that hash; every core if absent.
+    pub threads: Option<usize>,
+    /// Whether to recompute the ids of blobs over 16 MiB as well. Their segments, which the
+    /// manifest's id covers, are always checked.
+    pub whole: bool,
+}
+
+/// Why there is no [`Verified`] cartridge.
+#[derive(Debug, Error)]
+pub enum VerifyError {
+    /// Blobs are damaged or missing: all of them are listed.
+    #[error("{}", damaged_text(manifest, place, damage))]
+    Damaged {
+        /// The cartridge.
+        manifest: ManifestId,
+        /// The store or file.
+        place: PathBuf,
+        /// Each place of damage, in the order of blob ids and segments.
+        damage: Vec<Damage>,
+        /// What was looked at.
+        report: VerifyReport,
+    },
+    /// [`Progress::cancelled`] said so.
+    #[error("cancelled; the cartridge is not verified")]
+    Cancelled,
+}
+
+/// One place of damage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Damage {
+    /// The blob.
+    pub blob: BlobId,
+    /// What it is for: ``tensor `x` ``, `tokenizer document`, …
+    pub uses: Vec<String>,
+    /// What is wrong.
+    #[serde(flatten)]
+    pub kind: DamageKind,
+}
+
+/// What is wrong with a blob.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum DamageKind {
+    /// It is not there.
+    Missing,
+    /// It has another length.
+    Size {
+        /// Its length.
+        found: u64,
+        /// The length by the manifest.
+        expected: u64,
+    },
+    /// Its bytes have another digest.
+    Digest {
+        /// The digest of its bytes.
+        found: String,
+    },
+    /// One of its segments has another digest.
+    Segment {
+        /// Which, from 0.
+        segment: u64,
+        /// Where it begins in the blob.
+        start: u64,
+        /// Where it ends.
+        end: u64,
+        /// The digest of its bytes.
+        found: String,
+    },
+    /// The system could not read it.
+    Unreadable {
+        /// What the system said.
+        reason: String,
+    },
+}
+
+/// What was verified, as numbers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct VerifyReport {
+    /// Blobs looked at.
+    pub blobs: u64,
+    /// Segments of blobs over 16 MiB among them.
+    pub segments: u64,
+    /// Bytes hashed.
+    pub bytes: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// Threads that hashed.
+    pub threads: usize,
+}
+
+/// A cartridge whose every blob was hashed and matched. [`Cartridge::verify`] is its only maker.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    cartridge: Cartridge,
+    report: VerifyReport,
+}
+
+impl Verified {
+    /// The cartridge.
+    pub fn cartridge(&self) -> &Cartridge {
+        &self.cartridge
+    }
+
+    /// What was verified.
+    pub fn report(&self) -> &VerifyReport {
+        &self.report
+    }
+
+    /// What the cartridge is.
+    pub fn manifest(&self) -> &Manifest {
+        self.cartridge.manifest()
+    }
+
+    /// The cartridge's id.
+    pub fn manifest_id(&self) -> ManifestId {
+        self.cartridge.manifest_id()
+    }
+
+    /// As [`Cartridge::map`].
+    ///
+    /// # Errors
+    /// As [`Cartridge::map`].
+    pub fn map(&self, blob: &BlobId) -> Result<MappedBlob, BlobError> {
+        self.cartridge.map(blob)
+    }
+
+    /// As [`Cartridge::read`].
+    ///
+    /// # Errors
+    /// As [`Cartridge::read`].
+    pub fn read(&self, blob: &BlobId, limit: u64) -> Result<Vec<u8>, BlobError> {
+        self.cartridge.read(blob, limit)
+    }
+}
+
+impl Cartridge {
+    /// Hashes every blob: up to 16 MiB by its id, longer ones by their segments, which the manifest
+    /// holds. All damage is collected, not only the first.
+    ///
+    /// # Errors
+    /// A blob is missing or damaged, or `progress` cancelled.
+    pub fn verify(
+        self,
+        options: &VerifyOptions,
+        progress: &dyn Progress,
+    ) -> Result<Verified, VerifyError> {
+        let (damage, report) = examine(&self, options, progress).ok_or(VerifyError::Cancelled)?;
+        if damage.is_empty() {
+            return Ok(Verified { cartridge: self, report });
+        }
+        let place = self.place().to_path_buf();
+        Err(VerifyError::Damaged { manifest: self.manifest_id(), place, damage, report })
+    }
+}
+
+/// Something to hash.
+struct Unit {
+    blob: BlobId,
+    range: Range<u64>,
+    part: Part,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Whole,
+    Segment(u64),
+}
+
+type Found = (BlobId, Part, DamageKind);
+
+/// Looks at every blob. `None` if it was cancelled.
+fn examine(
+    cartridge: &Cartridge,
+    options: &VerifyOptions,
+    progress: &dyn Progress,
+) -> Option<(Vec<Damage>, VerifyReport)> {
+    let began = Instant::now();
+    let units = plan(cartridge.manifest(), options);
+    let bytes = units.iter().map(|unit| unit.range.end - unit.range.start).sum();
+    progress.total(bytes);
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = options.threads.unwrap_or_else(cores).clamp(1, units.len().max(1));
+    let mut found = hash_all(cartridge, &units, threads, progress)?;
+    found.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+    // A blob that is missing is found so by each of its segments.
+    found.dedup();
+    let report = VerifyReport {
+        blobs: cartridge.manifest().blobs.len() as u64,
+        segments: units.iter().filter(|unit| unit.part != Part::Whole).count() as u64,
+        bytes,
+        seconds: began.elapsed().as_secs_f64(),
+        threads,
+    };
+    Some((with_uses(cartridge.manifest(), found), report))
+}
+
+/// The work, the longest unit first.
+fn plan(manifest: &Manifest, options: &VerifyOptions) -> Vec<Unit> {
+    let mut units = Vec::new();
+    for (&blob, entry) in &manifest.blobs {
+        for segment in 0..entry.segments.len() as u64 {
+            let start = segment * SEGMENT;
+            let range = start..entry.size.min(start + SEGMENT);
+            units.push(Unit { blob, range, part: Part::Segment(segment) });
+        }
+        if entry.segments.is_empty() || options.whole {
+            units.push(Unit { blob, range: 0..entry.size, part: Part::Whole });
+        }
+    }
+    units.sort_by_key(|unit| std::cmp::Reverse(unit.range.end - unit.range.start));
+    units
+}
+
+fn hash_all(
+    cartridge: &Cartridge,
+    units: &[Unit],
+    threads: usize,
+    progress: &dyn Progress,
+) -> Option<Vec<Found>> {
+    let next = AtomicUsize::new(0);
+    let cancelled = AtomicBool::new(false);
+    let found = Mutex::new(Vec::new());
+    let work = || {
+        while let Some(unit) = units.get(next.fetch_add(1, Ordering::Relaxed)) {
+            match unit.hash(cartridge, progress) {
+                Ok(None) => {}
+                Ok(Some((part, kind))) => {
+                    let damage = (unit.blob, part, kind);
+                    found.lock().expect("no thread panics holding it").push(damage);
+                }
+                Err(Cancelled) => {
+                    cancelled.store(true, Ordering::Relaxed);
+                    return;
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(work);
+        }
+        work();
+    });
+    let found = found.into_inner().expect("no thread panics holding it");
+    (!cancelled.into_inner()).then_some(found)
+}
+
+struct Cancelled;
+
+impl Unit {
+    /// What is wrong with it, if anything.
+    fn hash(
+        &self,
+        cartridge: &Cartridge,
+        progress: &dyn Progress,
+    ) -> Result<Option<(Part, DamageKind)>, Cancelled> {
+        let location = match cartridge.locate(&self.blob) {
+            Ok(location) => location,
+            Err(error) => return Ok(Some((Part::Whole, error.into()))),
+        };
+        let read = |buffer: &mut [u8], at| location.read_at(buffer, at);
+        let digest = match hashing::digest(self.range.clone(), progress, read) {
+            Ok(digest) => digest,
+            Err(HashError::Cancelled) => return Err(Cancelled),
+            Err(HashError::File(error)) => {
+                let reason = error.to_string();
+                return Ok(Some((self.part, DamageKind::Unreadable { reason })));
+            }
+        };
+        Ok(self.compare(digest, &cartridge.manifest().blobs[&self.blob]))
+    }
+
+    fn compare(&self, digest: [u8; 32], entry: &BlobEntry) -> Option<(Part, DamageKind)> {
+        let found = BlobId::from_bytes(digest).hex();
+        let Part::Segment(segment) = self.part else {
+            let intact = digest == *self.blob.as_bytes();
+            return (!intact).then_some((self.part, DamageKind::Digest { found }));
+        };
+        let intact = digest == *entry.segments[segment as usize].as_bytes();
+        let Range { start, end } = self.range;
+        let damage = DamageKind::Segment { segment, start, end, found };
+        (!intact).then_some((self.part, damage))
+    }
+}
+
+impl From<BlobError> for DamageKind {
+    fn from(error: BlobError) -> Self {
+        match error {
+            BlobError::Absent { .. } => Self::Missing,
+            BlobError::Size { found, expected, .. } => Self::Size { found, expected },
+            other => Self::Unreadable { reason: other.to_string() },
+        }
+    }
+}
+
+fn with_uses(manifest: &Manifest, found: Vec<Found>) -> Vec<Damage> {
+    if found.is_empty() {
+        return Vec::new();
+    }
+    let mut uses: BTreeMap<BlobId, Vec<String>> = BTreeMap::new();
+    for (what, blob) in manifest.uses() {
+        uses.entry(blob).or_default().push(what);
+    }
+    let of = |blob: &BlobId| uses.get(blob).cloned().unwrap_or_default();
+    found.into_iter().map(|(blob, _, kind)| Damage { blob, uses: of(&blob), kind }).collect()
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (blob {}): {}", self.uses.join(", "), self.blob, self.kind)
+    }
+}
+
+impl fmt::Display for DamageKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("missing"),
+            Self::Size { found, expected } => {
+                write!(f, "has {found} bytes; the manifest says {expected}")
+            }
+            Self::Digest { found } => write!(f, "bytes differ: their digest is {found}"),
+            Self::Segment { segment, start, end, .. } => {
+                write!(f, "segment {segment} (bytes {start}..{end}) differs")
+            }
+            Self::Unreadable { reason } => f.write_str(reason),
+        }
+    }
+}
+
+fn damaged_text(manifest: &ManifestId, place: &std::path::Path, damage: &[Damage]) -> String {
+    use fmt::Write as _;
+    let places = if damage.len() == 1 { "place" } else { "places" };
+    let mut text = format!(
+        "cartridge {manifest} in {} is damaged in {} {places}; restore it from a copy, or pack it again:",
+        place.display(),
+        damage.len()
+    );
+    for one in damage {
+        write!(text, "\n  {one}").expect("writing to a string does not fail");
+    }
+    text
+}
