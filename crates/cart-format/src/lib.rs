@@ -11,10 +11,13 @@ pub mod arch;
 mod commit;
 mod digest;
 mod dtype;
+pub mod gguf;
+mod head;
 pub mod json;
 pub mod limits;
 mod manifest;
 mod names;
+pub mod safetensors;
 
 pub use arch::ArchSpec;
 pub use commit::{Commit, CommitError, Probe, ProbeStep, Recipe, TokenLogprob};
