@@ -1,0 +1,82 @@
+//! Models to pack: the frozen ones, and small ones that are made from a seed.
+
+use std::path::{Path, PathBuf};
+
+use crate::{Chance, GgufTensor, RawTensor, fixtures, gguf_bytes, safetensors_bytes};
+
+/// Bytes of a segment (spec 10 §3).
+pub const SEGMENT: u64 = 16 << 20;
+
+/// The folders of `fixtures/logits`, sorted.
+pub fn logits_folders() -> Vec<PathBuf> {
+    let folder = std::fs::read_dir(fixtures().join("logits")).unwrap();
+    let mut folders: Vec<PathBuf> = folder.map(|entry| entry.unwrap().path()).collect();
+    folders.sort();
+    assert!(folders.len() >= 6, "{folders:?}");
+    folders
+}
+
+/// So many small `f32` tensors, `layer.0`, `layer.1`, …; each with bytes of its own.
+pub fn small_tensors(count: u64, seed: u64) -> Vec<RawTensor> {
+    let tensor = |index: u64| {
+        let mut chance = Chance::new(seed ^ (index << 32));
+        let rows = 4 + index % 5;
+        RawTensor::f32(&format!("layer.{index}"), &[rows, 16], finite(&mut chance, rows * 16))
+    };
+    (0..count).map(tensor).collect()
+}
+
+/// A file of small tensors.
+pub fn small_safetensors(count: u64, seed: u64) -> Vec<u8> {
+    safetensors_bytes(&small_tensors(count, seed), &[("format", "pt")])
+}
+
+/// A file with one tensor of three segments, the last one short, and a small tensor.
+pub fn segmented_safetensors() -> Vec<u8> {
+    let values = (2 * SEGMENT + (1 << 20)) / 4;
+    let mut chance = Chance::new(7);
+    let large = RawTensor::f32("large", &[values / 256, 256], finite(&mut chance, values));
+    let small = RawTensor::f32("small", &[3, 5], finite(&mut chance, 15));
+    safetensors_bytes(&[large, small], &[])
+}
+
+/// A GGUF file with tensors of three types, of an architecture that nobody knows.
+pub fn small_gguf() -> Vec<u8> {
+    let mut chance = Chance::new(11);
+    let quantized: Vec<u8> = (0..6).flat_map(|_| q8_0_block(&mut chance)).collect();
+    let half = (0..24).flat_map(|_| (0x3000 + chance.below(0x800) as u16).to_le_bytes()).collect();
+    gguf_bytes(
+        &[("general.architecture", "unheard-of"), ("general.name", "small")],
+        &[
+            tensor("norm.weight", 0, &[13], finite(&mut chance, 13)),
+            tensor("half.weight", 1, &[8, 3], half),
+            tensor("quantized.weight", 8, &[64, 3], quantized),
+        ],
+    )
+}
+
+/// Copies the files of a folder.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+fn tensor(name: &str, kind: u32, axes: &[u64], bytes: Vec<u8>) -> GgufTensor {
+    GgufTensor { name: name.to_owned(), kind, axes: axes.to_vec(), bytes }
+}
+
+/// 32 values: a scale in half precision, then a byte each.
+fn q8_0_block(chance: &mut Chance) -> Vec<u8> {
+    let mut block = 0x2c00_u16.to_le_bytes().to_vec();
+    block.extend(chance.bytes(32));
+    block
+}
+
+/// `f32` values from 0 to 1.
+fn finite(chance: &mut Chance, values: u64) -> Vec<u8> {
+    let value = |_| (chance.below(1 << 24) as f32 / (1 << 24) as f32).to_le_bytes();
+    (0..values).flat_map(value).collect()
+}

@@ -1,0 +1,101 @@
+//! A running `cart serve` on a free port.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::Cart;
+
+/// A server process; killed when dropped.
+pub struct Server {
+    child: Child,
+    url: String,
+    agent: ureq::Agent,
+}
+
+impl Server {
+    /// Starts `cart serve REFERENCE` and waits until it says where it listens.
+    pub fn start(cart: &Cart, reference: &str) -> Self {
+        let mut command = cart.command(["serve", reference, "--listen", "127.0.0.1:0"]);
+        Self::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let url = {
+            let stdout = BufReader::new(child.stdout.take().unwrap());
+            let mut lines = stdout.lines().map_while(Result::ok);
+            let found = lines.find_map(|line| address(&line));
+            // What follows is read away, so that the server never waits for us.
+            std::thread::spawn(move || lines.for_each(drop));
+            found
+        };
+        let Some(url) = url else {
+            let output = child.wait_with_output().unwrap();
+            panic!("no server: {}", String::from_utf8_lossy(&output.stderr));
+        };
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        std::thread::spawn(move || stderr.lines().map_while(Result::ok).for_each(drop));
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(Duration::from_secs(120)))
+            .build();
+        Self { child, url, agent: ureq::Agent::new_with_config(config) }
+    }
+
+    /// `http://127.0.0.1:PORT`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A GET: status and body.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        let mut response = self.agent.get(format!("{}{path}", self.url)).call().unwrap();
+        (response.status().as_u16(), response.body_mut().read_to_string().unwrap())
+    }
+
+    /// A POST of JSON: status and body.
+    pub fn post(&self, path: &str, body: &Value) -> (u16, String) {
+        let url = format!("{}{path}", self.url);
+        let mut response = self.agent.post(url).send_json(body).unwrap();
+        (response.status().as_u16(), response.body_mut().read_to_string().unwrap())
+    }
+
+    /// A GET of JSON that must succeed.
+    pub fn get_json(&self, path: &str) -> Value {
+        let (status, body) = self.get(path);
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    /// A POST of JSON that must succeed with JSON.
+    pub fn post_json(&self, path: &str, body: &Value) -> Value {
+        let (status, body) = self.post(path, body);
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    /// Asks for a graceful end, as Ctrl-C does, and waits for it.
+    pub fn stop(mut self) -> ExitStatus {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The address in a line such as `listening on http://127.0.0.1:8080`.
+fn address(line: &str) -> Option<String> {
+    let (_, rest) = line.split_once("http://")?;
+    let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':'));
+    Some(format!("http://{}", &rest[..end.unwrap_or(rest.len())]))
+}
