@@ -4,8 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use sha2::{Digest as _, Sha256};
 use thiserror::Error;
+
+use crate::sha256::Hasher;
 
 /// Why a text is not an id.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -13,27 +14,6 @@ use thiserror::Error;
 pub struct IdError {
     /// What was given, cut to 80 characters.
     pub found: String,
-}
-
-/// SHA-256 over bytes that arrive in parts.
-#[derive(Clone, Default)]
-pub struct Hasher(Sha256);
-
-impl Hasher {
-    /// A hasher that has seen nothing.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Takes the next bytes.
-    pub fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
-    }
-
-    /// The digest of everything seen.
-    pub fn finish(self) -> [u8; 32] {
-        self.0.finalize().into()
-    }
 }
 
 macro_rules! id_type {
@@ -45,7 +25,9 @@ macro_rules! id_type {
         impl $name {
             /// The id of these bytes.
             pub fn of(bytes: &[u8]) -> Self {
-                Self(Sha256::digest(bytes).into())
+                let mut hasher = Hasher::new();
+                hasher.update(bytes);
+                Self(hasher.finish())
             }
 
             /// An id from a digest that was computed elsewhere.

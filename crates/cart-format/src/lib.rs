@@ -8,6 +8,7 @@
 //! computes) and [`json`] (the one way in which documents are written).
 
 pub mod arch;
+pub mod cartfile;
 mod commit;
 mod digest;
 mod dtype;
@@ -18,13 +19,15 @@ pub mod limits;
 mod manifest;
 mod names;
 pub mod safetensors;
+mod sha256;
 
 pub use arch::ArchSpec;
 pub use commit::{Commit, CommitError, Probe, ProbeStep, Recipe, TokenLogprob};
-pub use digest::{BlobId, CommitId, Hasher, IdError, ManifestId, SegmentId, SpaceId};
+pub use digest::{BlobId, CommitId, IdError, ManifestId, SegmentId, SpaceId};
 pub use dtype::{DType, DTypeError};
 pub use manifest::{
     BlobEntry, BlockedTensor, FORMAT_VERSION, Manifest, ManifestError, MemorySection, ModelSection,
     Origin, OriginFile, OriginKind, Piece, SpecialTokens, TensorEntry, TokenizerSection, Version,
 };
 pub use names::{NameError, TensorName};
+pub use sha256::Hasher;
