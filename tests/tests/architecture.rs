@@ -60,7 +60,8 @@ fn crate_arrows_match_the_architecture() {
         if !name.starts_with("cart-") || name == "cart-tests" || package["source"].is_string() {
             continue;
         }
-        let row = allowed.get(name).unwrap_or_else(|| panic!("ARCHITECTURE.md has no row for {name}"));
+        let row =
+            allowed.get(name).unwrap_or_else(|| panic!("ARCHITECTURE.md has no row for {name}"));
         for dependency in shipped_dependencies(package).filter(|name| name.starts_with("cart-")) {
             assert!(row.contains(dependency), "{name} may not use {dependency}");
         }
@@ -86,16 +87,19 @@ fn only_nn_sees_candle() {
 fn licences_are_allowed() {
     let deny = include_str!("../../deny.toml");
     let list = deny.split("allow = [").nth(1).unwrap().split(']').next().unwrap();
-    let allowed: BTreeSet<&str> =
-        list.split(',').map(|item| item.trim().trim_matches('"')).filter(|item| !item.is_empty()).collect();
+    let allowed: BTreeSet<&str> = list
+        .split(',')
+        .map(|item| item.trim().trim_matches('"'))
+        .filter(|item| !item.is_empty())
+        .collect();
     let metadata = metadata();
     for (name, package) in packages(&metadata) {
         let expression = package["license"].as_str().unwrap_or("");
         // Of alternatives one has to be allowed; of licences that hold together all.
         let acceptable = expression.replace('/', " OR ").replace(['(', ')'], " ");
-        let acceptable = acceptable.split(" OR ").any(|option| {
-            option.split(" AND ").all(|licence| allowed.contains(licence.trim()))
-        });
+        let acceptable = acceptable
+            .split(" OR ")
+            .any(|option| option.split(" AND ").all(|licence| allowed.contains(licence.trim())));
         assert!(acceptable, "{name} has the licence `{expression}`");
     }
 }
