@@ -1,17 +1,16 @@
 //! Taking bytes in as blobs: on all cores, through small buffers, durably, and only what is new.
 
 use std::collections::HashSet;
-use std::ops::Range;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, OnceLock};
 
 use cart_format::limits::SEGMENT;
-use cart_format::{BlobEntry, BlobId, Hasher, SegmentId};
+use cart_format::{BlobEntry, BlobId, SegmentId};
 use thiserror::Error;
 
 use crate::file_error::{At as _, FileError};
-use crate::hashing::{self, HashError};
+use crate::hashing::{self, HashError, Lane};
 use crate::progress::Progress;
 use crate::publish::{Synced, Unpublished};
 use crate::source::SourceRange;
@@ -33,6 +32,12 @@ pub enum IngestError {
     /// [`Progress::cancelled`] said so.
     #[error("cancelled; nothing was added")]
     Cancelled,
+    /// The bytes of sources have other digests than they should.
+    #[error("{} of the sources differ from what they should be; nothing was added", differing.len())]
+    Differs {
+        /// Which sources, and what they really are.
+        differing: Vec<(usize, Ingested)>,
+    },
     /// The file system, of the source or of the store.
     #[error(transparent)]
     File(#[from] FileError),
@@ -73,13 +78,24 @@ impl Store {
         sources: &[SourceRange],
         progress: &dyn Progress,
     ) -> Result<Vec<Ingested>, IngestError> {
+        self.ingest_if(sources, progress, |_, _| true)
+    }
+
+    /// As [`Store::ingest`], but nothing gets a lasting name unless every source is what `expected`
+    /// says of its index.
+    pub(crate) fn ingest_if(
+        &self,
+        sources: &[SourceRange],
+        progress: &dyn Progress,
+        expected: impl Fn(usize, &Ingested) -> bool,
+    ) -> Result<Vec<Ingested>, IngestError> {
         let _guard = self.hold()?;
         progress.total(sources.iter().map(SourceRange::len).sum());
         let intake = Intake {
             store: self,
             known: Known::of(self, sources)?,
             progress,
-            jobs: sources.iter().map(Job::new).collect(),
+            jobs: sources.iter().map(|source| Job { source, digests: Mutex::default() }).collect(),
             stop: AtomicBool::new(false),
             failure: Mutex::new(None),
         };
@@ -88,17 +104,30 @@ impl Store {
             return Err(error);
         }
         let mut done = intake.jobs.iter().map(Job::finish).collect::<Vec<_>>();
-        let published = !synced.is_empty();
+        let differing = done.iter().cloned().enumerate().filter(|(at, blob)| !expected(*at, blob));
+        let differing: Vec<_> = differing.collect();
+        if !differing.is_empty() {
+            return Err(IngestError::Differs { differing });
+        }
+        self.publish_blobs(&mut done, synced)?;
+        Ok(done)
+    }
+
+    fn publish_blobs(
+        &self,
+        done: &mut [Ingested],
+        synced: Vec<(usize, Synced)>,
+    ) -> Result<(), FileError> {
+        if synced.is_empty() {
+            return Ok(());
+        }
         for (index, file) in synced {
             let blob = &mut done[index];
             if file.publish(&self.layout.blob(&blob.blob))? {
                 blob.new_bytes = blob.entry.size;
             }
         }
-        if published {
-            self.publisher.sync_folder(&self.layout.blobs())?;
-        }
-        Ok(done)
+        self.publisher.sync_folder(&self.layout.blobs())
     }
 }
 
@@ -112,51 +141,39 @@ struct Intake<'a> {
     failure: Mutex<Option<IngestError>>,
 }
 
-/// One source, with what is found out about it, by whichever thread.
+/// One source, with what is found out about it.
 struct Job<'a> {
     source: &'a SourceRange,
-    whole: OnceLock<BlobId>,
-    segments: Vec<OnceLock<SegmentId>>,
+    digests: Mutex<Option<Digests>>,
 }
+
+/// The digest of the whole and those of the segments.
+type Digests = ([u8; 32], Vec<SegmentId>);
 
 /// A written file on its way to a syncer.
 type Written = (usize, Unpublished);
 
-impl<'a> Job<'a> {
-    fn new(source: &'a SourceRange) -> Self {
-        let segments = BlobEntry::segments_for(source.len());
-        let segments = (0..segments).map(|_| OnceLock::new()).collect();
-        Self { source, whole: OnceLock::new(), segments }
-    }
-
+impl Job<'_> {
     fn finish(&self) -> Ingested {
-        let found = "every digest is set unless there was a failure";
-        let segments = self.segments.iter().map(|id| *id.get().expect(found)).collect();
-        Ingested {
-            blob: *self.whole.get().expect(found),
-            entry: BlobEntry { size: self.source.len(), segments },
-            new_bytes: 0,
-        }
+        let digests = self.digests.lock().expect("no thread panics holding it");
+        let (whole, segments) = digests.clone().expect("set unless there was a failure");
+        let entry = BlobEntry { size: self.source.len(), segments };
+        Ingested { blob: BlobId::from_bytes(whole), entry, new_bytes: 0 }
     }
 }
 
 impl Intake<'_> {
     /// Hashes and writes everything. Returns the new files, durable and without a lasting name.
     fn run(&self) -> Vec<(usize, Synced)> {
-        let mut order: Vec<usize> = (0..self.jobs.len()).collect();
-        // The longest first, so that no core is left with it at the end.
-        order.sort_by_key(|&index| std::cmp::Reverse(self.jobs[index].source.len()));
         let (sender, receiver) = sync_channel::<Written>(WAITING);
         let receiver = Mutex::new(receiver);
         std::thread::scope(|threads| {
             let syncers: Vec<_> =
                 (0..SYNCERS).map(|_| threads.spawn(|| self.sync_all(&receiver))).collect();
             rayon::scope_fifo(|scope| {
-                for index in order {
+                for group in self.groups() {
                     let sender = sender.clone();
-                    scope.spawn_fifo(move |scope| {
-                        self.attempt(|| self.take(index, &sender, scope));
-                    });
+                    scope.spawn_fifo(move |_| self.attempt(|| self.take(&group, &sender)));
                 }
             });
             drop(sender);
@@ -165,6 +182,18 @@ impl Intake<'_> {
             };
             syncers.into_iter().flat_map(join).collect()
         })
+    }
+
+    /// Which sources are hashed side by side. A source with segments is hashed beside its own
+    /// segments, others in pairs of about the same length. The longest first, so that no core is
+    /// left with it at the end.
+    fn groups(&self) -> Vec<Vec<usize>> {
+        let len = |index: &usize| self.jobs[*index].source.len();
+        let mut order: Vec<usize> = (0..self.jobs.len()).collect();
+        order.sort_by_key(|index| std::cmp::Reverse(len(index)));
+        let long = order.partition_point(|index| len(index) > SEGMENT);
+        let (long, short) = order.split_at(long);
+        long.chunks(1).chain(short.chunks(2)).map(<[usize]>::to_vec).collect()
     }
 
     /// Runs a step unless another has failed; keeps the first failure.
@@ -190,88 +219,91 @@ impl Intake<'_> {
         }
     }
 
-    fn take<'s>(
-        &'s self,
-        index: usize,
-        written: &SyncSender<Written>,
-        scope: &rayon::ScopeFifo<'s>,
-    ) -> Result<(), IngestError> {
+    /// Hashes one or two sources, writing those that are new for sure; then writes those that turned
+    /// out to be new.
+    fn take(&self, group: &[usize], written: &SyncSender<Written>) -> Result<(), IngestError> {
+        let mut intakes = Vec::new();
+        for &index in group {
+            let write = !self.known.may_have(self.jobs[index].source)?;
+            intakes.push(self.begin(index, write)?);
+        }
+        self.hash(&intakes, self.progress)?;
+        for intake in intakes {
+            let done = if intake.file.is_none() && !self.is_stored(intake.index) {
+                let again = self.begin(intake.index, true)?;
+                self.hash(std::slice::from_ref(&again), &Uncounted(self.progress))?;
+                again
+            } else {
+                intake
+            };
+            if let Some(file) = done.file {
+                written.send((done.index, file)).expect("syncers live as long as senders");
+            }
+        }
+        Ok(())
+    }
+
+    fn is_stored(&self, index: usize) -> bool {
+        let found = self.jobs[index].finish();
+        self.store.has_blob(&found.blob, found.entry.size)
+    }
+
+    fn begin(&self, index: usize, write: bool) -> Result<Reading<'_>, FileError> {
         let source = self.jobs[index].source;
-        if !self.known.may_have(source)? {
-            return self.write(index, self.progress, written, scope);
+        if !write {
+            return Ok(Reading { index, source, file: None, cloned: None });
         }
-        let read = |buffer: &mut [u8], at| source.read_at(buffer, at);
-        let blob = BlobId::from_bytes(hashing::digest(0..source.len(), self.progress, read)?);
-        if !self.store.has_blob(&blob, source.len()) {
-            return self.write(index, &Uncounted(self.progress), written, scope);
-        }
-        self.jobs[index].whole.get_or_init(|| blob);
-        // The segments are those of the stored bytes, which are the ones that the id stands for.
-        let path = self.store.layout.blob(&blob);
-        let stored = SourceRange::whole(&path)?;
-        self.spawn_segments(index, 0..self.jobs[index].segments.len(), stored, scope);
-        Ok(())
-    }
-
-    /// Copies a source to a temporary file, hashing what is written.
-    fn write<'s>(
-        &'s self,
-        index: usize,
-        progress: &dyn Progress,
-        written: &SyncSender<Written>,
-        scope: &rayon::ScopeFifo<'s>,
-    ) -> Result<(), IngestError> {
-        let job = &self.jobs[index];
         let file = self.store.publisher.create(&self.store.layout.tmp(), "blob")?;
-        let len = job.source.len();
-        let copy = SourceRange::range(file.file(), &file.path().into(), 0, len);
-        let cloned = reflink(job.source, &file)?;
-        let from = if cloned { &copy } else { job.source };
-        let mut hasher = Hasher::new();
-        let mut spawned = 0;
-        hashing::stream(
-            0..len,
-            progress,
-            |buffer, at| from.read_at(buffer, at),
-            |bytes, at| {
-                if !cloned {
-                    file.write_at(bytes, at)?;
-                }
-                hasher.update(bytes);
-                let ready = ((at + bytes.len() as u64) / SEGMENT) as usize;
-                let ready = ready.min(job.segments.len());
-                self.spawn_segments(index, spawned..ready, copy.clone(), scope);
-                spawned = spawned.max(ready);
-                Ok(())
-            },
-        )?;
-        self.spawn_segments(index, spawned..job.segments.len(), copy, scope);
-        job.whole.get_or_init(|| BlobId::from_bytes(hasher.finish()));
-        // Nobody receives any more only when all syncers are gone, which waits for this sender.
-        written.send((index, file)).expect("syncers live as long as senders");
-        Ok(())
+        let clone = || SourceRange::range(file.file(), &file.path().into(), 0, source.len());
+        let cloned = reflink(source, &file)?.then(clone);
+        Ok(Reading { index, source, file: Some(file), cloned })
     }
 
-    /// Leaves the digests of segments to whichever core is free.
-    fn spawn_segments<'s>(
-        &'s self,
-        index: usize,
-        segments: Range<usize>,
-        bytes: SourceRange,
-        scope: &rayon::ScopeFifo<'s>,
-    ) {
-        for at in segments {
-            let bytes = bytes.clone();
-            scope.spawn_fifo(move |_| {
-                self.attempt(|| {
-                    let start = at as u64 * SEGMENT;
-                    let range = start..bytes.len().min(start + SEGMENT);
-                    let read = |buffer: &mut [u8], at| bytes.read_at(buffer, at);
-                    let digest = hashing::digest(range, &Uncounted(self.progress), read)?;
-                    self.jobs[index].segments[at].get_or_init(|| SegmentId::from_bytes(digest));
-                    Ok(())
-                });
-            });
+    /// Reads (and writes) sources once, and sets their digests.
+    fn hash(&self, group: &[Reading<'_>], progress: &dyn Progress) -> Result<(), IngestError> {
+        let len = |lane: usize| group.get(lane).map_or(0, |reading| reading.source.len());
+        let read = |lane: usize| move |buffer: &mut [u8], at| group[lane].read(buffer, at);
+        let digests = if len(0) > SEGMENT {
+            vec![hashing::digest_segments(len(0), progress, read(0))?]
+        } else if group.len() == 1 {
+            vec![(hashing::digest(0..len(0), progress, read(0))?, Vec::new())]
+        } else {
+            let (left, right) = (read(0), read(1));
+            let lanes =
+                [Lane { range: 0..len(0), read: &left }, Lane { range: 0..len(1), read: &right }];
+            let [left, right] = hashing::digest_pair(lanes, progress).map_err(HashError::from)?;
+            vec![(left?, Vec::new()), (right?, Vec::new())]
+        };
+        for (reading, digests) in group.iter().zip(digests) {
+            // Set twice where a source was hashed to see whether it is new: what counts is what was
+            // written, which is what is set last.
+            *self.jobs[reading.index].digests.lock().expect("no thread panics holding it") =
+                Some(digests);
+        }
+        Ok(())
+    }
+}
+
+/// A source that is read, and the new file that its bytes go to, if they are to be kept.
+struct Reading<'a> {
+    index: usize,
+    source: &'a SourceRange,
+    file: Option<Unpublished>,
+    /// The new file, if it has the bytes already and is to be read in place of the source.
+    cloned: Option<SourceRange>,
+}
+
+impl Reading<'_> {
+    /// Reads the next bytes, and writes what was read before it is hashed: the digest is that of the
+    /// written bytes, whatever happens to the source.
+    fn read(&self, buffer: &mut [u8], at: u64) -> Result<(), FileError> {
+        match (&self.cloned, &self.file) {
+            (Some(cloned), _) => cloned.read_at(buffer, at),
+            (None, Some(file)) => {
+                self.source.read_at(buffer, at)?;
+                file.write_at(buffer, at)
+            }
+            (None, None) => self.source.read_at(buffer, at),
         }
     }
 }

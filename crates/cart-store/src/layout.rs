@@ -42,6 +42,15 @@ impl Layout {
         self.commits().join(commit.hex())
     }
 
+    /// Empty files named by commits that are known to be absent: parents of what came from elsewhere.
+    pub(crate) fn shallow(&self) -> PathBuf {
+        self.root.join("shallow/sha256")
+    }
+
+    pub(crate) fn shallow_commit(&self, commit: &CommitId) -> PathBuf {
+        self.shallow().join(commit.hex())
+    }
+
     pub(crate) fn refs(&self) -> PathBuf {
         self.root.join("refs")
     }
@@ -80,10 +89,11 @@ impl Layout {
     }
 
     /// Every folder of a complete store.
-    pub(crate) fn folders(&self) -> [PathBuf; 7] {
+    pub(crate) fn folders(&self) -> [PathBuf; 8] {
         [
             self.blobs(),
             self.commits(),
+            self.shallow(),
             self.refs(),
             self.logs(),
             self.tmp(),

@@ -9,12 +9,16 @@
 //! [`Cartridge`] by what people call it, and [`Cartridge::verify`] makes it [`Verified`], which is
 //! all that an engine accepts. [`CartFile`] is the single-file form.
 
+mod audit;
 mod blob_source;
 mod cart_file;
+mod cart_writer;
 mod cartridge;
 pub mod export;
 mod faults;
 mod file_error;
+mod fsck;
+mod gc;
 mod hashing;
 pub mod import;
 mod ingest;
@@ -23,6 +27,7 @@ mod lock;
 mod objects;
 mod progress;
 mod publish;
+mod reach;
 mod ref_log;
 mod ref_name;
 mod refs;
@@ -32,9 +37,12 @@ mod store;
 mod verify;
 
 pub use blob_source::{BlobError, BlobLocation, BlobSource, MappedBlob};
-pub use cart_file::{CartFile, CartFileError};
+pub use cart_file::{CartFile, CartFileError, ImportedCart};
+pub use cart_writer::CartWriteError;
 pub use cartridge::Cartridge;
 pub use file_error::FileError;
+pub use fsck::{FsckError, FsckOptions, FsckProblem, FsckReport};
+pub use gc::{GcError, GcOptions, GcReport};
 pub use ingest::{IngestError, Ingested};
 pub use lock::StoreGuard;
 pub use objects::ObjectError;

@@ -100,7 +100,9 @@ impl Store {
         Ok(id)
     }
 
-    /// Stores a commit, whose manifest must be in the store, durably.
+    /// Stores a commit, whose manifest must be in the store, durably. A parent that the store does
+    /// not have (the commit came from elsewhere) is marked as absent, so that history ends there
+    /// and is not taken for damaged.
     ///
     /// # Errors
     /// The manifest is missing, or the store can't be written.
@@ -110,6 +112,12 @@ impl Store {
         let id = CommitId::of(&bytes);
         if !self.layout.blob(&commit.manifest.into()).is_file() {
             return Err(self.absent("manifest", commit.manifest.hex()));
+        }
+        for parent in &commit.parents {
+            let marker = self.layout.shallow_commit(parent);
+            if !self.layout.commit(parent).is_file() && !marker.is_file() {
+                self.publisher.publish(&self.layout.tmp(), &marker, b"")?;
+            }
         }
         self.publisher.publish(&self.layout.tmp(), &self.layout.commit(&id), &bytes)?;
         Ok(id)

@@ -1,6 +1,7 @@
 //! Names of cartridges.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -52,7 +53,7 @@ impl RefName {
     /// One of them has characters that are not allowed, or is empty or too long.
     pub fn new(name: &str, tag: &str) -> Result<Self, RefNameError> {
         let plain = name.len() <= NAME_BYTES && name.split('/').all(is_part);
-        if !plain || name.ends_with(".cart") {
+        if !plain || names_a_cart_file(name) {
             return Err(RefNameError::Name { found: name.chars().take(NAME_BYTES).collect() });
         }
         if tag.len() > TAG_BYTES || !is_part(tag) {
@@ -111,6 +112,11 @@ impl<'de> Deserialize<'de> for RefName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
+}
+
+/// Whether people mean a file by it.
+pub(crate) fn names_a_cart_file(text: &str) -> bool {
+    Path::new(text).extension().is_some_and(|extension| extension == "cart")
 }
 
 fn is_part(text: &str) -> bool {

@@ -18,8 +18,8 @@ pub enum RefError {
     /// Someone else changed it meanwhile.
     #[error(
         "{name} is at {}, not at {}: it was changed meanwhile; look at it again",
-        shown(found),
-        shown(expected)
+        shown(*found),
+        shown(*expected)
     )]
     Conflict {
         /// The ref.
@@ -138,7 +138,7 @@ impl Store {
     /// One can't be read or is damaged.
     pub fn list_refs(&self) -> Result<Vec<(RefName, CommitId)>, RefError> {
         let mut refs = Vec::new();
-        for name in self.named_files(&self.layout.refs())? {
+        for name in named_files(&self.layout.refs())? {
             // One that is gone by now was deleted since.
             if let Some(commit) = self.read_ref(&name)? {
                 refs.push((name, commit));
@@ -154,21 +154,6 @@ impl Store {
     pub fn log(&self, name: &RefName) -> Result<Vec<LogEntry>, RefError> {
         let now = self.read_ref(name)?;
         Ok(self.raw_log(name)?.effective(now))
-    }
-
-    /// Every ref that has a file below `folder`, sorted.
-    pub(crate) fn named_files(&self, folder: &Path) -> Result<Vec<RefName>, RefError> {
-        let mut names = Vec::new();
-        for (name_folder, path) in list(folder)? {
-            for (tag, path) in list(&path)? {
-                match RefName::from_folder(&name_folder, &tag) {
-                    Ok(name) => names.push(name),
-                    Err(_) => return Err(RefError::Stray { path }),
-                }
-            }
-        }
-        names.sort();
-        Ok(names)
     }
 
     fn check_complete(&self, commit: CommitId) -> Result<(), ObjectError> {
@@ -201,6 +186,21 @@ impl Store {
     }
 }
 
+/// Every ref that has a file below `folder`, sorted.
+pub(crate) fn named_files(folder: &Path) -> Result<Vec<RefName>, RefError> {
+    let mut names = Vec::new();
+    for (name_folder, path) in list(folder)? {
+        for (tag, path) in list(&path)? {
+            match RefName::from_folder(&name_folder, &tag) {
+                Ok(name) => names.push(name),
+                Err(_) => return Err(RefError::Stray { path }),
+            }
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
 /// Names and paths in a folder. A file where a folder is expected is stray.
 fn list(folder: &Path) -> Result<Vec<(String, PathBuf)>, RefError> {
     let mut found = Vec::new();
@@ -224,6 +224,6 @@ fn parse(bytes: &[u8]) -> Option<CommitId> {
     std::str::from_utf8(bytes).ok()?.strip_suffix('\n')?.parse().ok()
 }
 
-fn shown(commit: &Option<CommitId>) -> String {
+fn shown(commit: Option<CommitId>) -> String {
     commit.map_or_else(|| "nothing".to_owned(), |id| id.hex())
 }

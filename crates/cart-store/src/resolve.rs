@@ -11,8 +11,8 @@ use crate::cart_file::{CartFile, CartFileError};
 use crate::cartridge::Cartridge;
 use crate::file_error::{At as _, FileError};
 use crate::objects::ObjectError;
-use crate::ref_name::{RefName, RefNameError};
-use crate::refs::RefError;
+use crate::ref_name::{RefName, RefNameError, names_a_cart_file};
+use crate::refs::{RefError, named_files};
 use crate::store::Store;
 
 /// Fewest digits of an id's prefix.
@@ -107,7 +107,7 @@ impl Store {
         if let Some((name, digest)) = text.split_once("@sha256:") {
             return self.in_history(text, name, digest);
         }
-        if has_cart_extension(text) {
+        if names_a_cart_file(text) {
             return Ok(Resolved::CartFile(PathBuf::from(text)));
         }
         let name = text.parse::<RefName>();
@@ -164,7 +164,7 @@ impl Store {
         let asked: RefName =
             name.parse().map_err(|source| ResolveError::Name { text: text.to_owned(), source })?;
         let mut todo = Vec::new();
-        for known in self.named_files(&self.layout.logs())? {
+        for known in named_files(&self.layout.logs())? {
             if known.name() == asked.name() && (!name.contains(':') || known == asked) {
                 todo.extend(self.log(&known)?.into_iter().filter_map(|entry| entry.new));
             }
@@ -228,10 +228,6 @@ impl Store {
         all.sort();
         Ok(all.into_iter().map(|(_, name)| name).take(3).collect())
     }
-}
-
-fn has_cart_extension(text: &str) -> bool {
-    Path::new(text).extension().is_some_and(|extension| extension == "cart")
 }
 
 fn files_with_prefix(folder: &Path, prefix: &str) -> Result<Vec<String>, FileError> {

@@ -165,7 +165,7 @@ impl Store {
             Err(error) if error.is_missing() => return Ok(OpenError::Absent { path }),
             entries => entries?,
         };
-        let ours = ["blobs", "commits", "refs", "logs", "tmp", "trash", "locks"];
+        let ours = ["blobs", "commits", "shallow", "refs", "logs", "tmp", "trash", "locks"];
         for entry in entries {
             let name = entry.at("read", &path)?.file_name();
             if !ours.iter().any(|known| name == *known) {

@@ -2,20 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use cart_format::limits::SEGMENT;
-use cart_format::{BlobEntry, BlobId, Manifest, ManifestId};
+use cart_format::{BlobId, Manifest, ManifestId};
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::audit::{Audit, Found, Unit, audit};
 use crate::blob_source::{BlobError, MappedBlob};
 use crate::cartridge::Cartridge;
-use crate::hashing::{self, HashError};
+use crate::hashing::Cancelled;
 use crate::progress::Progress;
 
 /// How to verify.
@@ -167,7 +164,8 @@ impl Cartridge {
         options: &VerifyOptions,
         progress: &dyn Progress,
     ) -> Result<Verified, VerifyError> {
-        let (damage, report) = examine(&self, options, progress).ok_or(VerifyError::Cancelled)?;
+        let (damage, report) =
+            examine(&self, options, progress).map_err(|Cancelled| VerifyError::Cancelled)?;
         if damage.is_empty() {
             return Ok(Verified { cartridge: self, report });
         }
@@ -176,134 +174,28 @@ impl Cartridge {
     }
 }
 
-/// Something to hash.
-struct Unit {
-    blob: BlobId,
-    range: Range<u64>,
-    part: Part,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Part {
-    Whole,
-    Segment(u64),
-}
-
-type Found = (BlobId, Part, DamageKind);
-
-/// Looks at every blob. `None` if it was cancelled.
+/// Looks at every blob.
 fn examine(
     cartridge: &Cartridge,
     options: &VerifyOptions,
     progress: &dyn Progress,
-) -> Option<(Vec<Damage>, VerifyReport)> {
+) -> Result<(Vec<Damage>, VerifyReport), Cancelled> {
     let began = Instant::now();
-    let units = plan(cartridge.manifest(), options);
-    let bytes = units.iter().map(|unit| unit.range.end - unit.range.start).sum();
-    progress.total(bytes);
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = options.threads.unwrap_or_else(cores).clamp(1, units.len().max(1));
-    let mut found = hash_all(cartridge, &units, threads, progress)?;
-    found.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
-    // A blob that is missing is found so by each of its segments.
-    found.dedup();
-    let report = VerifyReport {
-        blobs: cartridge.manifest().blobs.len() as u64,
-        segments: units.iter().filter(|unit| unit.part != Part::Whole).count() as u64,
-        bytes,
-        seconds: began.elapsed().as_secs_f64(),
-        threads,
-    };
-    Some((with_uses(cartridge.manifest(), found), report))
-}
-
-/// The work, the longest unit first.
-fn plan(manifest: &Manifest, options: &VerifyOptions) -> Vec<Unit> {
+    let manifest = cartridge.manifest();
     let mut units = Vec::new();
     for (&blob, entry) in &manifest.blobs {
-        for segment in 0..entry.segments.len() as u64 {
-            let start = segment * SEGMENT;
-            let range = start..entry.size.min(start + SEGMENT);
-            units.push(Unit { blob, range, part: Part::Segment(segment) });
-        }
+        units.extend(Unit::segments(blob, entry));
         if entry.segments.is_empty() || options.whole {
-            units.push(Unit { blob, range: 0..entry.size, part: Part::Whole });
+            units.push(Unit::whole(blob, entry.size));
         }
     }
-    units.sort_by_key(|unit| std::cmp::Reverse(unit.range.end - unit.range.start));
-    units
-}
-
-fn hash_all(
-    cartridge: &Cartridge,
-    units: &[Unit],
-    threads: usize,
-    progress: &dyn Progress,
-) -> Option<Vec<Found>> {
-    let next = AtomicUsize::new(0);
-    let cancelled = AtomicBool::new(false);
-    let found = Mutex::new(Vec::new());
-    let work = || {
-        while let Some(unit) = units.get(next.fetch_add(1, Ordering::Relaxed)) {
-            match unit.hash(cartridge, progress) {
-                Ok(None) => {}
-                Ok(Some((part, kind))) => {
-                    let damage = (unit.blob, part, kind);
-                    found.lock().expect("no thread panics holding it").push(damage);
-                }
-                Err(Cancelled) => {
-                    cancelled.store(true, Ordering::Relaxed);
-                    return;
-                }
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(work);
-        }
-        work();
-    });
-    let found = found.into_inner().expect("no thread panics holding it");
-    (!cancelled.into_inner()).then_some(found)
-}
-
-struct Cancelled;
-
-impl Unit {
-    /// What is wrong with it, if anything.
-    fn hash(
-        &self,
-        cartridge: &Cartridge,
-        progress: &dyn Progress,
-    ) -> Result<Option<(Part, DamageKind)>, Cancelled> {
-        let location = match cartridge.locate(&self.blob) {
-            Ok(location) => location,
-            Err(error) => return Ok(Some((Part::Whole, error.into()))),
-        };
-        let read = |buffer: &mut [u8], at| location.read_at(buffer, at);
-        let digest = match hashing::digest(self.range.clone(), progress, read) {
-            Ok(digest) => digest,
-            Err(HashError::Cancelled) => return Err(Cancelled),
-            Err(HashError::File(error)) => {
-                let reason = error.to_string();
-                return Ok(Some((self.part, DamageKind::Unreadable { reason })));
-            }
-        };
-        Ok(self.compare(digest, &cartridge.manifest().blobs[&self.blob]))
-    }
-
-    fn compare(&self, digest: [u8; 32], entry: &BlobEntry) -> Option<(Part, DamageKind)> {
-        let found = BlobId::from_bytes(digest).hex();
-        let Part::Segment(segment) = self.part else {
-            let intact = digest == *self.blob.as_bytes();
-            return (!intact).then_some((self.part, DamageKind::Digest { found }));
-        };
-        let intact = digest == *entry.segments[segment as usize].as_bytes();
-        let Range { start, end } = self.range;
-        let damage = DamageKind::Segment { segment, start, end, found };
-        (!intact).then_some((self.part, damage))
-    }
+    let segments = units.iter().filter(|unit| unit.is_segment()).count() as u64;
+    let locate = |blob: &BlobId| cartridge.locate(blob);
+    let Audit { found, bytes, threads } = audit(units, options.threads, &locate, progress)?;
+    let blobs = manifest.blobs.len() as u64;
+    let seconds = began.elapsed().as_secs_f64();
+    let report = VerifyReport { blobs, segments, bytes, seconds, threads };
+    Ok((with_uses(manifest, found), report))
 }
 
 impl From<BlobError> for DamageKind {
@@ -316,7 +208,7 @@ impl From<BlobError> for DamageKind {
     }
 }
 
-fn with_uses(manifest: &Manifest, found: Vec<Found>) -> Vec<Damage> {
+pub(crate) fn with_uses(manifest: &Manifest, found: Vec<Found>) -> Vec<Damage> {
     if found.is_empty() {
         return Vec::new();
     }

@@ -1,0 +1,157 @@
+//! Hashing many ranges of blobs on all cores, and saying which differ.
+
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use cart_format::limits::SEGMENT;
+use cart_format::{BlobEntry, BlobId};
+
+use crate::blob_source::{BlobError, BlobLocation};
+use crate::hashing::{self, Cancelled, Lane};
+use crate::progress::Progress;
+use crate::verify::DamageKind;
+
+/// Something to hash.
+#[derive(Clone, Debug)]
+pub(crate) struct Unit {
+    blob: BlobId,
+    range: Range<u64>,
+    part: Part,
+    expected: [u8; 32],
+}
+
+/// Which part of a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Part {
+    Whole,
+    Segment(u64),
+}
+
+/// What is wrong with a part of a blob.
+pub(crate) type Found = (BlobId, Part, DamageKind);
+
+/// How a blob is found, with its size checked where it is known.
+pub(crate) type Locate<'a> = dyn Fn(&BlobId) -> Result<BlobLocation, BlobError> + Sync + 'a;
+
+impl Unit {
+    /// A whole blob.
+    pub(crate) fn whole(blob: BlobId, size: u64) -> Self {
+        Self { blob, range: 0..size, part: Part::Whole, expected: *blob.as_bytes() }
+    }
+
+    /// The segments of a blob; none if it has none.
+    pub(crate) fn segments(blob: BlobId, entry: &BlobEntry) -> impl Iterator<Item = Self> {
+        entry.segments.iter().zip(0_u64..).map(move |(segment, index)| {
+            let start = index * SEGMENT;
+            let range = start..entry.size.min(start + SEGMENT);
+            Self { blob, range, part: Part::Segment(index), expected: *segment.as_bytes() }
+        })
+    }
+
+    pub(crate) fn is_segment(&self) -> bool {
+        self.part != Part::Whole
+    }
+
+    fn len(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+
+    /// What is wrong, if the bytes have this digest.
+    pub(crate) fn compare(&self, digest: [u8; 32]) -> Option<Found> {
+        if digest == self.expected {
+            return None;
+        }
+        let found = BlobId::from_bytes(digest).hex();
+        let Range { start, end } = self.range;
+        let kind = match self.part {
+            Part::Whole => DamageKind::Digest { found },
+            Part::Segment(segment) => DamageKind::Segment { segment, start, end, found },
+        };
+        Some((self.blob, self.part, kind))
+    }
+}
+
+/// What was hashed, and what was wrong, in the order of blobs and segments.
+#[derive(Debug)]
+pub(crate) struct Audit {
+    pub(crate) found: Vec<Found>,
+    pub(crate) bytes: u64,
+    pub(crate) threads: usize,
+}
+
+/// Hashes everything, the longest unit first, so that no core is left with it at the end.
+pub(crate) fn audit(
+    mut units: Vec<Unit>,
+    threads: Option<usize>,
+    locate: &Locate<'_>,
+    progress: &dyn Progress,
+) -> Result<Audit, Cancelled> {
+    units.sort_by_key(|unit| std::cmp::Reverse(unit.len()));
+    let bytes = units.iter().map(Unit::len).sum();
+    progress.total(bytes);
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = threads.unwrap_or_else(cores).clamp(1, units.len().div_ceil(2).max(1));
+    // Neighbours are of about the same length, so both lanes of a pair end together.
+    let pairs: Vec<&[Unit]> = units.chunks(2).collect();
+    let next = AtomicUsize::new(0);
+    let cancelled = AtomicBool::new(false);
+    let found = Mutex::new(Vec::new());
+    let work = || {
+        while let Some(pair) = pairs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            match check_pair(pair, locate, progress) {
+                Ok(damage) => found.lock().expect("no thread panics holding it").extend(damage),
+                Err(Cancelled) => return cancelled.store(true, Ordering::Relaxed),
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(work);
+        }
+        work();
+    });
+    if cancelled.into_inner() {
+        return Err(Cancelled);
+    }
+    let mut found = found.into_inner().expect("no thread panics holding it");
+    found.sort_by_key(|(blob, part, _): &Found| (*blob, *part));
+    found.dedup();
+    Ok(Audit { found, bytes, threads })
+}
+
+/// Hashes one or two units. Says what is wrong with them.
+fn check_pair(
+    units: &[Unit],
+    locate: &Locate<'_>,
+    progress: &dyn Progress,
+) -> Result<Vec<Found>, Cancelled> {
+    let mut damage = Vec::new();
+    let mut located = Vec::new();
+    for unit in units {
+        match locate(&unit.blob) {
+            Ok(location) => located.push((unit, location)),
+            // Of the whole blob, so that it is said once for all of its segments.
+            Err(error) => damage.push((unit.blob, Part::Whole, error.into())),
+        }
+    }
+    let readers = [0, 1].map(|lane| {
+        let location = located.get(lane).map(|(_, location)| location);
+        move |buffer: &mut [u8], at| {
+            location.map_or(Ok(()), |location: &BlobLocation| location.read_at(buffer, at))
+        }
+    });
+    let lane = |lane: usize| Lane {
+        range: located.get(lane).map_or(0..0, |(unit, _)| unit.range.clone()),
+        read: &readers[lane],
+    };
+    let digests = hashing::digest_pair([lane(0), lane(1)], progress)?;
+    damage.extend(located.iter().zip(digests).filter_map(|((unit, _), digest)| match digest {
+        Ok(digest) => unit.compare(digest),
+        Err(error) => {
+            let kind = DamageKind::Unreadable { reason: error.to_string() };
+            Some((unit.blob, unit.part, kind))
+        }
+    }));
+    Ok(damage)
+}

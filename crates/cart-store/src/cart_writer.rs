@@ -1,0 +1,144 @@
+//! Writing the single-file form.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use cart_format::cartfile::{self, CartPlan, Content};
+use cart_format::{CommitError, ManifestError};
+use thiserror::Error;
+
+use crate::blob_source::{BlobError, BlobLocation};
+use crate::file_error::{At as _, FileError};
+use crate::hashing::{self, HashError};
+use crate::progress::Progress;
+use crate::publish::{Publisher, Unpublished};
+use crate::verify::Verified;
+
+/// Bytes copied between two questions whether to stop.
+const COPY: u64 = 8 << 20;
+
+/// Why no `.cart` file was written. What was at its path is as before.
+#[derive(Debug, Error)]
+pub enum CartWriteError {
+    /// [`Progress::cancelled`] said so.
+    #[error("cancelled; {} was not written", path.display())]
+    Cancelled {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The cartridge has no single-file form.
+    #[error(transparent)]
+    Layout(#[from] cartfile::CartFileError),
+    /// The manifest has no canonical form.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// The commit has no canonical form.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// A blob can't be read.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// The file system.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+impl Verified {
+    /// Writes the cartridge as a `.cart` file, durably, in place of what is at `path`. The same commit
+    /// gives the same bytes. Returns the file's length.
+    ///
+    /// # Errors
+    /// The file can't be written, or `progress` cancelled; `path` is then as it was.
+    pub fn write_cart(&self, path: &Path, progress: &dyn Progress) -> Result<u64, CartWriteError> {
+        let manifest = self.manifest().to_bytes()?;
+        let commit = self.cartridge().commit();
+        let commit = commit.map(|(_, commit)| commit.to_bytes()).transpose()?;
+        let plan = CartPlan::new(self.manifest(), &manifest, commit.as_deref())?;
+        progress.total(plan.len());
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        let publisher = Publisher::default();
+        let file = publisher.create(folder, ".cart")?;
+        file.write_at(&plan.header, 0)?;
+        progress.add(plan.header.len() as u64);
+        for part in &plan.parts {
+            let start = part.range.start;
+            match part.content {
+                Content::Manifest => file.write_at(&manifest, start)?,
+                Content::Commit => file.write_at(commit.as_deref().unwrap_or_default(), start)?,
+                Content::Padding => {
+                    file.write_at(&vec![0; (part.range.end - start) as usize], start)?;
+                }
+                Content::Blob(blob) => {
+                    let from = self.cartridge().locate(&blob)?;
+                    copy(&from, &file, start, progress).map_err(|error| match error {
+                        HashError::File(error) => error.into(),
+                        HashError::Cancelled => CartWriteError::Cancelled { path: path.into() },
+                    })?;
+                    continue;
+                }
+            }
+            progress.add(part.range.end - start);
+        }
+        file.sync()?.replace(path)?;
+        publisher.sync_folder(folder)?;
+        Ok(plan.len())
+    }
+}
+
+/// Copies a blob inside the kernel where that works, through a buffer where it does not.
+fn copy(
+    from: &BlobLocation,
+    to: &Unpublished,
+    start: u64,
+    progress: &dyn Progress,
+) -> Result<(), HashError> {
+    to.before_write()?;
+    let mut done = 0;
+    while done < from.len {
+        if progress.cancelled() {
+            return Err(HashError::Cancelled);
+        }
+        let want = (from.len - done).min(COPY);
+        let copied = copy_in_kernel(&from.file, from.offset + done, to.file(), start + done, want);
+        match copied {
+            Ok(bytes) if bytes > 0 => {
+                progress.add(bytes);
+                done += bytes;
+            }
+            Err(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT | rustix::io::Errno::IO) => {
+                copied.at("write", to.path())?;
+            }
+            // Not on this file system, or the file ends: reading will tell which.
+            _ => return copy_through_buffer(from, done, to, start, progress),
+        }
+    }
+    Ok(())
+}
+
+fn copy_in_kernel(
+    from: &File,
+    mut offset: u64,
+    to: &File,
+    mut start: u64,
+    bytes: u64,
+) -> rustix::io::Result<u64> {
+    let copied =
+        rustix::fs::copy_file_range(from, Some(&mut offset), to, Some(&mut start), bytes as usize)?;
+    Ok(copied as u64)
+}
+
+fn copy_through_buffer(
+    from: &BlobLocation,
+    done: u64,
+    to: &Unpublished,
+    start: u64,
+    progress: &dyn Progress,
+) -> Result<(), HashError> {
+    hashing::stream(
+        done..from.len,
+        progress,
+        |buffer, at| from.read_at(buffer, at),
+        |bytes, at| to.write_at(bytes, start + at),
+    )
+}
