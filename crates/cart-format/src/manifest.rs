@@ -620,3 +620,132 @@ fn is_plain_path(path: &str) -> bool {
 fn is_false(value: &bool) -> bool {
     !value
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Two tensors that share a blob, one memory tensor in two blocks, one file.
+    fn sample() -> Manifest {
+        let (weights, row, last) =
+            (BlobId::of(b"weights"), BlobId::of(b"row"), BlobId::of(b"last"));
+        let state = BlobId::of(b"state");
+        let entry = |shape: Vec<u64>| TensorEntry { dtype: DType::F32, shape, blob: weights };
+        let mut manifest = Manifest::new();
+        let name = |name: &str| TensorName::new(name).unwrap();
+        manifest.model.tensors.insert(name("embed"), entry(vec![2, 4]));
+        manifest.model.tensors.insert(name("head"), entry(vec![4, 2]));
+        let keys = BlockedTensor {
+            dtype: DType::F32,
+            shape: vec![3, 2],
+            rows_per_block: 2,
+            blocks: vec![row, last],
+        };
+        manifest.memory = Some(MemorySection {
+            space: SpaceId::of(b"space"),
+            dim: 2,
+            state,
+            tensors: BTreeMap::from([(name("keys"), keys)]),
+            extra: BTreeMap::new(),
+        });
+        let pieces = vec![Piece::Blob(weights), Piece::Zeros(4)];
+        let file =
+            OriginFile { path: "a/b.bin".into(), size: 36, sha256: BlobId::of(b"file"), pieces };
+        manifest.origin = Some(Origin { kind: OriginKind::Safetensors, files: vec![file] });
+        for (blob, size) in [(weights, 32), (row, 16), (last, 8), (state, 9)] {
+            manifest.blobs.insert(blob, BlobEntry { size, segments: Vec::new() });
+        }
+        manifest
+    }
+
+    #[test]
+    fn a_manifest_survives_its_bytes() {
+        let manifest = sample();
+        let bytes = manifest.to_bytes().unwrap();
+        let back = Manifest::from_bytes(&bytes).unwrap();
+        assert_eq!(back, manifest);
+        assert_eq!(back.id().unwrap(), ManifestId::of(&bytes));
+    }
+
+    #[test]
+    fn what_is_not_known_is_kept() {
+        let mut manifest = sample();
+        manifest.cart.minor = 9;
+        manifest.extra.insert("later".into(), json!({"a": [1, 2.5]}));
+        manifest.model.extra.insert("sparsity".into(), json!("2:4"));
+        let bytes = manifest.to_bytes().unwrap();
+        assert_eq!(Manifest::from_bytes(&bytes).unwrap().to_bytes().unwrap(), bytes);
+    }
+
+    #[test]
+    fn the_future_is_refused_by_name() {
+        let mut manifest = sample();
+        manifest.critical.push("encrypted-tensors".into());
+        let error = Manifest::from_bytes(&manifest.to_bytes().unwrap()).unwrap_err();
+        assert!(error.to_string().contains("encrypted-tensors"), "{error}");
+        let newer = br#"{"cart":"2.0","nothing":"else fits"}"#;
+        assert!(matches!(Manifest::from_bytes(newer), Err(ManifestError::NewerMajor { .. })));
+        let foreign = br#"{"name":"package.json"}"#;
+        assert!(matches!(Manifest::from_bytes(foreign), Err(ManifestError::NotAManifest { .. })));
+    }
+
+    /// Each edit of the good sample must cause its own error.
+    #[test]
+    fn contradictions_are_refused() {
+        type Edit = fn(&mut Manifest);
+        type Expected = fn(&ManifestError) -> bool;
+        let cases: [(Edit, Expected); 9] = [
+            (
+                |m| m.model.tensors.values_mut().for_each(|tensor| tensor.shape = vec![9]),
+                |e| matches!(e, ManifestError::Size { .. }),
+            ),
+            (
+                |m| m.model.tensors.values_mut().for_each(|tensor| tensor.dtype = DType::Q8_0),
+                |e| matches!(e, ManifestError::Shape { .. }),
+            ),
+            (
+                |m| m.model.tensors.values_mut().for_each(|tensor| tensor.shape = vec![1; 9]),
+                |e| matches!(e, ManifestError::TooMany { .. }),
+            ),
+            (
+                |m| {
+                    m.blobs.pop_first();
+                },
+                |e| matches!(e, ManifestError::UnlistedBlob { .. }),
+            ),
+            (
+                |m| {
+                    m.blobs.insert(BlobId::of(b"more"), BlobEntry { size: 1, segments: vec![] });
+                },
+                |e| matches!(e, ManifestError::UnusedBlob { .. }),
+            ),
+            (
+                |m| m.blobs.values_mut().for_each(|entry| entry.segments.push(SegmentId::of(b""))),
+                |e| matches!(e, ManifestError::Segments { .. }),
+            ),
+            (
+                |m| {
+                    let memory = m.memory.as_mut().unwrap();
+                    memory.tensors.values_mut().for_each(|tensor| tensor.rows_per_block = 1);
+                },
+                |e| matches!(e, ManifestError::Blocks { .. }),
+            ),
+            (
+                |m| m.origin.as_mut().unwrap().files[0].path = "../escape".into(),
+                |e| matches!(e, ManifestError::Path { .. }),
+            ),
+            (
+                |m| m.origin.as_mut().unwrap().files[0].size = 35,
+                |e| matches!(e, ManifestError::Pieces { .. }),
+            ),
+        ];
+        for (index, (edit, expected)) in cases.into_iter().enumerate() {
+            let mut manifest = sample();
+            edit(&mut manifest);
+            let error = Manifest::from_bytes(&manifest.to_bytes().unwrap()).unwrap_err();
+            assert!(expected(&error), "case {index}: {error}");
+        }
+    }
+}
