@@ -121,15 +121,16 @@ impl MemoryOptions {
 pub struct PrefixOptions {
     /// Most spans.
     pub top_k: usize,
-    /// Spans whose late-interaction score with the query is lower are left out.
+    /// Spans whose late-interaction cosine with the query is lower are left out.
     pub min_score: f32,
-    /// Added to the attention scores of a recalled span's keys, besides the slot's own bias.
+    /// Added to the attention scores of a recalled span's keys, for a slot of usual weight
+    /// (σ(A) = ½, energy ½). Others get more or less, by their own bias.
     pub attention_bias: f32,
 }
 
 impl Default for PrefixOptions {
     fn default() -> Self {
-        Self { top_k: 1, min_score: 0.3, attention_bias: 2.0 }
+        Self { top_k: 1, min_score: 0.35, attention_bias: 1.5 }
     }
 }
 
@@ -139,12 +140,14 @@ impl Default for PrefixOptions {
 pub struct KnnOptions {
     /// Neighbours of each position.
     pub k: usize,
-    /// Largest λ. It is reached where the nearest neighbour is the same state.
+    /// Largest λ, from `full_cosine` on.
     pub lambda_max: f32,
     /// Divides the neighbours' cosines before their softmax.
     pub temperature: f32,
-    /// Cosine at and under which λ is 0.
+    /// Cosine of the nearest neighbour up to which λ is 0.
     pub min_cosine: f32,
+    /// Cosine of the nearest neighbour from which λ is largest.
+    pub full_cosine: f32,
     /// Whose tokens are searched.
     pub scope: KnnScope,
 }
@@ -153,9 +156,10 @@ impl Default for KnnOptions {
     fn default() -> Self {
         Self {
             k: 8,
-            lambda_max: 0.6,
+            lambda_max: 0.9,
             temperature: 0.05,
             min_cosine: 0.4,
+            full_cosine: 0.6,
             scope: KnnScope::Recalled,
         }
     }
@@ -237,6 +241,8 @@ impl MemoryOptions {
             range("knn.lambda_max", f64::from(knn.lambda_max), 0.0, 1.0)?;
             range("knn.temperature", f64::from(knn.temperature), 1e-4, 1e4)?;
             range("knn.min_cosine", f64::from(knn.min_cosine), -1.0, 0.999)?;
+            let least = f64::from(knn.min_cosine) + 0.001;
+            range("knn.full_cosine", f64::from(knn.full_cosine), least, 1.0)?;
         }
         Ok(())
     }

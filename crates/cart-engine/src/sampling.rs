@@ -7,6 +7,8 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::distribution;
+
 /// Why sampling options can't be used.
 #[derive(Clone, Copy, Debug, Error, PartialEq)]
 #[error("sampling option `{name}` is {found}; allowed: {allowed}")]
@@ -75,5 +77,206 @@ impl SamplingOptions {
             return refuse("repetition_penalty", self.repetition_penalty, "over 0, up to 100");
         }
         Ok(())
+    }
+}
+
+/// A token that is still in the draw.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Candidate {
+    token: u32,
+    logit: f32,
+}
+
+/// Chooses the token at a position.
+///
+/// * `logits`: `[vocab]`, finite
+/// * `history`: the tokens so far, prompt included; its length is the position
+pub(crate) fn sample(logits: &[f32], history: &[u32], options: &SamplingOptions) -> u32 {
+    let penalized = penalized(logits, history, options);
+    let logits = penalized.as_deref().unwrap_or(logits);
+    if options.temperature == 0.0 {
+        return distribution::best(logits, 1)[0];
+    }
+    let mut candidates = ranked(logits, options);
+    keep_top_p(&mut candidates, options.top_p);
+    keep_min_p(&mut candidates, options.min_p);
+    draw(&candidates, options.temperature, uniform(options.seed, history.len() as u64))
+}
+
+/// The logits after the repetition penalty; none where there is none.
+fn penalized(logits: &[f32], history: &[u32], options: &SamplingOptions) -> Option<Vec<f32>> {
+    if options.repetition_penalty == 1.0 || options.repetition_window == 0 {
+        return None;
+    }
+    let from = history.len().saturating_sub(options.repetition_window);
+    let mut seen: Vec<u32> = history[from..].to_vec();
+    seen.sort_unstable();
+    seen.dedup();
+    let mut logits = logits.to_vec();
+    for token in seen {
+        if let Some(logit) = logits.get_mut(token as usize) {
+            let penalty = options.repetition_penalty;
+            *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+        }
+    }
+    Some(logits)
+}
+
+/// The `top_k` best candidates, or all, best first.
+fn ranked(logits: &[f32], options: &SamplingOptions) -> Vec<Candidate> {
+    let count = if options.top_k == 0 { logits.len() } else { options.top_k };
+    let with = |token: u32| Candidate { token, logit: logits[token as usize] };
+    distribution::best(logits, count).into_iter().map(with).collect()
+}
+
+/// Keeps the fewest candidates whose probabilities reach `top_p`.
+fn keep_top_p(candidates: &mut Vec<Candidate>, top_p: f32) {
+    if top_p >= 1.0 {
+        return;
+    }
+    let weights = weights(candidates, 1.0);
+    let enough = f64::from(top_p) * weights.iter().sum::<f64>();
+    let mut sum = 0.0;
+    let reached = weights.iter().position(|weight| {
+        sum += weight;
+        sum >= enough
+    });
+    candidates.truncate(reached.map_or(candidates.len(), |last| last + 1));
+}
+
+/// Keeps candidates with at least `min_p` of the best one's probability.
+fn keep_min_p(candidates: &mut Vec<Candidate>, min_p: f32) {
+    if min_p > 0.0 {
+        let least = f64::from(candidates[0].logit) + f64::from(min_p).ln();
+        candidates.retain(|candidate| f64::from(candidate.logit) >= least);
+    }
+}
+
+/// The candidate at the point `uniform` of the cumulative distribution.
+fn draw(candidates: &[Candidate], temperature: f32, uniform: f64) -> u32 {
+    let weights = weights(candidates, temperature);
+    let target = uniform * weights.iter().sum::<f64>();
+    let mut sum = 0.0;
+    let drawn = weights.iter().position(|weight| {
+        sum += weight;
+        sum > target
+    });
+    candidates[drawn.unwrap_or(0)].token
+}
+
+/// Probabilities relative to the best candidate's.
+fn weights(candidates: &[Candidate], temperature: f32) -> Vec<f64> {
+    let best = candidates[0].logit;
+    let weight = |candidate: &Candidate| {
+        ((f64::from(candidate.logit) - f64::from(best)) / f64::from(temperature)).exp()
+    };
+    candidates.iter().map(weight).collect()
+}
+
+/// A number in [0, 1) that only these two decide: two rounds of `SplitMix64`'s finalizer.
+fn uniform(seed: u64, position: u64) -> f64 {
+    let bits = mix(mix(seed).wrapping_add(position.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+    (bits >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+fn mix(value: u64) -> u64 {
+    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOGITS: [f32; 5] = [1.0, 3.0, 2.0, 3.0, -1.0];
+
+    /// How often each of five tokens is drawn over many positions.
+    fn counts(options: &SamplingOptions) -> [usize; 5] {
+        let mut counts = [0; 5];
+        let mut history = Vec::new();
+        for _ in 0..4000 {
+            counts[sample(&LOGITS, &history, options) as usize] += 1;
+            history.push(9);
+        }
+        counts
+    }
+
+    fn drawn(options: SamplingOptions) -> [bool; 5] {
+        counts(&options).map(|count| count > 0)
+    }
+
+    #[test]
+    fn greedy_takes_the_best_and_of_equals_the_lower_id() {
+        assert_eq!(sample(&LOGITS, &[], &SamplingOptions::default()), 1);
+        let penalty = SamplingOptions { repetition_penalty: 1.2, ..Default::default() };
+        assert_eq!(sample(&LOGITS, &[1], &penalty), 3);
+        // Outside the window nothing is penalized, and negative logits fall as well.
+        let window = SamplingOptions { repetition_window: 1, ..penalty };
+        assert_eq!(sample(&LOGITS, &[1, 9], &window), 1);
+        assert_eq!(sample(&[-1.0, -1.1], &[0], &penalty), 1);
+    }
+
+    #[test]
+    fn each_filter_keeps_what_it_says() {
+        let warm = SamplingOptions { temperature: 5.0, seed: 7, ..Default::default() };
+        assert_eq!(drawn(warm), [true; 5]);
+        assert_eq!(drawn(SamplingOptions { top_k: 1, ..warm }), [false, true, false, false, false]);
+        assert_eq!(drawn(SamplingOptions { top_k: 3, ..warm }), [false, true, true, true, false]);
+        // The two best hold 0.79 of the whole, the three best 0.94; temperature comes later.
+        assert_eq!(
+            drawn(SamplingOptions { top_p: 0.75, ..warm }),
+            [false, true, false, true, false]
+        );
+        assert_eq!(drawn(SamplingOptions { top_p: 0.9, ..warm }), [false, true, true, true, false]);
+        // e⁻¹ = 0.37, e⁻² = 0.14.
+        assert_eq!(drawn(SamplingOptions { min_p: 0.3, ..warm }), [false, true, true, true, false]);
+        assert_eq!(
+            drawn(SamplingOptions { min_p: 1.0, ..warm }),
+            [false, true, false, true, false]
+        );
+    }
+
+    #[test]
+    fn draws_follow_the_distribution() {
+        let counts = counts(&SamplingOptions { temperature: 1.0, seed: 3, ..Default::default() });
+        let norm: f64 = LOGITS.iter().map(|&logit| f64::from(logit).exp()).sum();
+        for (count, logit) in counts.iter().zip(LOGITS) {
+            let expected = f64::from(logit).exp() / norm;
+            let found = *count as f64 / 4000.0;
+            // Four standard deviations.
+            assert!((found - expected).abs() < 4.0 * (expected / 4000.0).sqrt(), "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn a_draw_depends_on_seed_and_position_alone() {
+        let options = SamplingOptions { temperature: 2.0, seed: 1, ..Default::default() };
+        let at = |seed, position: usize| {
+            sample(&LOGITS, &vec![0; position], &SamplingOptions { seed, ..options })
+        };
+        let one: Vec<u32> = (0..32).map(|position| at(1, position)).collect();
+        let again: Vec<u32> = (0..32).rev().map(|position| at(1, position)).rev().collect();
+        let other: Vec<u32> = (0..32).map(|position| at(2, position)).collect();
+        assert_eq!(one, again);
+        assert_ne!(one, other);
+    }
+
+    #[test]
+    fn each_option_out_of_range_is_named() {
+        let base = SamplingOptions::default();
+        let cases = [
+            ("temperature", SamplingOptions { temperature: -1.0, ..base }),
+            ("temperature", SamplingOptions { temperature: f32::NAN, ..base }),
+            ("top_p", SamplingOptions { top_p: 0.0, ..base }),
+            ("top_p", SamplingOptions { top_p: f32::NAN, ..base }),
+            ("min_p", SamplingOptions { min_p: 1.1, ..base }),
+            ("repetition_penalty", SamplingOptions { repetition_penalty: 0.0, ..base }),
+        ];
+        for (name, options) in cases {
+            assert_eq!(options.check().unwrap_err().name, name);
+        }
+        assert_eq!(base.check(), Ok(()));
     }
 }

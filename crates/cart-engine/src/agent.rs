@@ -1,0 +1,298 @@
+//! A loaded cartridge.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, OnceLock};
+
+use cart_format::arch::ArchError;
+use cart_format::json::JsonError;
+use cart_format::{ArchSpec, Manifest, ManifestId, SpaceId};
+use cart_memory::{ForeignSpace, MemoryConfig, Normalization, UnifiedMemory};
+use cart_nn::{ForwardError, Logits, Model, Run};
+use cart_store::{BlobError, Verified};
+use thiserror::Error;
+
+use crate::calibration::{self, CalibrationError};
+use crate::chat::{ChatError, ChatTemplate};
+use crate::memory_cell::MemoryCell;
+use crate::memory_section::{self, MemorySectionError};
+use crate::tokenizer::{Tokenizer, TokenizerError};
+use crate::{space, weights};
+
+/// Largest tokenizer document, in bytes.
+const TOKENIZER_BYTES: u64 = 256 << 20;
+/// Largest chat template, in bytes.
+const TEMPLATE_BYTES: u64 = 1 << 20;
+
+/// How to load a cartridge.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LoadOptions {
+    /// Threads that compute; the current rayon pool if absent.
+    pub threads: Option<NonZeroUsize>,
+    /// Positions that a session may use; what the model was made for if absent.
+    pub context: Option<NonZeroUsize>,
+    /// Settings of a memory that is yet to be made. A cartridge's own memory keeps its own.
+    pub memory: MemoryConfig,
+}
+
+/// Why a cartridge can't be loaded.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// A bare set of tensors.
+    #[error(
+        "the cartridge has no architecture, so there is nothing to run; pack a model folder with its config.json, or a GGUF file"
+    )]
+    NoArchitecture,
+    /// The architecture can't be used.
+    #[error(transparent)]
+    Architecture(#[from] ArchError),
+    /// The architecture has a number without a canonical form.
+    #[error("the memory space has no name")]
+    Space(#[from] JsonError),
+    /// A blob can't be read.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// The weights don't fit the architecture.
+    #[error(transparent)]
+    Weights(#[from] cart_nn::LoadError),
+    /// The tokenizer can't be used, or belongs to another model.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The chat template is not text.
+    #[error("the chat template is not UTF-8")]
+    TemplateEncoding(#[source] std::string::FromUtf8Error),
+    /// The chat template can't be used.
+    #[error(transparent)]
+    Template(#[from] ChatError),
+    /// More positions were asked for than the model was made for.
+    #[error("a context of {found} was asked for; the model was made for up to {allowed}")]
+    Context {
+        /// Positions asked for.
+        found: usize,
+        /// Positions that the model was made for.
+        allowed: u64,
+    },
+    /// Threads could not be started.
+    #[error("{threads} threads could not be started")]
+    Threads {
+        /// Threads asked for.
+        threads: usize,
+        /// What the system said.
+        #[source]
+        source: rayon::ThreadPoolBuildError,
+    },
+    /// The memory can't be restored.
+    #[error(transparent)]
+    Memory(#[from] MemorySectionError),
+}
+
+/// A loaded cartridge: model, tokenizer, chat template and memory. Cheap to clone; clones share the
+/// memory.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    core: Arc<Core>,
+    memory: MemoryCell,
+}
+
+#[derive(Debug)]
+struct Core {
+    id: ManifestId,
+    manifest: Manifest,
+    model: Model,
+    tokenizer: Option<Tokenizer>,
+    template: Option<ChatTemplate>,
+    context: usize,
+    pool: Option<rayon::ThreadPool>,
+    tap_layer: usize,
+    space: SpaceId,
+    memory_config: MemoryConfig,
+    normalization: OnceLock<Normalization>,
+}
+
+impl Agent {
+    /// Loads a cartridge whose every blob has been checked. Weights stay mapped.
+    ///
+    /// # Errors
+    /// Parts are missing or do not belong together: weights and architecture, tokenizer and
+    /// embedding, memory and model.
+    pub fn load(verified: &Verified, options: &LoadOptions) -> Result<Self, LoadError> {
+        let manifest = verified.manifest();
+        let architecture = manifest.model.architecture.as_ref().ok_or(LoadError::NoArchitecture)?;
+        let spec = ArchSpec::from_value(architecture)?;
+        let space = space::space(manifest, &spec)?;
+        let memory = memory_section::restore(verified, space)?;
+        let (tokenizer, template) = text_parts(verified, &spec)?.unzip();
+        let core = Core {
+            id: verified.manifest_id(),
+            manifest: manifest.clone(),
+            model: Model::load(&spec, &weights::weights(verified)?)?,
+            tokenizer,
+            template: template.flatten(),
+            context: context(&spec, options)?,
+            pool: options.threads.map(pool).transpose()?,
+            tap_layer: space::tap_layer(&spec),
+            space,
+            memory_config: options.memory.clone(),
+            normalization: OnceLock::new(),
+        };
+        Ok(Self { core: Arc::new(core), memory: MemoryCell::new(memory) })
+    }
+
+    /// The id of the cartridge that was loaded. What the memory has learned since is not in it.
+    pub fn id(&self) -> ManifestId {
+        self.core.id
+    }
+
+    /// What was loaded.
+    pub fn manifest(&self) -> &Manifest {
+        &self.core.manifest
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.core.model
+    }
+
+    /// The tokenizer, if the cartridge has one.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.core.tokenizer.as_ref()
+    }
+
+    /// The chat template, if the cartridge has one.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.core.template.as_ref()
+    }
+
+    /// Positions that a session may use.
+    pub fn context_length(&self) -> usize {
+        self.core.context
+    }
+
+    /// The layer, from 0, after which memory listens.
+    pub fn tap_layer(&self) -> usize {
+        self.core.tap_layer
+    }
+
+    /// The space of its memory's vectors.
+    pub fn space(&self) -> SpaceId {
+        self.core.space
+    }
+
+    /// The memory as it is now; none where nothing was ever written.
+    pub fn memory(&self) -> Option<Arc<UnifiedMemory>> {
+        self.memory.read()
+    }
+
+    /// Counts the changes of the memory since the agent was loaded.
+    pub fn memory_epoch(&self) -> u64 {
+        self.memory.epoch()
+    }
+
+    /// Puts another memory in place of the agent's; none forgets everything.
+    ///
+    /// # Errors
+    /// The memory's vectors belong to another model.
+    pub fn set_memory(&self, memory: Option<UnifiedMemory>) -> Result<(), ForeignSpace> {
+        if let Some(memory) = &memory {
+            memory.require_space(self.core.space)?;
+        }
+        self.memory.replace(memory);
+        Ok(())
+    }
+
+    /// The same model with a memory of its own, which begins as this one is now.
+    pub fn fork(&self) -> Self {
+        let memory = self.memory().map(|memory| (*memory).clone());
+        Self { core: Arc::clone(&self.core), memory: MemoryCell::new(memory) }
+    }
+
+    /// Most tokens of one remembered span.
+    pub(crate) fn max_span_tokens(&self) -> usize {
+        let span = |config: &MemoryConfig| config.max_span_tokens as usize;
+        self.memory().map_or(span(&self.core.memory_config), |memory| span(memory.config()))
+    }
+
+    /// The same model with the memory of another agent, which both share from now on.
+    ///
+    /// # Errors
+    /// The memory's vectors belong to another model.
+    pub fn with_memory_of(&self, other: &Self) -> Result<Self, ForeignSpace> {
+        let (found, expected) = (other.space(), self.space());
+        if found != expected {
+            return Err(ForeignSpace { found, expected });
+        }
+        Ok(Self { core: Arc::clone(&self.core), memory: other.memory.clone() })
+    }
+
+    /// Changes the memory, which is made now if there is none.
+    ///
+    /// # Errors
+    /// The model can't read the calibration text of a new memory.
+    pub fn update_memory<T>(
+        &self,
+        change: impl FnOnce(&mut UnifiedMemory) -> T,
+    ) -> Result<T, CalibrationError> {
+        self.memory.update(|| self.new_memory(), change)
+    }
+
+    /// An empty memory for this model.
+    fn new_memory(&self) -> Result<UnifiedMemory, CalibrationError> {
+        let normalization = match self.core.normalization.get() {
+            Some(fitted) => fitted.clone(),
+            None => {
+                let fitted = calibration::normalization(self)?;
+                self.core.normalization.get_or_init(|| fitted).clone()
+            }
+        };
+        Ok(UnifiedMemory::new(self.core.space, normalization, self.core.memory_config.clone())?)
+    }
+
+    /// Runs a batch through the model, on the agent's own threads if it has any.
+    pub(crate) fn forward(&self, runs: &mut [Run<'_>]) -> Result<Vec<Logits>, ForwardError> {
+        self.on_threads(|| self.core.model.forward(runs))
+    }
+
+    /// Runs work on the agent's own threads if it has any.
+    pub(crate) fn on_threads<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        match &self.core.pool {
+            Some(pool) => pool.install(work),
+            None => work(),
+        }
+    }
+}
+
+/// Tokenizer and chat template, if the cartridge has a tokenizer.
+fn text_parts(
+    verified: &Verified,
+    spec: &ArchSpec,
+) -> Result<Option<(Tokenizer, Option<ChatTemplate>)>, LoadError> {
+    let Some(section) = &verified.manifest().tokenizer else { return Ok(None) };
+    let document = verified.read(&section.document, TOKENIZER_BYTES)?;
+    let tokenizer = Tokenizer::new(&document, section.special.clone())?;
+    tokenizer.check_embeddings(spec.vocab_size)?;
+    let Some(template) = &section.chat_template else { return Ok(Some((tokenizer, None))) };
+    let source = String::from_utf8(verified.read(template, TEMPLATE_BYTES)?)
+        .map_err(LoadError::TemplateEncoding)?;
+    let text = |token: Option<u32>| {
+        token.map_or_else(|| Ok(String::new()), |token| tokenizer.token_text(token))
+    };
+    let (bos, eos) = (text(section.special.bos)?, text(section.special.eos.first().copied())?);
+    let template = ChatTemplate::new(source, bos, eos)?;
+    Ok(Some((tokenizer, Some(template))))
+}
+
+fn context(spec: &ArchSpec, options: &LoadOptions) -> Result<usize, LoadError> {
+    let allowed = spec.context_length;
+    let found = options.context.map_or(allowed as usize, NonZeroUsize::get);
+    if found as u64 > allowed {
+        return Err(LoadError::Context { found, allowed });
+    }
+    Ok(found)
+}
+
+fn pool(threads: NonZeroUsize) -> Result<rayon::ThreadPool, LoadError> {
+    let threads = threads.get();
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .map_err(|source| LoadError::Threads { threads, source })
+}

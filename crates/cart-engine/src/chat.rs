@@ -1,0 +1,127 @@
+//! Conversations to text, by the cartridge's own chat template.
+
+use std::time::Duration;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, Error, ErrorKind, Value, context};
+use thiserror::Error;
+
+use crate::calendar;
+use crate::options::Message;
+
+/// Why a conversation can't be turned into text.
+#[derive(Debug, Error)]
+pub enum ChatError {
+    /// The template is not one.
+    #[error("the chat template can't be read; pack the model again with a working template")]
+    Template(#[source] Error),
+    /// The template refuses the conversation, or fails on it.
+    #[error("the chat template refuses the conversation: {source}")]
+    Refused {
+        /// What it said.
+        #[source]
+        source: Error,
+    },
+    /// There is nothing to answer.
+    #[error("the conversation is empty; give at least one message")]
+    Empty,
+}
+
+/// A Jinja template, rendered as `transformers` does it: blocks are trimmed, Python's string and
+/// dictionary methods work, and `raise_exception` and `strftime_now` are there.
+#[derive(Clone, Debug)]
+pub struct ChatTemplate {
+    source: String,
+    bos: String,
+    eos: String,
+}
+
+impl ChatTemplate {
+    /// Takes a template.
+    ///
+    /// * `bos`, `eos`: the texts of the tokens that begin and end a text, or empty
+    ///
+    /// # Errors
+    /// It is no template.
+    pub fn new(source: String, bos: String, eos: String) -> Result<Self, ChatError> {
+        environment(Duration::ZERO).template_from_str(&source).map_err(ChatError::Template)?;
+        Ok(Self { source, bos, eos })
+    }
+
+    /// The template's text.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The conversation as text, up to where the assistant's answer begins.
+    ///
+    /// * `now`: what the template is told about the time, since 1970-01-01 UTC
+    ///
+    /// # Errors
+    /// There are no messages, or the template refuses them.
+    pub fn render(&self, messages: &[Message], now: Duration) -> Result<String, ChatError> {
+        if messages.is_empty() {
+            return Err(ChatError::Empty);
+        }
+        let environment = environment(now);
+        let template = environment.template_from_str(&self.source).map_err(ChatError::Template)?;
+        template
+            .render(context! {
+                messages => turns(messages),
+                add_generation_prompt => true,
+                bos_token => self.bos.as_str(),
+                eos_token => self.eos.as_str(),
+            })
+            .map_err(|source| ChatError::Refused { source })
+    }
+}
+
+fn turns(messages: &[Message]) -> Vec<Value> {
+    let turn = |message: &Message| context! { role => message.role.as_str(), content => message.content.as_str() };
+    messages.iter().map(turn).collect()
+}
+
+fn environment(now: Duration) -> Environment<'static> {
+    let mut environment = Environment::new();
+    let mut syntax = SyntaxConfig::builder();
+    syntax.trim_blocks(true).lstrip_blocks(true);
+    environment.set_syntax(syntax.build().expect("the delimiters are the default ones"));
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, message))
+    });
+    environment
+        .add_function("strftime_now", move |format: String| calendar::strftime(&format, now));
+    // A template is data from outside: it gets a bounded number of steps.
+    environment.set_recursion_limit(64);
+    environment
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn render(source: &str, messages: &[Message]) -> Result<String, ChatError> {
+        ChatTemplate::new(source.into(), "<s>".into(), "</s>".into())?
+            .render(messages, Duration::from_secs(951_827_696))
+    }
+
+    #[test]
+    fn the_surroundings_are_those_of_transformers() {
+        let source = "{{ bos_token }}\n{% for m in messages %}\n    {% if m['role'] == 'user' %}\n\
+            [{{ m.content.strip().upper() }}]{{ eos_token }}\n    {% endif %}\n{% endfor %}\n\
+            {{ strftime_now('%d %b %Y') }}{% if add_generation_prompt %}>{% endif %}";
+        let text = render(source, &[Message::new("user", "  hi <b> ")]).unwrap();
+        assert_eq!(text, "<s>\n[HI <B>]</s>\n29 Feb 2000>");
+    }
+
+    #[test]
+    fn refusals_carry_the_templates_own_words() {
+        let source = "{{ raise_exception('roles must alternate') }}";
+        let error = render(source, &[Message::new("user", "x")]).unwrap_err();
+        assert!(error.to_string().contains("roles must alternate"), "{error}");
+        assert!(matches!(render("{{ x }}", &[]), Err(ChatError::Empty)));
+        let user = [Message::new("user", "x")];
+        assert!(matches!(render("{% if %}", &user), Err(ChatError::Template(_))));
+    }
+}

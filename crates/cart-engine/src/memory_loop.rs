@@ -1,0 +1,198 @@
+//! Memory in the loop of a generation: what is recalled before it, mixed in while it runs, and
+//! written down from it.
+
+mod neighbours;
+mod prefix;
+mod span;
+mod usage;
+mod writer;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use cart_memory::{Recalled, UnifiedMemory};
+use cart_nn::{ForwardError, State};
+use thiserror::Error;
+
+use crate::agent::Agent;
+use crate::calibration::CalibrationError;
+use crate::event::MemoryUse;
+use crate::hidden_tap::HiddenTap;
+use crate::options::{MemoryControl, MemoryOptions};
+use crate::prompt_text::PromptText;
+use crate::tokenizer::TokenizerError;
+use neighbours::Neighbours;
+use usage::Usage;
+use writer::Writer;
+
+/// Why memory could not take part.
+#[derive(Debug, Error)]
+pub enum MemoryLoopError {
+    /// The memory refused a question or an observation.
+    #[error("the memory refused: {0}")]
+    Memory(#[from] cart_memory::MemoryError),
+    /// A new memory could not be begun.
+    #[error(transparent)]
+    Calibration(#[from] CalibrationError),
+    /// The model failed on a query or a recalled span.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
+    /// The tokenizer failed on a span.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+}
+
+/// Memory's part in one session.
+#[derive(Clone, Debug)]
+pub(crate) struct MemoryLoop {
+    pub(crate) tap: HiddenTap,
+    neighbours: Option<Neighbours>,
+    writer: Option<Writer>,
+    usage: Usage,
+}
+
+impl MemoryLoop {
+    /// Recalls what the prompt asks for and puts it into the state. None where memory takes no part.
+    ///
+    /// A session reads the memory as it was when the session began.
+    pub(crate) fn start(
+        agent: &Agent,
+        text: &PromptText,
+        options: &MemoryOptions,
+        state: &mut State,
+    ) -> Result<Option<Self>, MemoryLoopError> {
+        if !options.reads() && !options.write {
+            return Ok(None);
+        }
+        let began = Instant::now();
+        let mut usage = Usage::default();
+        let mut neighbours = None;
+        if let Some(memory) = readable(agent, options)? {
+            usage.report.slots = memory.slots().count();
+            let recalled = recall(agent, &memory, &text.query, options)?;
+            let slots: Vec<_> = recalled.iter().map(|hit| hit.slot).collect();
+            if let Some(prefix) = &options.prefix {
+                let room = agent.context_length().saturating_sub(text.tokens.len() + 1);
+                usage.report.prefix_tokens = prefix::push(agent, &recalled, prefix, room, state)?;
+            }
+            usage.read(&recalled, options.prefix.as_ref());
+            neighbours = options.knn.clone().map(|knn| Neighbours::new(memory, slots, knn));
+        }
+        let writer = options.write.then(|| Writer::new(agent, text));
+        usage.recall = began.elapsed();
+        let tap = HiddenTap::new(agent.tap_layer());
+        Ok(Some(Self { tap, neighbours, writer, usage }))
+    }
+
+    /// Whether the logits of every token of the prompt are needed, not only of the last.
+    pub(crate) fn wants_prompt_logits(&self) -> bool {
+        self.writer.is_some()
+    }
+
+    /// Whether the bare model has to run beside for a comparison.
+    pub(crate) fn has_prefix(&self) -> bool {
+        self.usage.report.prefix_tokens > 0
+    }
+
+    /// Takes in that tokens were read. The tap holds their hidden states.
+    ///
+    /// * `first`: the position of the first of them in the text
+    /// * `next`: −ln p of the token after each, where it is known
+    pub(crate) fn after_read(
+        &mut self,
+        agent: &Agent,
+        first: usize,
+        tokens: &[u32],
+        next: &[Option<f32>],
+    ) -> Result<(), MemoryLoopError> {
+        let began = Instant::now();
+        if let Some(writer) = &mut self.writer {
+            let dim = agent.model().spec().hidden_size as usize;
+            let rows = self.tap.rows().chunks_exact(dim);
+            for (offset, (&token, row)) in tokens.iter().zip(rows).enumerate() {
+                let surprise = next.get(offset).copied().flatten();
+                writer.read(agent, first + offset, token, row, surprise, &mut self.usage)?;
+            }
+        }
+        self.usage.spent += began.elapsed();
+        Ok(())
+    }
+
+    /// The logits with neighbours mixed in; none where there are none near enough.
+    ///
+    /// * `logits`: `[vocab]`, of the last token read
+    pub(crate) fn mix(
+        &mut self,
+        agent: &Agent,
+        logits: &[f32],
+    ) -> Result<Option<Vec<f32>>, MemoryLoopError> {
+        let Some(neighbours) = &self.neighbours else { return Ok(None) };
+        let began = Instant::now();
+        let dim = agent.model().spec().hidden_size as usize;
+        let rows = self.tap.rows();
+        let mixed = match rows.len().checked_sub(dim) {
+            Some(last) => neighbours.mix(logits, &rows[last..])?,
+            None => None,
+        };
+        self.usage.spent += began.elapsed();
+        Ok(mixed.map(|(logits, lambda)| {
+            self.usage.mixed(lambda);
+            logits
+        }))
+    }
+
+    /// Takes in which token was chosen.
+    ///
+    /// * `logits`: with memory; `bare`: without, if they were computed apart
+    pub(crate) fn after_choice(&mut self, token: u32, logits: &[f32], bare: Option<&[f32]>) {
+        self.usage.chosen(token, logits, bare);
+    }
+
+    /// Writes what is left, and says what memory did.
+    pub(crate) fn finish(mut self, agent: &Agent) -> Result<MemoryUse, MemoryLoopError> {
+        if let Some(mut writer) = self.writer.take() {
+            writer.finish(agent, &mut self.usage)?;
+        }
+        Ok(self.usage.finish())
+    }
+
+    /// How long recall took, and everything since.
+    pub(crate) fn durations(&self) -> (std::time::Duration, std::time::Duration) {
+        (self.usage.recall, self.usage.spent)
+    }
+}
+
+/// The memory that answers, unless there is nothing in it.
+fn readable(
+    agent: &Agent,
+    options: &MemoryOptions,
+) -> Result<Option<Arc<UnifiedMemory>>, MemoryLoopError> {
+    let memory = agent.memory().filter(|memory| options.reads() && memory.slots().next().is_some());
+    match (memory, options.control) {
+        (Some(memory), MemoryControl::Shuffled(seed)) => Ok(Some(Arc::new(memory.shuffled(seed)?))),
+        (memory, _) => Ok(memory),
+    }
+}
+
+/// Asks the memory with the hidden states of the query. The agent's own memory notes what was read.
+fn recall(
+    agent: &Agent,
+    memory: &UnifiedMemory,
+    query: &[u32],
+    options: &MemoryOptions,
+) -> Result<Vec<Recalled>, MemoryLoopError> {
+    let top_k = options.prefix.as_ref().map_or(1, |prefix| prefix.top_k);
+    let least = options.prefix.clone().unwrap_or_default().min_score;
+    let rows = prefix::query_rows(agent, query)?;
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut recalled = memory.peek_tokens(memory.now(), &rows, top_k)?;
+    recalled.retain(|hit| hit.cosine >= least);
+    if options.control == MemoryControl::Real && !recalled.is_empty() {
+        let noted = recalled.len();
+        // At the memory's own present: another session may have written meanwhile.
+        agent.update_memory(|memory| memory.recall_tokens(memory.now(), &rows, noted))??;
+    }
+    Ok(recalled)
+}

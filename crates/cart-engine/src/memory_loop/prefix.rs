@@ -1,0 +1,91 @@
+//! Recalled spans as keys and values in front of a prompt.
+
+use cart_memory::Recalled;
+use cart_nn::{LogitsFor, Run, State};
+
+use super::MemoryLoopError;
+use crate::agent::Agent;
+use crate::hidden_tap::HiddenTap;
+use crate::options::PrefixOptions;
+use crate::tokenizer::ParseSpecial;
+
+/// Stands before the spans. Its first token takes the attention that models give to the start of a
+/// text, so that no span has to.
+const HEADER: &str = "Facts:\n";
+/// Stands after each span.
+const SEPARATOR: &str = "\n";
+/// Most tokens of a query: the last ones.
+const QUERY_TOKENS: usize = 256;
+/// What a slot of usual weight has for its bias: `ln(σ(0) · ½)`.
+const USUAL_BIAS: f32 = -1.386_294_4;
+
+/// The hidden states of a query, `[tokens, hidden_size]`, flat, read alone.
+pub(super) fn query_rows(agent: &Agent, query: &[u32]) -> Result<Vec<f32>, MemoryLoopError> {
+    let most = QUERY_TOKENS.min(agent.context_length());
+    let query = &query[query.len().saturating_sub(most)..];
+    if query.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut tap = HiddenTap::new(agent.tap_layer());
+    agent.forward(&mut [Run {
+        state: &mut agent.model().new_state(),
+        tokens: query,
+        logits: LogitsFor::None,
+        taps: Some(&mut tap),
+    }])?;
+    Ok(tap.rows().to_vec())
+}
+
+/// The bias on the attention scores of a recalled span.
+pub(super) fn bias(hit: &Recalled, options: &PrefixOptions) -> f32 {
+    options.attention_bias + hit.bias - USUAL_BIAS
+}
+
+/// Puts the spans into an empty state, the best one last and so nearest to the prompt. Spans that
+/// do not fit into `room` positions are left out, the worst first.
+///
+/// Returns the positions that were filled: none where there are no spans, so that the state stays
+/// as it was.
+pub(super) fn push(
+    agent: &Agent,
+    recalled: &[Recalled],
+    options: &PrefixOptions,
+    room: usize,
+    state: &mut State,
+) -> Result<usize, MemoryLoopError> {
+    let header = affix(agent, HEADER, true)?;
+    let separator = affix(agent, SEPARATOR, false)?;
+    let mut left = room.saturating_sub(header.len());
+    let fits = recalled.iter().take_while(|hit| {
+        let needed = hit.token_ids.len() + separator.len();
+        let fits = !hit.token_ids.is_empty() && needed <= left;
+        left -= if fits { needed } else { 0 };
+        fits
+    });
+    let chosen: Vec<&Recalled> = fits.collect();
+    if chosen.is_empty() {
+        return Ok(0);
+    }
+    agent.on_threads(|| {
+        let model = agent.model();
+        if !header.is_empty() {
+            model.push_span(state, &model.encode_span(&[], &header)?, 0.0)?;
+        }
+        for hit in chosen.into_iter().rev() {
+            let tokens = [&hit.token_ids[..], &separator].concat();
+            let span = model.encode_span(&header, &tokens)?;
+            model.push_span(state, &span, bias(hit, options))?;
+        }
+        Ok(state.len())
+    })
+}
+
+/// The tokens of a fixed text; none where the cartridge has no tokenizer.
+fn affix(agent: &Agent, text: &str, starts: bool) -> Result<Vec<u32>, MemoryLoopError> {
+    let Some(tokenizer) = agent.tokenizer() else { return Ok(Vec::new()) };
+    let mut tokens = tokenizer.encode(text, ParseSpecial::No)?;
+    if let Some(bos) = tokenizer.special().bos.filter(|_| starts && tokenizer.special().add_bos) {
+        tokens.insert(0, bos);
+    }
+    Ok(tokens)
+}

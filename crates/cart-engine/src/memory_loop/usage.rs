@@ -1,0 +1,68 @@
+//! Adding up what memory does.
+
+use std::time::Duration;
+
+use cart_memory::Recalled;
+
+use super::prefix;
+use crate::distribution;
+use crate::event::{MemoryUse, SlotRead};
+use crate::options::PrefixOptions;
+
+/// The sums behind a [`MemoryUse`].
+#[derive(Clone, Debug, Default)]
+pub(super) struct Usage {
+    pub(super) report: MemoryUse,
+    pub(super) recall: Duration,
+    pub(super) spent: Duration,
+    lambda: f64,
+    tokens: usize,
+    /// Tokens that were compared with the bare model.
+    compared: usize,
+    delta: f64,
+    kl: f64,
+}
+
+impl Usage {
+    pub(super) fn read(&mut self, recalled: &[Recalled], options: Option<&PrefixOptions>) {
+        self.report.read = recalled
+            .iter()
+            .map(|hit| SlotRead {
+                slot: hit.slot,
+                text: hit.text.clone(),
+                source: hit.source.clone(),
+                score: hit.cosine,
+                bias: options.map_or(hit.bias, |options| prefix::bias(hit, options)),
+            })
+            .collect();
+    }
+
+    pub(super) fn mixed(&mut self, lambda: f64) {
+        self.report.knn_steps += 1;
+        self.lambda += lambda;
+    }
+
+    /// * `bare`: logits without memory, `[vocab]`; none where they are `logits`
+    pub(super) fn chosen(&mut self, token: u32, logits: &[f32], bare: Option<&[f32]>) {
+        self.tokens += 1;
+        if self.report.prefix_tokens > 0 && bare.is_none() {
+            return;
+        }
+        self.compared += 1;
+        if let Some(bare) = bare {
+            self.delta += distribution::logprob(logits, token) - distribution::logprob(bare, token);
+            self.kl += distribution::kl(logits, bare);
+        }
+    }
+
+    pub(super) fn finish(mut self) -> MemoryUse {
+        let mean = |sum: f64, count: usize| if count == 0 { 0.0 } else { sum / count as f64 };
+        self.report.knn_lambda = mean(self.lambda, self.report.knn_steps);
+        let compared = self.compared == self.tokens && self.tokens > 0;
+        self.report.delta_logprob = compared.then(|| mean(self.delta, self.compared));
+        self.report.kl = compared.then(|| mean(self.kl, self.compared));
+        let micros = (self.recall + self.spent).as_secs_f64() * 1e6;
+        self.report.micros_per_token = mean(micros, self.tokens);
+        self.report
+    }
+}

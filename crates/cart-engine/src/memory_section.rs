@@ -1,0 +1,181 @@
+//! A memory as a section of a manifest, and back.
+
+use std::collections::BTreeSet;
+
+use cart_format::json::{self, JsonError};
+use cart_format::{
+    BlobId, BlockedTensor, DTypeError, Manifest, ManifestId, MemorySection, NameError, SpaceId,
+    TensorName,
+};
+use cart_memory::{MemorySnapshot, MemoryTensor, RestoreError, UnifiedMemory};
+use cart_store::{BlobError, IngestError, ObjectError, Silent, SourceRange, Store, Verified};
+use thiserror::Error;
+
+use crate::agent::Agent;
+
+/// Largest state document of a memory, in bytes.
+const STATE_BYTES: u64 = 256 << 20;
+
+/// Why a cartridge's memory can't be restored.
+#[derive(Debug, Error)]
+pub enum MemorySectionError {
+    /// A blob can't be read.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// The state is not canonical JSON.
+    #[error("the memory's state can't be read: {0}")]
+    State(#[from] JsonError),
+    /// The parts don't make a memory, or one of another model.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+}
+
+/// Why a memory was not saved. Nothing names what was written already.
+#[derive(Debug, Error)]
+pub enum SaveError {
+    /// There is nothing to save.
+    #[error("the agent has no memory to save; nothing was ever written to it")]
+    NoMemory,
+    /// The state has a number without a canonical form.
+    #[error("the memory's state can't be written: {0}")]
+    State(#[from] JsonError),
+    /// A tensor's name is not acceptable.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// A tensor's size does not fit.
+    #[error(transparent)]
+    Size(#[from] DTypeError),
+    /// The store did not take the blobs.
+    #[error(transparent)]
+    Ingest(#[from] IngestError),
+    /// The store did not take the manifest.
+    #[error(transparent)]
+    Manifest(#[from] ObjectError),
+}
+
+/// A cartridge that was saved.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Saved {
+    /// Its id.
+    pub id: ManifestId,
+    /// What it is.
+    pub manifest: Manifest,
+    /// Slots in its memory.
+    pub slots: usize,
+    /// Bytes of blobs that the store did not have.
+    pub new_bytes: u64,
+}
+
+impl Agent {
+    /// Writes the cartridge with its memory as it is now: new blobs for what has changed, and a new
+    /// manifest, which the caller puts under a commit. Everything but the memory stays as it was
+    /// loaded. The store must have, or be, where the cartridge came from.
+    ///
+    /// # Errors
+    /// There is no memory, or the store can't be written.
+    pub fn save_memory(&self, store: &Store) -> Result<Saved, SaveError> {
+        let memory = self.memory().ok_or(SaveError::NoMemory)?;
+        let (manifest, new_bytes) = with_memory(self.manifest(), &memory, store)?;
+        let id = store.put_manifest(&manifest)?;
+        Ok(Saved { id, manifest, slots: memory.slots().count(), new_bytes })
+    }
+}
+
+/// The manifest with this memory, whose blobs are in the store when this returns, and how many of
+/// their bytes are new.
+///
+/// # Errors
+/// The store can't be written.
+pub fn with_memory(
+    manifest: &Manifest,
+    memory: &UnifiedMemory,
+    store: &Store,
+) -> Result<(Manifest, u64), SaveError> {
+    let snapshot = memory.snapshot();
+    let sources = sources(&snapshot)?;
+    let ingested = store.ingest(&sources, &Silent)?;
+    let mut manifest = without_memory(manifest);
+    manifest.memory = Some(section(&snapshot, ingested.iter().map(|one| one.blob))?);
+    for one in &ingested {
+        manifest.blobs.insert(one.blob, one.entry.clone());
+    }
+    Ok((manifest, ingested.iter().map(|one| one.new_bytes).sum()))
+}
+
+/// The manifest without its memory and the blobs that nothing else uses.
+pub fn without_memory(manifest: &Manifest) -> Manifest {
+    let mut without = manifest.clone();
+    let Some(memory) = without.memory.take() else { return without };
+    let used: BTreeSet<BlobId> = without.uses().into_iter().map(|(_, blob)| blob).collect();
+    let blocks = memory.tensors.values().flat_map(|tensor| &tensor.blocks);
+    for blob in blocks.chain([&memory.state]) {
+        if !used.contains(blob) {
+            without.blobs.remove(blob);
+        }
+    }
+    without
+}
+
+/// The state, then the blocks of each tensor, in the order of [`section`].
+fn sources(snapshot: &MemorySnapshot) -> Result<Vec<SourceRange>, SaveError> {
+    let state = json::to_canonical(&snapshot.state)?;
+    let blocks = snapshot.tensors.iter().flat_map(MemoryTensor::blocks);
+    Ok(std::iter::once(SourceRange::bytes(state)).chain(blocks.map(SourceRange::bytes)).collect())
+}
+
+/// * `blobs`: the ids of [`sources`]
+fn section(
+    snapshot: &MemorySnapshot,
+    mut blobs: impl Iterator<Item = BlobId>,
+) -> Result<MemorySection, SaveError> {
+    let enough = "there is a blob for the state and for each block";
+    let state = blobs.next().expect(enough);
+    let mut section = MemorySection {
+        space: snapshot.space,
+        dim: snapshot.dim,
+        state,
+        tensors: std::collections::BTreeMap::new(),
+        extra: std::collections::BTreeMap::new(),
+    };
+    for tensor in &snapshot.tensors {
+        let blocks = tensor.blocks().map(|_| blobs.next().expect(enough)).collect();
+        let blocked = BlockedTensor {
+            dtype: tensor.dtype,
+            shape: tensor.shape.clone(),
+            rows_per_block: tensor.rows_per_block,
+            blocks,
+        };
+        section.tensors.insert(TensorName::new(tensor.name.as_str())?, blocked);
+    }
+    Ok(section)
+}
+
+/// The memory of a cartridge, if it has one.
+pub(crate) fn restore(
+    verified: &Verified,
+    space: SpaceId,
+) -> Result<Option<UnifiedMemory>, MemorySectionError> {
+    let Some(section) = &verified.manifest().memory else { return Ok(None) };
+    let state = verified.read(&section.state, STATE_BYTES)?;
+    let mut tensors = Vec::new();
+    for (name, tensor) in &section.tensors {
+        let mut bytes = Vec::new();
+        for block in &tensor.blocks {
+            bytes.extend_from_slice(&verified.map(block)?);
+        }
+        tensors.push(MemoryTensor {
+            name: name.to_string(),
+            dtype: tensor.dtype,
+            shape: tensor.shape.clone(),
+            rows_per_block: tensor.rows_per_block,
+            bytes,
+        });
+    }
+    let snapshot = MemorySnapshot {
+        space: section.space,
+        dim: section.dim,
+        state: json::from_canonical(&state, STATE_BYTES)?,
+        tensors,
+    };
+    Ok(Some(UnifiedMemory::restore_for(&snapshot, space)?))
+}

@@ -1,0 +1,248 @@
+//! Many streams on one cartridge, which can change under them.
+//!
+//! One thread owns the token loop and makes every decision: which requests get a place, what the
+//! next batch is, when the cartridge changes. Others talk to it through a [`RuntimeHandle`]. A
+//! request pins the generation ([`Resident`]) that it runs on.
+//!
+//! Begin with [`Runtime::start`], then [`RuntimeHandle::submit`] and
+//! [`RuntimeHandle::swap`](RuntimeHandle::swap).
+
+mod flip;
+mod generations;
+mod owner;
+mod resident;
+mod running;
+mod shared;
+mod state;
+mod stream;
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+use std::time::Duration;
+
+use cart_store::Cartridge;
+use thiserror::Error;
+
+use crate::swap::candidate::{Staged, Warm};
+use crate::swap::{InFlight, MemoryPolicy, SwapError, SwapFailure, SwapReport, SwapRequest};
+use crate::{GenerateOptions, LoadOptions, OptionsError, Prompt};
+use owner::{Command, Incoming, Owner};
+use shared::{Shared, SwapTurn};
+
+pub use resident::Resident;
+pub use state::{Ended, GenerationState, RuntimeState, SwapUnderWay};
+pub use stream::{ChannelSink, EventSink, StreamError, StreamEvent, StreamSummary};
+
+/// How a runtime behaves.
+#[derive(Clone, Debug)]
+pub struct RuntimeOptions {
+    /// Most streams that are generated at once.
+    pub max_streams: NonZeroUsize,
+    /// Most requests that wait for a place; more are refused as [`SubmitError::Busy`].
+    pub max_queued: usize,
+    /// How long the previous generation stays to be rolled back to.
+    pub rollback_window: Duration,
+    /// How cartridges are loaded.
+    pub load: LoadOptions,
+    /// Threads that verify a new cartridge; every core if absent.
+    pub verify_threads: Option<usize>,
+}
+
+impl Default for RuntimeOptions {
+    fn default() -> Self {
+        Self {
+            max_streams: NonZeroUsize::new(64).expect("64 is not 0"),
+            max_queued: 256,
+            rollback_window: Duration::from_secs(600),
+            load: LoadOptions::default(),
+            verify_threads: None,
+        }
+    }
+}
+
+/// A text to be continued.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerationRequest {
+    /// What the model is given.
+    pub prompt: Prompt,
+    /// How the generation runs.
+    pub options: GenerateOptions,
+}
+
+/// Why a request was not taken.
+#[derive(Debug, Error)]
+pub enum SubmitError {
+    /// An option is out of its range.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    /// The queue is full.
+    #[error("{queued} requests wait already; try again in a moment")]
+    Busy {
+        /// Requests that wait.
+        queued: usize,
+    },
+    /// The runtime has been stopped.
+    #[error("the runtime has been stopped")]
+    Stopped,
+}
+
+/// Why a runtime did not start.
+#[derive(Debug, Error)]
+pub enum RuntimeError {
+    /// The first cartridge can't be used.
+    #[error(transparent)]
+    Cartridge(#[from] SwapFailure),
+    /// The system gives no thread.
+    #[error("the token loop's thread can't be started: {0}")]
+    Thread(#[source] std::io::Error),
+}
+
+/// A running token loop. Dropping it stops the loop; [`Runtime::handle`] gives the means to talk to it.
+#[derive(Debug)]
+pub struct Runtime {
+    handle: RuntimeHandle,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Runtime {
+    /// Verifies, loads and warms up the first cartridge as a swap would, and starts the token loop.
+    ///
+    /// * `name`: what people call the cartridge
+    ///
+    /// # Errors
+    /// The cartridge can't be used, or no thread can be started.
+    pub fn start(
+        name: &str,
+        cartridge: Cartridge,
+        options: RuntimeOptions,
+    ) -> Result<Self, RuntimeError> {
+        let lifecycle = Arc::default();
+        let staged = Staged { cartridge, lifecycle };
+        let warm = prepare(staged, &options, None)?;
+        let first = Arc::new(Resident::new(name.to_owned(), 1, warm.agent, warm.lifecycle));
+        let shared = Arc::new(Shared::new(options, Owner::first_state(&first)));
+        let (commands, inbox) = mpsc::channel();
+        let owner = Owner::new(first, inbox, Arc::clone(&shared));
+        let thread = std::thread::Builder::new()
+            .name("cart-tokens".to_owned())
+            .spawn(move || owner.run())
+            .map_err(RuntimeError::Thread)?;
+        Ok(Self { handle: RuntimeHandle { commands, shared }, thread: Some(thread) })
+    }
+
+    /// The means to talk to it.
+    pub fn handle(&self) -> RuntimeHandle {
+        self.handle.clone()
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        // A loop that has ended already has nothing to be told.
+        let _ = self.handle.commands.send(Command::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Talks to a running token loop. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct RuntimeHandle {
+    commands: Sender<Command>,
+    shared: Arc<Shared>,
+}
+
+impl RuntimeHandle {
+    /// Queues a request. Its events go to `sink`, beginning with `Started` or `Failed`.
+    ///
+    /// # Errors
+    /// An option is out of its range, the queue is full, or the runtime has been stopped.
+    pub fn submit(
+        &self,
+        request: GenerationRequest,
+        sink: Box<dyn EventSink>,
+    ) -> Result<(), SubmitError> {
+        request.options.check()?;
+        let place = self.shared.take_place()?;
+        let submitted = self.commands.send(Command::Submit { request, sink, place });
+        submitted.map_err(|_| SubmitError::Stopped)
+    }
+
+    /// What the runtime is doing, as of its last turn.
+    pub fn state(&self) -> Arc<RuntimeState> {
+        self.shared.state()
+    }
+
+    /// Whether the token loop runs.
+    pub fn is_running(&self) -> bool {
+        self.shared.is_running()
+    }
+
+    /// The active generation. Its agent's memory is the live one: read it, save it.
+    ///
+    /// # Errors
+    /// The runtime has been stopped.
+    pub fn active(&self) -> Result<Arc<Resident>, SubmitError> {
+        self.ask(|reply| Command::Active { reply }).ok_or(SubmitError::Stopped)
+    }
+
+    /// Changes the cartridge. Blocks while the new one is verified, loaded and warmed up on this
+    /// thread, while streams go on; call it where that does not matter.
+    ///
+    /// # Errors
+    /// Another swap is under way, the runtime has been stopped, or the new cartridge did not get to
+    /// `Warm`. The running generation is as it was.
+    pub fn swap(&self, request: SwapRequest) -> Result<SwapReport, SwapError> {
+        let turn = self.shared.begin_swap(&request.name).ok_or(SwapError::InProgress)?;
+        let refuse = |failure| SwapError::Refused {
+            name: request.name.clone(),
+            stage: turn.lifecycle().state(),
+            failure,
+        };
+        let running = self.active().map_err(|_| SwapError::Stopped)?;
+        let carried = match request.memory {
+            MemoryPolicy::Carry => Some(running.agent().clone()),
+            MemoryPolicy::Replace => None,
+        };
+        let lifecycle = Arc::clone(turn.lifecycle());
+        let staged = Staged { cartridge: request.cartridge.clone(), lifecycle };
+        let warm = prepare(staged, &self.shared.options, carried.as_ref()).map_err(refuse)?;
+        let SwapRequest { name, in_flight, memory, cartridge: _ } = request;
+        let incoming = Incoming { name, warm, in_flight, memory };
+        self.ask(|reply| Command::Activate { incoming, reply }).ok_or(SwapError::Stopped)
+    }
+
+    /// Goes back to the generation before, with the memory that it had; a memory that was carried
+    /// over stays as it is now.
+    ///
+    /// # Errors
+    /// A swap is under way, there is nothing to go back to, or the runtime has been stopped.
+    pub fn rollback(&self, in_flight: InFlight) -> Result<SwapReport, SwapError> {
+        let _turn: SwapTurn = self.shared.begin_swap("rollback").ok_or(SwapError::InProgress)?;
+        let done = self.ask(|reply| Command::RollBack { in_flight, reply });
+        done.ok_or(SwapError::Stopped)?.ok_or(SwapError::NothingToRollBackTo)
+    }
+
+    /// Ends every stream and every waiting request with [`StreamError::ShuttingDown`].
+    pub fn cut_off(&self) {
+        // A loop that has ended has no streams.
+        let _ = self.commands.send(Command::CutOff);
+    }
+
+    fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = mpsc::channel();
+        self.commands.send(command(reply)).ok()?;
+        answer.recv().ok()
+    }
+}
+
+/// The way of a cartridge to `Warm`, on this thread.
+fn prepare(
+    staged: Staged,
+    options: &RuntimeOptions,
+    carried: Option<&crate::Agent>,
+) -> Result<Warm, SwapFailure> {
+    staged.verify(options.verify_threads)?.load(&options.load, carried)?.warm()
+}

@@ -1,0 +1,109 @@
+//! The generations that are loaded: the active one, the one before, and those that streams end on.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::resident::Resident;
+use super::running::Running;
+use crate::swap::SwapState;
+
+/// How long a loop with nothing to do waits, where no rollback window ends earlier.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// The generations that are loaded.
+pub(super) struct Generations {
+    active: Arc<Resident>,
+    previous: Option<Previous>,
+    /// All that are not dropped, oldest first, these two included.
+    all: Vec<Arc<Resident>>,
+    window: Duration,
+    last_number: u64,
+}
+
+/// What can be rolled back to.
+struct Previous {
+    resident: Arc<Resident>,
+    until: Instant,
+}
+
+impl Generations {
+    pub(super) fn new(first: Arc<Resident>, window: Duration) -> Self {
+        advance(&first, SwapState::Active);
+        let last_number = first.generation();
+        Self { all: vec![Arc::clone(&first)], active: first, previous: None, window, last_number }
+    }
+
+    pub(super) fn active(&self) -> &Arc<Resident> {
+        &self.active
+    }
+
+    pub(super) fn all(&self) -> &[Arc<Resident>] {
+        &self.all
+    }
+
+    /// What a rollback would go back to.
+    pub(super) fn previous(&self) -> Option<&Arc<Resident>> {
+        self.previous.as_ref().map(|previous| &previous.resident)
+    }
+
+    /// The number of the next generation.
+    pub(super) fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+
+    /// Makes a warm generation the active one; returns the one before, which stays for a while.
+    pub(super) fn activate(&mut self, to: Arc<Resident>) -> Arc<Resident> {
+        advance(&to, SwapState::Active);
+        self.all.push(Arc::clone(&to));
+        let from = std::mem::replace(&mut self.active, to);
+        advance(&from, SwapState::Draining);
+        let until = Instant::now() + self.window;
+        self.previous = Some(Previous { resident: Arc::clone(&from), until });
+        from
+    }
+
+    /// Makes the generation before the active one; returns what was active, if there was one before.
+    pub(super) fn roll_back(&mut self) -> Option<Arc<Resident>> {
+        let to = self.previous.take()?.resident;
+        advance(&to, SwapState::Active);
+        let from = std::mem::replace(&mut self.active, to);
+        advance(&from, SwapState::Draining);
+        Some(from)
+    }
+
+    /// Drops the generations that nothing needs any more.
+    pub(super) fn forget(&mut self, streams: &[Running]) {
+        if self.all.len() == 1 {
+            return;
+        }
+        self.previous.take_if(|previous| previous.until <= Instant::now());
+        let kept = [Some(self.active.generation()), self.previous().map(|one| one.generation())];
+        let gone: Vec<Arc<Resident>> = self
+            .all
+            .extract_if(.., |one| {
+                let number = one.generation();
+                !kept.contains(&Some(number)) && !streams.iter().any(|stream| stream.needs(number))
+            })
+            .collect();
+        for one in &gone {
+            advance(one, SwapState::Dropped);
+        }
+        if !gone.is_empty() {
+            // Unmapping a model takes longer than a token, so it happens elsewhere; where there is no
+            // thread to be had, it happens here.
+            let _ = std::thread::Builder::new().name("cart-drop".to_owned()).spawn(|| drop(gone));
+        }
+    }
+
+    /// How long a loop with nothing to do may wait.
+    pub(super) fn next_look(&self) -> Duration {
+        let left = |previous: &Previous| previous.until.saturating_duration_since(Instant::now());
+        self.previous.as_ref().map_or(LONG, left).min(LONG)
+    }
+}
+
+fn advance(resident: &Resident, to: SwapState) {
+    let stepped = resident.lifecycle().step(to);
+    stepped.expect("the owner activates what is warm and drops what has drained");
+}

@@ -1,0 +1,271 @@
+//! The thread that owns the token loop and makes every decision.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+
+use cart_memory::MemoryReport;
+
+use super::GenerationRequest;
+use super::generations::Generations;
+use super::resident::Resident;
+use super::running::{Outcome, Running};
+use super::shared::{Place, Shared};
+use super::state::{Ended, GenerationState, RuntimeState};
+use super::stream::{EventSink, StreamError, StreamEvent};
+use crate::step_many;
+use crate::swap::candidate::Warm;
+use crate::swap::{InFlight, MemoryPolicy, SwapReport};
+
+/// What the owner is asked to do.
+pub(super) enum Command {
+    Submit { request: GenerationRequest, sink: Box<dyn EventSink>, place: Place },
+    Activate { incoming: Incoming, reply: Sender<SwapReport> },
+    RollBack { in_flight: InFlight, reply: Sender<Option<SwapReport>> },
+    Active { reply: Sender<Arc<Resident>> },
+    CutOff,
+    Stop,
+}
+
+/// A warm generation that is to become active.
+pub(super) struct Incoming {
+    pub(super) name: String,
+    pub(super) warm: Warm,
+    pub(super) in_flight: InFlight,
+    pub(super) memory: MemoryPolicy,
+}
+
+/// A request that waits for a place.
+struct Waiting {
+    request: GenerationRequest,
+    sink: Box<dyn EventSink>,
+    /// Given back when the request leaves the queue.
+    _place: Place,
+}
+
+/// Everything that the token loop decides about.
+pub(super) struct Owner {
+    inbox: Receiver<Command>,
+    shared: Arc<Shared>,
+    pub(super) generations: Generations,
+    queue: VecDeque<Waiting>,
+    pub(super) streams: Vec<Running>,
+    ended: Ended,
+    tokens: u64,
+    pub(super) last_swap: Option<SwapReport>,
+    memory: RememberedReport,
+}
+
+/// The last report on the memory, with what it was made from.
+#[derive(Default)]
+struct RememberedReport {
+    of: Option<(u64, u64)>,
+    report: Option<MemoryReport>,
+}
+
+/// Whether the loop goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Turn,
+    Stop,
+}
+
+impl Drop for Owner {
+    /// Also when the loop panics: nobody is to wait for a loop that is gone.
+    fn drop(&mut self) {
+        self.shared.stopped();
+    }
+}
+
+impl Owner {
+    pub(super) fn new(first: Arc<Resident>, inbox: Receiver<Command>, shared: Arc<Shared>) -> Self {
+        Self {
+            generations: Generations::new(first, shared.options.rollback_window),
+            inbox,
+            shared,
+            queue: VecDeque::new(),
+            streams: Vec::new(),
+            ended: Ended::default(),
+            tokens: 0,
+            last_swap: None,
+            memory: RememberedReport::default(),
+        }
+    }
+
+    /// What a runtime reports before its first turn.
+    pub(super) fn first_state(first: &Arc<Resident>) -> RuntimeState {
+        let active = generation_state(first, 0);
+        RuntimeState {
+            generations: vec![active.clone()],
+            active,
+            streams: 0,
+            queued: 0,
+            ended: Ended::default(),
+            tokens: 0,
+            swap: None,
+            last_swap: None,
+            rollback_to: None,
+            memory: first.agent().memory().map(|memory| memory.report()),
+            peak_rss_bytes: None,
+        }
+    }
+
+    /// Turns until it is told to stop, or nobody can tell it anything any more.
+    pub(super) fn run(mut self) {
+        while self.take_commands() == Next::Turn {
+            self.admit();
+            self.step();
+            self.close_ended();
+            self.generations.forget(&self.streams);
+            self.publish();
+        }
+        self.cut_off();
+    }
+
+    /// Takes what has come in; waits for something where there is nothing to do.
+    fn take_commands(&mut self) -> Next {
+        if self.streams.is_empty() && self.queue.is_empty() {
+            match self.inbox.recv_timeout(self.generations.next_look()) {
+                Ok(command) => {
+                    if self.take(command) == Next::Stop {
+                        return Next::Stop;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Next::Stop,
+            }
+        }
+        loop {
+            match self.inbox.try_recv() {
+                Ok(command) => {
+                    if self.take(command) == Next::Stop {
+                        return Next::Stop;
+                    }
+                }
+                Err(TryRecvError::Empty) => return Next::Turn,
+                Err(TryRecvError::Disconnected) => return Next::Stop,
+            }
+        }
+    }
+
+    fn take(&mut self, command: Command) -> Next {
+        match command {
+            Command::Submit { request, sink, place } => {
+                self.queue.push_back(Waiting { request, sink, _place: place });
+            }
+            Command::Activate { incoming, reply } => {
+                let report = self.activate(incoming);
+                self.publish();
+                // A caller that is gone finds the report in the state.
+                let _ = reply.send(report);
+            }
+            Command::RollBack { in_flight, reply } => {
+                let report = self.roll_back(in_flight);
+                self.publish();
+                let _ = reply.send(report);
+            }
+            Command::Active { reply } => {
+                let _ = reply.send(Arc::clone(self.generations.active()));
+            }
+            Command::CutOff => self.cut_off(),
+            Command::Stop => return Next::Stop,
+        }
+        Next::Turn
+    }
+
+    /// Gives waiting requests a place, in the order in which they came.
+    fn admit(&mut self) {
+        let most = self.shared.options.max_streams.get();
+        while self.streams.len() < most {
+            let Some(Waiting { request, sink, _place }) = self.queue.pop_front() else { return };
+            if sink.is_closed() {
+                self.ended.cancelled += 1;
+                continue;
+            }
+            match Running::start(self.generations.active(), &request, sink) {
+                Some(stream) => self.streams.push(stream),
+                None => self.ended.failed += 1,
+            }
+        }
+    }
+
+    /// One step of every stream: one batch for each generation.
+    fn step(&mut self) {
+        for resident in self.generations.all() {
+            let number = resident.generation();
+            let mut streams: Vec<&mut Running> =
+                self.streams.iter_mut().filter(|stream| stream.runs_on(number)).collect();
+            if streams.is_empty() {
+                continue;
+            }
+            let mut sessions: Vec<_> =
+                streams.iter_mut().map(|stream| &mut stream.session).collect();
+            let stepped = step_many(resident.agent(), &mut sessions);
+            for (stream, stepped) in streams.into_iter().zip(stepped) {
+                self.tokens += stream.absorb(stepped);
+            }
+        }
+    }
+
+    fn close_ended(&mut self) {
+        // In the order in which they came, so that memory is written in that order too.
+        for stream in self.streams.extract_if(.., |stream| stream.has_ended()) {
+            match stream.close() {
+                Outcome::Finished => self.ended.finished += 1,
+                Outcome::Cancelled => self.ended.cancelled += 1,
+                Outcome::Failed => self.ended.failed += 1,
+            }
+        }
+    }
+
+    fn cut_off(&mut self) {
+        self.streams.iter_mut().for_each(Running::cut_off);
+        self.close_ended();
+        for mut waiting in self.queue.drain(..) {
+            waiting.sink.deliver(StreamEvent::Failed(StreamError::ShuttingDown));
+            self.ended.failed += 1;
+        }
+        self.publish();
+    }
+
+    fn publish(&mut self) {
+        let active = self.generations.active();
+        let of = (active.generation(), active.agent().memory_epoch());
+        if self.memory.of != Some(of) {
+            let report = active.agent().memory().map(|memory| memory.report());
+            self.memory = RememberedReport { of: Some(of), report };
+        }
+        let on = |resident: &Resident| {
+            let number = resident.generation();
+            self.streams.iter().filter(|stream| stream.resident.generation() == number).count()
+        };
+        self.shared.publish(RuntimeState {
+            active: generation_state(active, on(active)),
+            generations: self
+                .generations
+                .all()
+                .iter()
+                .map(|resident| generation_state(resident, on(resident)))
+                .collect(),
+            streams: self.streams.len(),
+            queued: self.queue.len(),
+            ended: self.ended,
+            tokens: self.tokens,
+            swap: None,
+            last_swap: self.last_swap.clone(),
+            rollback_to: self.generations.previous().map(|previous| previous.generation()),
+            memory: self.memory.report.clone(),
+            peak_rss_bytes: None,
+        });
+    }
+}
+
+fn generation_state(resident: &Resident, streams: usize) -> GenerationState {
+    GenerationState {
+        name: resident.name().to_owned(),
+        manifest: resident.manifest(),
+        generation: resident.generation(),
+        state: resident.state(),
+        streams,
+    }
+}

@@ -1,0 +1,181 @@
+//! A stream that has a place in the token loop.
+
+use std::sync::Arc;
+
+use super::GenerationRequest;
+use super::resident::Resident;
+use super::stream::{EventSink, StreamError, StreamEvent, StreamSummary};
+use crate::{FinishReason, GenerateEvent, Session, StepError, StepEvent};
+
+/// A stream that has a place in the token loop, with the generation that it pins.
+pub(super) struct Running {
+    pub(super) resident: Arc<Resident>,
+    pub(super) session: Session,
+    sink: Box<dyn EventSink>,
+    /// Where it goes as soon as it stands between two characters.
+    bound_for: Option<Arc<Resident>>,
+    prompt_tokens: usize,
+    completion_tokens: usize,
+    moved: usize,
+    end: Option<End>,
+}
+
+/// How a stream ended.
+#[derive(Debug)]
+pub(super) enum End {
+    Finished(FinishReason),
+    Cancelled,
+    Failed(StreamError),
+}
+
+/// How a stream ended, for counting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Finished,
+    Cancelled,
+    Failed,
+}
+
+/// What a move to another generation came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moved {
+    /// It runs on the new generation, or will with the next whole character.
+    Yes,
+    /// The new generation can't take it, so it ends on the old one.
+    No,
+}
+
+impl Running {
+    /// Gives a request a place. `None` where it can't begin; its sink has been told then.
+    pub(super) fn start(
+        resident: &Arc<Resident>,
+        request: &GenerationRequest,
+        mut sink: Box<dyn EventSink>,
+    ) -> Option<Self> {
+        let agent = resident.agent();
+        match Session::start(agent, &request.prompt, &request.options) {
+            Ok(session) => {
+                let prompt_tokens = session.prompt_ids().len();
+                let resident = Arc::clone(resident);
+                sink.deliver(StreamEvent::Started {
+                    resident: Arc::clone(&resident),
+                    prompt_tokens,
+                });
+                Some(Self {
+                    resident,
+                    session,
+                    sink,
+                    bound_for: None,
+                    prompt_tokens,
+                    completion_tokens: 0,
+                    moved: 0,
+                    end: None,
+                })
+            }
+            Err(error) => {
+                sink.deliver(StreamEvent::Failed(StreamError::Start(error)));
+                None
+            }
+        }
+    }
+
+    /// Whether its next step is on this generation.
+    pub(super) fn runs_on(&self, generation: u64) -> bool {
+        self.end.is_none() && self.resident.generation() == generation
+    }
+
+    /// Whether it runs on this generation, or is on its way there.
+    pub(super) fn needs(&self, generation: u64) -> bool {
+        let bound = self.bound_for.as_ref().map(|to| to.generation());
+        self.resident.generation() == generation || bound == Some(generation)
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// Takes in what a step did, and says how many tokens it gave.
+    pub(super) fn absorb(&mut self, stepped: Result<StepEvent, StepError>) -> u64 {
+        let before = self.completion_tokens;
+        match stepped {
+            Ok(StepEvent::Prefilled { .. }) => {}
+            Ok(StepEvent::Generated(event)) => self.generated(event),
+            Err(error) => self.end = Some(End::Failed(StreamError::Step(error))),
+        }
+        if self.sink.is_closed() {
+            self.end = Some(End::Cancelled);
+        }
+        if self.end.is_none() {
+            self.go_over();
+        }
+        (self.completion_tokens - before) as u64
+    }
+
+    /// Sends the stream to another generation, at once or with the next whole character.
+    pub(super) fn move_to(&mut self, to: &Arc<Resident>) -> Moved {
+        self.bound_for = Some(Arc::clone(to));
+        self.go_over()
+    }
+
+    /// Ends the stream from outside.
+    pub(super) fn cut_off(&mut self) {
+        self.end = Some(End::Failed(StreamError::ShuttingDown));
+    }
+
+    /// Says goodbye. What is left to be written to memory is written now.
+    pub(super) fn close(mut self) -> Outcome {
+        match self.end.take() {
+            Some(End::Finished(finish)) => self.finish(finish),
+            Some(End::Failed(error)) => {
+                self.sink.deliver(StreamEvent::Failed(error));
+                Outcome::Failed
+            }
+            Some(End::Cancelled) | None => Outcome::Cancelled,
+        }
+    }
+
+    fn generated(&mut self, event: GenerateEvent) {
+        self.completion_tokens += 1;
+        self.end = event.finished.map(End::Finished);
+        self.sink.deliver(StreamEvent::Token(event));
+    }
+
+    /// Moves to where it is bound for, if it can be moved now.
+    fn go_over(&mut self) -> Moved {
+        let Some(to) = self.bound_for.take() else { return Moved::Yes };
+        if to.generation() == self.resident.generation() {
+            return Moved::Yes;
+        }
+        if !self.session.at_boundary() {
+            self.bound_for = Some(to);
+            return Moved::Yes;
+        }
+        // A stream that the new generation refuses goes on where it is.
+        if self.session.move_to(self.resident.agent(), to.agent()).is_err() {
+            return Moved::No;
+        }
+        self.moved += 1;
+        self.resident = Arc::clone(&to);
+        self.sink.deliver(StreamEvent::Moved { resident: to });
+        Moved::Yes
+    }
+
+    fn finish(mut self, finish: FinishReason) -> Outcome {
+        match self.session.finish(self.resident.agent()) {
+            Ok(generation) => {
+                self.sink.deliver(StreamEvent::Done(StreamSummary {
+                    prompt_tokens: self.prompt_tokens,
+                    completion_tokens: self.completion_tokens,
+                    finish,
+                    moved: self.moved,
+                    memory: generation.memory,
+                }));
+                Outcome::Finished
+            }
+            Err(error) => {
+                self.sink.deliver(StreamEvent::Failed(StreamError::Step(error)));
+                Outcome::Failed
+            }
+        }
+    }
+}

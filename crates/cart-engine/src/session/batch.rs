@@ -1,0 +1,72 @@
+//! Many sessions in one pass through the model.
+
+use std::time::Instant;
+
+use cart_nn::{ForwardError, Logits, Run};
+
+use super::{Reading, Session, StepError};
+use crate::agent::Agent;
+use crate::event::StepEvent;
+
+/// Tokens of prompts that one step reads, over all sessions: so long does a long prompt hold up
+/// the others.
+pub const PREFILL_CHUNK: usize = 256;
+
+/// Moves every session on by one step, all of them in one pass through the model: those with a
+/// prompt to read read a part of it, the others generate a token each.
+///
+/// Returns one result for each session, in order. A session that fails does not stop the others.
+pub fn step_many(
+    agent: &Agent,
+    sessions: &mut [&mut Session],
+) -> Vec<Result<StepEvent, StepError>> {
+    let began = Instant::now();
+    let readings = readings(sessions);
+    match forward(agent, sessions, &readings) {
+        Ok(logits) => {
+            let took = began.elapsed();
+            let mut logits = logits.as_slice();
+            let absorb = |(session, reading): (&mut &mut Session, &Option<Reading>)| {
+                let Some(reading) = *reading else { return finished(session) };
+                let (own, others) = logits.split_at(1 + usize::from(session.bare.is_some()));
+                logits = others;
+                session.absorb(agent, reading, own, took)
+            };
+            sessions.iter_mut().zip(&readings).map(absorb).collect()
+        }
+        // Nothing has changed, so each one can show by itself whether it was the cause.
+        Err(_) if sessions.len() > 1 => sessions
+            .iter_mut()
+            .flat_map(|session| step_many(agent, &mut [&mut **session]))
+            .collect(),
+        Err(error) => vec![Err(error.into())],
+    }
+}
+
+/// What each session reads; none for those that have ended.
+fn readings(sessions: &[&mut Session]) -> Vec<Option<Reading>> {
+    let going = |session: &Session| session.finished.is_none();
+    let reads_prompt = |session: &Session| session.tokens.len() - session.read > 1;
+    let prompts = sessions.iter().filter(|session| going(session) && reads_prompt(session)).count();
+    let share = (PREFILL_CHUNK / prompts.max(1)).max(1);
+    sessions.iter().map(|session| going(session).then(|| session.reading(share))).collect()
+}
+
+fn forward(
+    agent: &Agent,
+    sessions: &mut [&mut Session],
+    readings: &[Option<Reading>],
+) -> Result<Vec<Logits>, ForwardError> {
+    let mut runs: Vec<Run<'_>> = Vec::new();
+    for (session, reading) in sessions.iter_mut().zip(readings) {
+        if let Some(reading) = reading {
+            runs.extend(session.runs(*reading));
+        }
+    }
+    if runs.is_empty() { Ok(Vec::new()) } else { agent.forward(&mut runs) }
+}
+
+fn finished(session: &Session) -> Result<StepEvent, StepError> {
+    let reason = session.finished.expect("only sessions that have ended read nothing");
+    Err(StepError::Finished(reason))
+}

@@ -1,0 +1,112 @@
+//! Changing the running cartridge between two tokens.
+//!
+//! A swap goes through the states of [`SwapState`], one after the other. Everything that can fail
+//! happens on the caller's thread, to a generation that nobody uses yet, while the running one
+//! streams on: digests, schema, finiteness, tokenizer against weights, the memory's space, warm-up,
+//! golden probes. Only then does the owner of the token loop exchange two pointers. So a swap that
+//! fails leaves the running generation as it was.
+//!
+//! Begin with [`SwapRequest`], [`SwapReport`] and [`SwapError`];
+//! [`RuntimeHandle::swap`](crate::runtime::RuntimeHandle::swap) runs one.
+
+pub(crate) mod candidate;
+pub(crate) mod lifecycle;
+mod peak;
+mod refusal;
+
+use cart_format::ManifestId;
+use cart_store::Cartridge;
+use serde::{Deserialize, Serialize};
+
+pub use lifecycle::{IllegalStep, Lifecycle, SwapState};
+pub use refusal::{SwapError, SwapFailure};
+
+pub(crate) use peak::peak_rss;
+
+/// What becomes of the streams that run while the cartridge changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InFlight {
+    /// They end on the generation that they began on.
+    #[default]
+    Finish,
+    /// At the next token they go on with the new one: what was delivered is turned into text,
+    /// tokenized and read again. Where the new generation can't take a stream over (its context is
+    /// too short, or it has no chat template), the stream ends on the old one.
+    Boundary,
+}
+
+/// What becomes of the memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemoryPolicy {
+    /// The new cartridge's own.
+    #[default]
+    Replace,
+    /// The running memory moves over. It must belong to the new cartridge's space.
+    Carry,
+}
+
+/// A swap that is asked for.
+#[derive(Clone, Debug)]
+pub struct SwapRequest {
+    /// What people call the cartridge, such as `name:tag`.
+    pub name: String,
+    /// The cartridge. Its golden probes are those of its commit.
+    pub cartridge: Cartridge,
+    /// What becomes of running streams.
+    pub in_flight: InFlight,
+    /// What becomes of the memory.
+    pub memory: MemoryPolicy,
+}
+
+/// One side of a swap.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwapSide {
+    /// What people call the cartridge.
+    pub name: String,
+    /// Its id.
+    pub manifest: ManifestId,
+    /// The number of the generation; each swap counts one up.
+    pub generation: u64,
+}
+
+/// What a swap did, and how long it took.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SwapReport {
+    /// What ran before.
+    pub from: SwapSide,
+    /// What runs now.
+    pub to: SwapSide,
+    /// What became of running streams.
+    pub in_flight: InFlight,
+    /// What became of the memory.
+    pub memory: MemoryPolicy,
+    /// Bytes whose digests were recomputed.
+    pub bytes_verified: u64,
+    /// Milliseconds to recompute every digest.
+    pub verify_ms: f64,
+    /// Milliseconds to load weights, tokenizer and memory, and to check them against each other.
+    pub load_ms: f64,
+    /// Milliseconds of warm-up and probes.
+    pub warm_ms: f64,
+    /// Milliseconds for which the token loop stood still for the exchange, with `boundary` also for
+    /// turning the streams' texts into the new generation's tokens. (They are read again in the
+    /// loop, beside the other streams.)
+    pub pause_ms: f64,
+    /// Golden probes that passed.
+    pub probes_passed: usize,
+    /// Logits of the warm-up that were checked to be finite.
+    pub logits_checked: usize,
+    /// Streams that go on with the new generation. One that stands inside a character goes over with
+    /// the token that ends it.
+    pub streams_moved: usize,
+    /// Streams that end on the old generation.
+    pub streams_on_old: usize,
+    /// Streams that the swap ended.
+    pub streams_dropped: usize,
+    /// Slots in the memory after the swap.
+    pub memory_slots: usize,
+    /// The process's peak resident memory so far, where the system tells.
+    pub peak_rss_bytes: Option<u64>,
+}

@@ -1,0 +1,123 @@
+//! A generation on its way to being warm. Each state is a type, and each step takes the one before,
+//! so no step can be left out.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use cart_format::Probe;
+use cart_store::{Cartridge, Silent, Verified, VerifyOptions};
+
+use super::lifecycle::{Lifecycle, SwapState};
+use super::refusal::SwapFailure;
+use crate::{Agent, LoadOptions, check_probe, finite_check};
+
+/// Asked for; nothing was read yet.
+pub(crate) struct Staged {
+    pub(crate) cartridge: Cartridge,
+    pub(crate) lifecycle: Arc<Lifecycle>,
+}
+
+/// Every digest matched.
+pub(crate) struct Checked {
+    verified: Verified,
+    lifecycle: Arc<Lifecycle>,
+    pub(crate) took: Took,
+}
+
+/// Weights, tokenizer and memory are loaded and fit each other.
+pub(crate) struct Loaded {
+    agent: Agent,
+    probes: Vec<Probe>,
+    lifecycle: Arc<Lifecycle>,
+    pub(crate) took: Took,
+}
+
+/// It has computed.
+pub(crate) struct Warm {
+    pub(crate) agent: Agent,
+    pub(crate) lifecycle: Arc<Lifecycle>,
+    pub(crate) took: Took,
+}
+
+/// What the way to `Warm` took and did.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Took {
+    pub(crate) bytes_verified: u64,
+    pub(crate) verify_ms: f64,
+    pub(crate) load_ms: f64,
+    pub(crate) warm_ms: f64,
+    pub(crate) probes_passed: usize,
+    pub(crate) logits_checked: usize,
+}
+
+impl Staged {
+    /// Recomputes every digest.
+    pub(crate) fn verify(self, threads: Option<usize>) -> Result<Checked, SwapFailure> {
+        let begun = Instant::now();
+        let options = VerifyOptions { threads, ..VerifyOptions::default() };
+        let verified = self.cartridge.verify(&options, &Silent)?;
+        let took = Took {
+            bytes_verified: verified.report().bytes,
+            verify_ms: millis_since(begun),
+            ..Took::default()
+        };
+        step(&self.lifecycle, SwapState::Verified);
+        Ok(Checked { verified, lifecycle: self.lifecycle, took })
+    }
+}
+
+impl Checked {
+    /// Loads it, and gives it the running memory where that is to be carried over.
+    ///
+    /// * `carried`: the agent whose memory moves over, if one does
+    pub(crate) fn load(
+        self,
+        options: &LoadOptions,
+        carried: Option<&Agent>,
+    ) -> Result<Loaded, SwapFailure> {
+        let begun = Instant::now();
+        let mut agent = Agent::load(&self.verified, options)?;
+        if agent.tokenizer().is_none() {
+            return Err(SwapFailure::NoTokenizer);
+        }
+        if let Some(carried) = carried {
+            agent = agent.with_memory_of(carried)?;
+        }
+        let commit = self.verified.cartridge().commit();
+        let probes = commit.map(|(_, commit)| commit.probes.clone()).unwrap_or_default();
+        step(&self.lifecycle, SwapState::Loaded);
+        let took = Took { load_ms: millis_since(begun), ..self.took };
+        Ok(Loaded { agent, probes, lifecycle: self.lifecycle, took })
+    }
+}
+
+impl Loaded {
+    /// Reads a few texts, whose logits must be finite and not all the same, then runs the golden
+    /// probes of its commit.
+    pub(crate) fn warm(self) -> Result<Warm, SwapFailure> {
+        let begun = Instant::now();
+        let finite = finite_check(&self.agent)?;
+        for (index, probe) in self.probes.iter().enumerate() {
+            let outcome = check_probe(&self.agent, probe)?;
+            if !outcome.passed {
+                return Err(SwapFailure::ProbeFailed { index, outcome: Box::new(outcome) });
+            }
+        }
+        step(&self.lifecycle, SwapState::Warm);
+        let took = Took {
+            warm_ms: millis_since(begun),
+            probes_passed: self.probes.len(),
+            logits_checked: finite.logits,
+            ..self.took
+        };
+        Ok(Warm { agent: self.agent, lifecycle: self.lifecycle, took })
+    }
+}
+
+fn step(lifecycle: &Lifecycle, to: SwapState) {
+    lifecycle.step(to).expect("the types lead from state to state in order");
+}
+
+pub(crate) fn millis_since(begun: Instant) -> f64 {
+    begun.elapsed().as_secs_f64() * 1e3
+}

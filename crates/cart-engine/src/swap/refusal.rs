@@ -1,0 +1,109 @@
+//! Why a swap was refused, and at which stage.
+
+use cart_memory::ForeignSpace;
+use cart_store::VerifyError;
+use thiserror::Error;
+
+use super::lifecycle::SwapState;
+use crate::{FiniteError, LoadError, ProbeError, ProbeFailure, ProbeOutcome};
+
+/// Why there was no swap. The running generation is as it was.
+#[derive(Debug, Error)]
+pub enum SwapError {
+    /// One at a time.
+    #[error(
+        "another swap is under way; wait until it is done (its state is in the runtime's state)"
+    )]
+    InProgress,
+    /// There is no generation to go back to.
+    #[error(
+        "there is nothing to roll back to: the generation before was dropped, or there was none; swap to its cartridge by name"
+    )]
+    NothingToRollBackTo,
+    /// The runtime has been stopped.
+    #[error("the runtime has been stopped; start another")]
+    Stopped,
+    /// The new generation did not get to the next state.
+    #[error("`{name}` was refused after state {stage:?}: {failure}; the running cartridge goes on")]
+    Refused {
+        /// What people call the cartridge.
+        name: String,
+        /// The last state that it reached.
+        stage: SwapState,
+        /// Why it got no further.
+        #[source]
+        failure: SwapFailure,
+    },
+}
+
+/// Why a generation did not get to the next state.
+#[derive(Debug, Error)]
+pub enum SwapFailure {
+    /// To `Verified`: the bytes are not what the manifest says.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    /// To `Loaded`: parts are missing or do not belong together.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// To `Loaded`: it has no tokenizer, so it can't serve text.
+    #[error("the cartridge has no tokenizer; pack it with one (--tokenizer FILE)")]
+    NoTokenizer,
+    /// To `Loaded`: the running memory belongs to another space.
+    #[error("the memory can't be carried over: {0}; or swap with memory `replace`")]
+    Memory(#[from] ForeignSpace),
+    /// To `Warm`: it can't compute, or what it computes is not finite.
+    #[error("the warm-up failed: {0}")]
+    Warm(#[from] FiniteError),
+    /// To `Warm`: a golden probe can't be run.
+    #[error("a golden probe can't be run: {0}")]
+    Probe(#[from] ProbeError),
+    /// To `Warm`: a golden probe gave other numbers than it was recorded with.
+    #[error("golden probe {index} ({:?}) failed: {}; if this is as it should be, record new ones with `cart probe`", outcome.prompt, what_failed(outcome))]
+    ProbeFailed {
+        /// Which probe of the commit, from 0.
+        index: usize,
+        /// What it gave.
+        outcome: Box<ProbeOutcome>,
+    },
+}
+
+impl SwapError {
+    /// A short name for machines.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::InProgress => "swap_in_progress",
+            Self::NothingToRollBackTo => "nothing_to_roll_back_to",
+            Self::Stopped => "runtime_stopped",
+            Self::Refused { failure, .. } => failure.code(),
+        }
+    }
+}
+
+impl SwapFailure {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Verify(_) => "verification_failed",
+            Self::Load(_) => "load_failed",
+            Self::NoTokenizer => "no_tokenizer",
+            Self::Memory(_) => "memory_of_another_space",
+            Self::Warm(_) => "warm_up_failed",
+            Self::Probe(_) | Self::ProbeFailed { .. } => "probe_failed",
+        }
+    }
+}
+
+fn what_failed(outcome: &ProbeOutcome) -> String {
+    match &outcome.failure {
+        None => "nothing differs".to_owned(),
+        Some(ProbeFailure::OtherTokens { expected, found }) => {
+            format!("its prompt had {} tokens and now has {}", expected.len(), found.len())
+        }
+        Some(ProbeFailure::UnknownToken { step, token }) => {
+            format!("step {step} names token {token}, which the model does not have")
+        }
+        Some(ProbeFailure::Moved { step, token, expected, found }) => format!(
+            "at step {step}, ln p of token {token} was {expected:.3} and is {found:.3}; allowed: {} nat off",
+            outcome.tolerance
+        ),
+    }
+}

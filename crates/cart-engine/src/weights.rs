@@ -1,0 +1,20 @@
+//! Weights as the store has them: mapped, not copied.
+
+use std::collections::BTreeMap;
+
+use cart_nn::{SharedBytes, WeightTensor};
+use cart_store::{BlobError, Verified};
+
+/// Every tensor of a cartridge. Each map lives as long as the model that uses it.
+pub(crate) fn weights(verified: &Verified) -> Result<BTreeMap<String, WeightTensor>, BlobError> {
+    let mut weights = BTreeMap::new();
+    for (name, entry) in &verified.manifest().model.tensors {
+        let tensor = WeightTensor {
+            dtype: entry.dtype,
+            shape: entry.shape.iter().map(|&dim| dim as usize).collect(),
+            bytes: SharedBytes::new(verified.map(&entry.blob)?),
+        };
+        weights.insert(name.to_string(), tensor);
+    }
+    Ok(weights)
+}
