@@ -1,157 +1,26 @@
 //! What a cartridge is: architecture, tensors, tokenizer, memory, metadata, and the blobs that hold
 //! them (spec 20).
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
+mod check;
+mod error;
+mod version;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use thiserror::Error;
 
 use crate::digest::{BlobId, ManifestId, SegmentId, SpaceId};
-use crate::dtype::{DType, DTypeError};
-use crate::json::{self, JsonError};
-use crate::limits::{DIMENSIONS, FILES, MANIFEST_BYTES, SEGMENT, TENSORS};
+use crate::dtype::DType;
+use crate::json;
+use crate::limits::MANIFEST_BYTES;
 use crate::names::TensorName;
+
+pub use error::ManifestError;
+pub use version::Version;
 
 /// The version that this crate writes.
 pub const FORMAT_VERSION: Version = Version { major: 1, minor: 0 };
-
-/// The critical features that this crate understands: none so far.
-const KNOWN_CRITICAL: &[&str] = &[];
-
-/// Why bytes are not a manifest that this version can use.
-#[derive(Debug, Error)]
-pub enum ManifestError {
-    /// Not a canonical document.
-    #[error("the manifest is damaged or foreign: {0}")]
-    Json(#[from] JsonError),
-    /// No `cart` field with a version.
-    #[error(
-        "the document is not a cart manifest: its field `cart` is {found}; allowed: a version such as \"1.0\""
-    )]
-    NotAManifest {
-        /// What the field holds.
-        found: String,
-    },
-    /// A major version of the future.
-    #[error("the manifest has format version {found}; this cart reads up to {}.x: update cart", FORMAT_VERSION.major)]
-    NewerMajor {
-        /// Its version.
-        found: Version,
-    },
-    /// A feature that must be understood and is not.
-    #[error(
-        "the manifest needs the feature `{feature}`, which this cart does not know: update cart"
-    )]
-    UnknownCritical {
-        /// The feature.
-        feature: String,
-    },
-    /// A field is missing, unknown in kind, or of the wrong type.
-    #[error("the manifest does not fit its schema: {0}")]
-    Schema(#[source] serde_json::Error),
-    /// Over a limit.
-    #[error("the manifest lists {found} {what}; allowed: {allowed}")]
-    TooMany {
-        /// Tensors, dimensions, files.
-        what: &'static str,
-        /// How many.
-        found: u64,
-        /// The limit.
-        allowed: u64,
-    },
-    /// A blob is named, but not in the table of blobs.
-    #[error("{what} names blob {blob}, which is not in the manifest's table of blobs")]
-    UnlistedBlob {
-        /// Who names it.
-        what: String,
-        /// The blob.
-        blob: BlobId,
-    },
-    /// A blob is in the table, but nothing names it.
-    #[error("the manifest lists blob {blob}, which nothing in it uses")]
-    UnusedBlob {
-        /// The blob.
-        blob: BlobId,
-    },
-    /// Shape and element type don't give a size.
-    #[error("tensor `{tensor}`: {source}")]
-    Shape {
-        /// The tensor.
-        tensor: String,
-        /// The reason.
-        source: DTypeError,
-    },
-    /// Shape and element type give another size than the blob has.
-    #[error("tensor `{tensor}` ({dtype} {shape:?}) needs {needed} bytes, but its blob has {found}")]
-    Size {
-        /// The tensor.
-        tensor: String,
-        /// Its element type.
-        dtype: DType,
-        /// Its shape.
-        shape: Vec<u64>,
-        /// Bytes by shape.
-        needed: u64,
-        /// Bytes of the blob.
-        found: u64,
-    },
-    /// A blob's list of segments does not fit its size.
-    #[error("blob {blob} of {size} bytes lists {found} segments; allowed: {allowed}")]
-    Segments {
-        /// The blob.
-        blob: BlobId,
-        /// Its size.
-        size: u64,
-        /// Segments listed.
-        found: u64,
-        /// Segments that its size asks for.
-        allowed: u64,
-    },
-    /// A memory tensor's blocks don't cover its rows.
-    #[error(
-        "memory tensor `{tensor}` has {rows} rows in blocks of {rows_per_block}, but lists {found} blocks"
-    )]
-    Blocks {
-        /// The tensor.
-        tensor: String,
-        /// Its first dimension.
-        rows: u64,
-        /// Rows in each block but the last.
-        rows_per_block: u64,
-        /// Blocks listed.
-        found: u64,
-    },
-    /// A file of the origin has a path that leaves its folder, or comes twice.
-    #[error(
-        "the origin's file path {path:?} is not acceptable; allowed: relative, unique, without `..`, `\\` or control characters"
-    )]
-    Path {
-        /// The path.
-        path: String,
-    },
-    /// The pieces of a file don't add up to its size.
-    #[error("the origin's file `{path}` has {size} bytes, but its pieces add up to {found}")]
-    Pieces {
-        /// The file.
-        path: String,
-        /// Its size.
-        size: u64,
-        /// The sum of its pieces.
-        found: u64,
-    },
-}
-
-/// A format version, written `major.minor`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Version {
-    /// Readers refuse a larger one.
-    pub major: u32,
-    /// Readers accept a larger one, and keep what they don't know.
-    pub minor: u32,
-}
 
 /// The content of a cartridge. Its canonical bytes' SHA-256 is the cartridge's id.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -351,7 +220,7 @@ impl Manifest {
     /// that contradict each other.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ManifestError> {
         let value = json::from_canonical(bytes, MANIFEST_BYTES)?;
-        check_version(&value)?;
+        check::check_version(&value)?;
         let manifest: Self = serde_json::from_value(value).map_err(ManifestError::Schema)?;
         manifest.check()?;
         Ok(manifest)
@@ -406,214 +275,12 @@ impl Manifest {
         }
         uses
     }
-
-    /// Checks limits, sizes and references.
-    ///
-    /// # Errors
-    /// The first thing that does not fit.
-    pub fn check(&self) -> Result<(), ManifestError> {
-        self.check_version()?;
-        at_most("tensors", self.model.tensors.len() as u64, TENSORS)?;
-        for (blob, entry) in &self.blobs {
-            entry.check(*blob)?;
-        }
-        self.check_uses()?;
-        for (name, tensor) in &self.model.tensors {
-            self.check_tensor(name, tensor)?;
-        }
-        if let Some(memory) = &self.memory {
-            at_most("memory tensors", memory.tensors.len() as u64, TENSORS)?;
-            for (name, tensor) in &memory.tensors {
-                self.check_blocked(name, tensor)?;
-            }
-        }
-        self.origin.as_ref().map_or(Ok(()), |origin| self.check_origin(origin))
-    }
-
-    fn check_version(&self) -> Result<(), ManifestError> {
-        if self.cart.major > FORMAT_VERSION.major {
-            return Err(ManifestError::NewerMajor { found: self.cart });
-        }
-        match self.critical.iter().find(|feature| !KNOWN_CRITICAL.contains(&feature.as_str())) {
-            Some(feature) => Err(ManifestError::UnknownCritical { feature: feature.clone() }),
-            None => Ok(()),
-        }
-    }
-
-    fn check_uses(&self) -> Result<(), ManifestError> {
-        let mut unused: std::collections::BTreeSet<BlobId> = self.blobs.keys().copied().collect();
-        for (what, blob) in self.uses() {
-            if !self.blobs.contains_key(&blob) {
-                return Err(ManifestError::UnlistedBlob { what, blob });
-            }
-            unused.remove(&blob);
-        }
-        // A later minor version may name blobs in sections that we only carry along.
-        match unused.first() {
-            Some(&blob) if self.cart <= FORMAT_VERSION => Err(ManifestError::UnusedBlob { blob }),
-            _ => Ok(()),
-        }
-    }
-
-    fn check_tensor(&self, name: &TensorName, tensor: &TensorEntry) -> Result<(), ManifestError> {
-        at_most("dimensions", tensor.shape.len() as u64, DIMENSIONS as u64)?;
-        let needed = size_of(name, tensor.dtype, &tensor.shape)?;
-        self.check_size(name, tensor.dtype, &tensor.shape, tensor.blob, needed)
-    }
-
-    fn check_blocked(
-        &self,
-        name: &TensorName,
-        tensor: &BlockedTensor,
-    ) -> Result<(), ManifestError> {
-        at_most("dimensions", tensor.shape.len() as u64, DIMENSIONS as u64)?;
-        let rows = tensor.shape.first().copied().unwrap_or(0);
-        let per_block = tensor.rows_per_block;
-        let found = tensor.blocks.len() as u64;
-        if tensor.shape.is_empty() || per_block == 0 || rows.div_ceil(per_block) != found {
-            return Err(ManifestError::Blocks {
-                tensor: name.to_string(),
-                rows,
-                rows_per_block: per_block,
-                found,
-            });
-        }
-        for (index, &blob) in tensor.blocks.iter().enumerate() {
-            let mut shape = tensor.shape.clone();
-            shape[0] = per_block.min(rows - per_block * index as u64);
-            let needed = size_of(name, tensor.dtype, &shape)?;
-            self.check_size(name, tensor.dtype, &shape, blob, needed)?;
-        }
-        Ok(())
-    }
-
-    fn check_size(
-        &self,
-        name: &TensorName,
-        dtype: DType,
-        shape: &[u64],
-        blob: BlobId,
-        needed: u64,
-    ) -> Result<(), ManifestError> {
-        let found = self.blobs[&blob].size;
-        if needed == found {
-            return Ok(());
-        }
-        let (tensor, shape) = (name.to_string(), shape.to_vec());
-        Err(ManifestError::Size { tensor, dtype, shape, needed, found })
-    }
-
-    fn check_origin(&self, origin: &Origin) -> Result<(), ManifestError> {
-        at_most("files", origin.files.len() as u64, FILES as u64)?;
-        let mut previous: Option<&str> = None;
-        for file in &origin.files {
-            if !is_plain_path(&file.path)
-                || previous.is_some_and(|previous| previous >= file.path.as_str())
-            {
-                return Err(ManifestError::Path { path: file.path.clone() });
-            }
-            previous = Some(&file.path);
-            let found = file.pieces.iter().try_fold(0_u64, |sum, piece| match piece {
-                Piece::Blob(blob) => sum.checked_add(self.blobs[blob].size),
-                Piece::Zeros(zeros) => sum.checked_add(*zeros),
-            });
-            if found != Some(file.size) {
-                return Err(ManifestError::Pieces {
-                    path: file.path.clone(),
-                    size: file.size,
-                    found: found.unwrap_or(u64::MAX),
-                });
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Default for Manifest {
     fn default() -> Self {
         Self::new()
     }
-}
-
-impl BlobEntry {
-    /// How many segment digests a blob of this size carries: none up to 16 MiB.
-    pub const fn segments_for(size: u64) -> u64 {
-        if size > SEGMENT { size.div_ceil(SEGMENT) } else { 0 }
-    }
-
-    fn check(&self, blob: BlobId) -> Result<(), ManifestError> {
-        let allowed = Self::segments_for(self.size);
-        let found = self.segments.len() as u64;
-        if found == allowed {
-            return Ok(());
-        }
-        Err(ManifestError::Segments { blob, size: self.size, found, allowed })
-    }
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
-    }
-}
-
-impl FromStr for Version {
-    type Err = std::num::ParseIntError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (major, minor) = text.split_once('.').unwrap_or((text, ""));
-        Ok(Self { major: major.parse()?, minor: minor.parse()? })
-    }
-}
-
-impl Serialize for Version {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Version {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-/// Version and critical features come before the schema, so that a manifest of the future is
-/// refused by name and not as a broken one.
-fn check_version(value: &Value) -> Result<(), ManifestError> {
-    let field = value.get("cart");
-    let version: Version = field
-        .and_then(Value::as_str)
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(|| ManifestError::NotAManifest {
-            found: field.map_or_else(|| "absent".to_owned(), ToString::to_string),
-        })?;
-    let critical = value.get("critical").and_then(Value::as_array).into_iter().flatten();
-    let probe = Manifest {
-        cart: version,
-        critical: critical.filter_map(Value::as_str).map(str::to_owned).collect(),
-        ..Manifest::new()
-    };
-    probe.check_version()
-}
-
-fn size_of(name: &TensorName, dtype: DType, shape: &[u64]) -> Result<u64, ManifestError> {
-    dtype.size_of(shape).map_err(|source| ManifestError::Shape { tensor: name.to_string(), source })
-}
-
-fn at_most(what: &'static str, found: u64, allowed: u64) -> Result<(), ManifestError> {
-    if found > allowed {
-        return Err(ManifestError::TooMany { what, found, allowed });
-    }
-    Ok(())
-}
-
-fn is_plain_path(path: &str) -> bool {
-    !path.is_empty()
-        && path.len() <= 1024
-        && !path.contains('\\')
-        && !path.chars().any(char::is_control)
-        && path.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]

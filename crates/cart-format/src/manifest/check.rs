@@ -1,0 +1,194 @@
+//! Everything about a manifest that can be checked without its blobs.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::{
+    BlobEntry, BlockedTensor, FORMAT_VERSION, Manifest, ManifestError, Origin, Piece, TensorEntry,
+    Version,
+};
+use crate::digest::BlobId;
+use crate::dtype::DType;
+use crate::limits::{DIMENSIONS, FILES, SEGMENT, TENSORS};
+use crate::names::TensorName;
+
+/// The critical features that this crate understands: none so far.
+const KNOWN_CRITICAL: &[&str] = &[];
+
+impl Manifest {
+    /// Checks limits, sizes and references.
+    ///
+    /// # Errors
+    /// The first thing that does not fit.
+    pub fn check(&self) -> Result<(), ManifestError> {
+        self.check_version()?;
+        at_most("tensors", self.model.tensors.len() as u64, TENSORS)?;
+        for (blob, entry) in &self.blobs {
+            entry.check(*blob)?;
+        }
+        self.check_uses()?;
+        for (name, tensor) in &self.model.tensors {
+            self.check_tensor(name, tensor)?;
+        }
+        if let Some(memory) = &self.memory {
+            at_most("memory tensors", memory.tensors.len() as u64, TENSORS)?;
+            for (name, tensor) in &memory.tensors {
+                self.check_blocked(name, tensor)?;
+            }
+        }
+        self.origin.as_ref().map_or(Ok(()), |origin| self.check_origin(origin))
+    }
+
+    fn check_version(&self) -> Result<(), ManifestError> {
+        if self.cart.major > FORMAT_VERSION.major {
+            return Err(ManifestError::NewerMajor { found: self.cart });
+        }
+        match self.critical.iter().find(|feature| !KNOWN_CRITICAL.contains(&feature.as_str())) {
+            Some(feature) => Err(ManifestError::UnknownCritical { feature: feature.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    fn check_uses(&self) -> Result<(), ManifestError> {
+        let mut unused: BTreeSet<BlobId> = self.blobs.keys().copied().collect();
+        for (what, blob) in self.uses() {
+            if !self.blobs.contains_key(&blob) {
+                return Err(ManifestError::UnlistedBlob { what, blob });
+            }
+            unused.remove(&blob);
+        }
+        // A later minor version may name blobs in sections that we only carry along.
+        match unused.first() {
+            Some(&blob) if self.cart <= FORMAT_VERSION => Err(ManifestError::UnusedBlob { blob }),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_tensor(&self, name: &TensorName, tensor: &TensorEntry) -> Result<(), ManifestError> {
+        at_most("dimensions", tensor.shape.len() as u64, DIMENSIONS as u64)?;
+        let needed = size_of(name, tensor.dtype, &tensor.shape)?;
+        self.check_size(name, tensor.dtype, &tensor.shape, tensor.blob, needed)
+    }
+
+    fn check_blocked(
+        &self,
+        name: &TensorName,
+        tensor: &BlockedTensor,
+    ) -> Result<(), ManifestError> {
+        at_most("dimensions", tensor.shape.len() as u64, DIMENSIONS as u64)?;
+        let rows = tensor.shape.first().copied().unwrap_or(0);
+        let per_block = tensor.rows_per_block;
+        let found = tensor.blocks.len() as u64;
+        if tensor.shape.is_empty() || per_block == 0 || rows.div_ceil(per_block) != found {
+            return Err(ManifestError::Blocks {
+                tensor: name.to_string(),
+                rows,
+                rows_per_block: per_block,
+                found,
+            });
+        }
+        for (index, &blob) in tensor.blocks.iter().enumerate() {
+            let mut shape = tensor.shape.clone();
+            shape[0] = per_block.min(rows - per_block * index as u64);
+            let needed = size_of(name, tensor.dtype, &shape)?;
+            self.check_size(name, tensor.dtype, &shape, blob, needed)?;
+        }
+        Ok(())
+    }
+
+    fn check_size(
+        &self,
+        name: &TensorName,
+        dtype: DType,
+        shape: &[u64],
+        blob: BlobId,
+        needed: u64,
+    ) -> Result<(), ManifestError> {
+        let found = self.blobs[&blob].size;
+        if needed == found {
+            return Ok(());
+        }
+        let (tensor, shape) = (name.to_string(), shape.to_vec());
+        Err(ManifestError::Size { tensor, dtype, shape, needed, found })
+    }
+
+    fn check_origin(&self, origin: &Origin) -> Result<(), ManifestError> {
+        at_most("files", origin.files.len() as u64, FILES as u64)?;
+        let mut previous: Option<&str> = None;
+        for file in &origin.files {
+            if !is_plain_path(&file.path)
+                || previous.is_some_and(|previous| previous >= file.path.as_str())
+            {
+                return Err(ManifestError::Path { path: file.path.clone() });
+            }
+            previous = Some(&file.path);
+            let found = file.pieces.iter().try_fold(0_u64, |sum, piece| match piece {
+                Piece::Blob(blob) => sum.checked_add(self.blobs[blob].size),
+                Piece::Zeros(zeros) => sum.checked_add(*zeros),
+            });
+            if found != Some(file.size) {
+                return Err(ManifestError::Pieces {
+                    path: file.path.clone(),
+                    size: file.size,
+                    found: found.unwrap_or(u64::MAX),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl BlobEntry {
+    /// How many segment digests a blob of this size carries: none up to 16 MiB.
+    pub const fn segments_for(size: u64) -> u64 {
+        if size > SEGMENT { size.div_ceil(SEGMENT) } else { 0 }
+    }
+
+    fn check(&self, blob: BlobId) -> Result<(), ManifestError> {
+        let allowed = Self::segments_for(self.size);
+        let found = self.segments.len() as u64;
+        if found == allowed {
+            return Ok(());
+        }
+        Err(ManifestError::Segments { blob, size: self.size, found, allowed })
+    }
+}
+
+/// Version and critical features come before the schema, so that a manifest of the future is
+/// refused by name and not as a broken one.
+pub(super) fn check_version(value: &Value) -> Result<(), ManifestError> {
+    let field = value.get("cart");
+    let version: Version = field
+        .and_then(Value::as_str)
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| ManifestError::NotAManifest {
+            found: field.map_or_else(|| "absent".to_owned(), ToString::to_string),
+        })?;
+    let critical = value.get("critical").and_then(Value::as_array).into_iter().flatten();
+    let probe = Manifest {
+        cart: version,
+        critical: critical.filter_map(Value::as_str).map(str::to_owned).collect(),
+        ..Manifest::new()
+    };
+    probe.check_version()
+}
+
+fn size_of(name: &TensorName, dtype: DType, shape: &[u64]) -> Result<u64, ManifestError> {
+    dtype.size_of(shape).map_err(|source| ManifestError::Shape { tensor: name.to_string(), source })
+}
+
+fn at_most(what: &'static str, found: u64, allowed: u64) -> Result<(), ManifestError> {
+    if found > allowed {
+        return Err(ManifestError::TooMany { what, found, allowed });
+    }
+    Ok(())
+}
+
+fn is_plain_path(path: &str) -> bool {
+    !path.is_empty()
+        && path.len() <= 1024
+        && !path.contains('\\')
+        && !path.chars().any(char::is_control)
+        && path.split('/').all(|part| !matches!(part, "" | "." | ".."))
+}
