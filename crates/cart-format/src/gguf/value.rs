@@ -40,8 +40,8 @@ macro_rules! values {
                 }
             }
 
-            /// Type and value, for messages.
-            pub(super) fn describe(&self) -> String {
+            /// Value and type, for messages.
+            pub fn describe(&self) -> String {
                 match self {
                     $(Self::$variant(value) => {
                         format!("{value} ({})", stringify!($variant).to_lowercase())
