@@ -1,1 +1,20 @@
-//! HTTP over the engine: OpenAI-compatible endpoints, state, swap and metrics
+//! HTTP over the engine: OpenAI-compatible endpoints with streaming, and the state, swap and
+//! metrics of the running cartridge.
+//!
+//! Begin with [`AppState`] (a runtime, the store that swaps come from, and [`ServerOptions`]),
+//! [`serve`], which runs until its shutdown future ends, and [`shutdown_signal`]. Every refusal is
+//! an [`ApiError`] in the shape that OpenAI's clients read.
+
+mod app;
+mod body;
+mod error;
+mod events;
+mod live;
+mod metrics;
+mod openai;
+mod request_id;
+mod serve;
+
+pub use app::{AppState, ServerOptions, router};
+pub use error::ApiError;
+pub use serve::{ServeError, Served, serve, shutdown_signal};

@@ -1,0 +1,226 @@
+//! Every refusal of the server, in the shape that OpenAI's clients read.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use cart_engine::runtime::{StreamError, SubmitError};
+use cart_engine::swap::SwapError;
+use serde_json::{Value, json};
+use thiserror::Error;
+
+/// Why a request was refused.
+#[derive(Debug, Error)]
+pub enum ApiError {
+    /// The body is not UTF-8.
+    #[error("the body is not UTF-8: byte {at} is not part of a character; send JSON in UTF-8")]
+    NotUtf8 {
+        /// Offset of the first wrong byte.
+        at: usize,
+    },
+    /// The body is not JSON, or not of this endpoint's schema.
+    #[error("the body can't be read: {source}; send the JSON object that this endpoint takes")]
+    Body {
+        /// What the reader said, with line and column.
+        source: serde_json::Error,
+    },
+    /// The body was cut off, or its encoding is wrong.
+    #[error("the body did not arrive whole; send it again")]
+    Incomplete,
+    /// The body is over the limit.
+    #[error("the body is over {allowed} bytes; send a smaller one, or raise the server's limit")]
+    TooLarge {
+        /// The limit.
+        allowed: usize,
+    },
+    /// A parameter that is required.
+    #[error("`{param}` is missing; {hint}")]
+    Missing {
+        /// The parameter.
+        param: &'static str,
+        /// What to send.
+        hint: &'static str,
+    },
+    /// A parameter with a value that is not allowed.
+    #[error("`{param}` is {found}; allowed: {allowed}")]
+    Invalid {
+        /// The parameter.
+        param: &'static str,
+        /// What was sent, cut.
+        found: String,
+        /// What may be sent.
+        allowed: &'static str,
+    },
+    /// A parameter of OpenAI's that this server does not have.
+    #[error("`{param}` is not supported by this server; leave it out")]
+    Unsupported {
+        /// The parameter.
+        param: &'static str,
+    },
+    /// No such path.
+    #[error("there is nothing at {method} {path}; see /v1/models, /v1/chat/completions, /v1/completions and /cart/state")]
+    NoRoute {
+        /// The method.
+        method: String,
+        /// The path.
+        path: String,
+    },
+    /// The path is there, the method is not.
+    #[error("{path} does not take {method}")]
+    Method {
+        /// The method.
+        method: String,
+        /// The path.
+        path: String,
+    },
+    /// No such model.
+    #[error("model `{model}` is not being served; `GET /v1/models` lists what is")]
+    NoModel {
+        /// The name asked for.
+        model: String,
+    },
+    /// The runtime did not take the request.
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    /// The stream ended with an error.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// A swap was refused.
+    #[error(transparent)]
+    Swap(#[from] SwapError),
+    /// A ref that a swap names can't be resolved.
+    #[error("`{reference}` can't be resolved: {source}")]
+    Reference {
+        /// What was asked for.
+        reference: String,
+        /// Why.
+        source: Box<cart_store::ResolveError>,
+    },
+    /// The server is shutting down.
+    #[error("the server is shutting down; try again in a moment, or another instance")]
+    ShuttingDown,
+    /// A bug: a task of the server ended early.
+    #[error("a task of the server ended without an answer; this is a bug")]
+    TaskLost,
+}
+
+/// Seconds after which a refused client may try again.
+const RETRY_AFTER: &str = "1";
+
+impl ApiError {
+    /// The HTTP status.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::NotUtf8 { .. }
+            | Self::Body { .. }
+            | Self::Incomplete
+            | Self::Missing { .. }
+            | Self::Invalid { .. }
+            | Self::Unsupported { .. } => StatusCode::BAD_REQUEST,
+            Self::NoRoute { .. } | Self::NoModel { .. } | Self::Reference { .. } => {
+                StatusCode::NOT_FOUND
+            }
+            Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Submit(SubmitError::Busy { .. }) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Submit(SubmitError::Stopped) | Self::ShuttingDown => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Submit(SubmitError::Options(_)) => StatusCode::BAD_REQUEST,
+            Self::Stream(error) => stream_status(error),
+            Self::Swap(error) => swap_status(error),
+            Self::TaskLost => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self.status() {
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            StatusCode::SERVICE_UNAVAILABLE => "service_unavailable_error",
+            StatusCode::INTERNAL_SERVER_ERROR => "server_error",
+            StatusCode::CONFLICT => "conflict_error",
+            StatusCode::NOT_FOUND => "not_found_error",
+            _ => "invalid_request_error",
+        }
+    }
+
+    fn param(&self) -> Option<&'static str> {
+        match self {
+            Self::Missing { param, .. }
+            | Self::Invalid { param, .. }
+            | Self::Unsupported { param } => Some(param),
+            Self::NoModel { .. } => Some("model"),
+            Self::Reference { .. } => Some("ref"),
+            _ => None,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::NotUtf8 { .. } => "invalid_utf8",
+            Self::Body { .. } => "invalid_json",
+            Self::Incomplete => "incomplete_body",
+            Self::TooLarge { .. } => "body_too_large",
+            Self::Missing { .. } => "missing_parameter",
+            Self::Invalid { .. } => "invalid_value",
+            Self::Unsupported { .. } => "unsupported_parameter",
+            Self::NoRoute { .. } => "not_found",
+            Self::Method { .. } => "method_not_allowed",
+            Self::NoModel { .. } => "model_not_found",
+            Self::Submit(SubmitError::Busy { .. }) => "queue_full",
+            Self::Submit(SubmitError::Options(_)) => "invalid_value",
+            Self::Submit(SubmitError::Stopped) | Self::ShuttingDown => "shutting_down",
+            Self::Stream(error) => stream_code(error),
+            Self::Swap(error) => error.code(),
+            Self::Reference { .. } => "reference_not_found",
+            Self::TaskLost => "internal_error",
+        }
+    }
+
+    /// `{"error": {"message", "type", "param", "code"}}`.
+    pub fn body(&self) -> Value {
+        json!({ "error": {
+            "message": self.to_string(),
+            "type": self.kind(),
+            "param": self.param(),
+            "code": self.code(),
+        }})
+    }
+}
+
+fn stream_status(error: &StreamError) -> StatusCode {
+    match error {
+        StreamError::Start(_) => StatusCode::BAD_REQUEST,
+        StreamError::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+        StreamError::Step(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+fn stream_code(error: &StreamError) -> &'static str {
+    match error {
+        StreamError::Start(_) => "invalid_prompt",
+        StreamError::ShuttingDown => "shutting_down",
+        StreamError::Step(_) => "internal_error",
+    }
+}
+
+fn swap_status(error: &SwapError) -> StatusCode {
+    match error {
+        SwapError::InProgress => StatusCode::CONFLICT,
+        SwapError::Stopped => StatusCode::SERVICE_UNAVAILABLE,
+        SwapError::NothingToRollBackTo => StatusCode::CONFLICT,
+        SwapError::Refused { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        let mut response = (status, Json(self.body())).into_response();
+        let again = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
+        if again.contains(&status) {
+            let value = HeaderValue::from_static(RETRY_AFTER);
+            response.headers_mut().insert(header::RETRY_AFTER, value);
+        }
+        response
+    }
+}

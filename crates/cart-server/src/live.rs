@@ -1,0 +1,120 @@
+//! The cartridge that runs: its state, its swap, its health.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use cart_engine::runtime::RuntimeState;
+use cart_engine::swap::{InFlight, MemoryPolicy, SwapError, SwapReport, SwapRequest};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::app::AppState;
+use crate::body::read_json;
+use crate::error::ApiError;
+
+/// The body of `POST /cart/swap`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SwapBody {
+    #[serde(rename = "ref")]
+    reference: Option<String>,
+    #[serde(default)]
+    in_flight: InFlight,
+    #[serde(default)]
+    memory: MemoryPolicy,
+}
+
+/// The body of `POST /cart/rollback`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RollbackBody {
+    #[serde(default)]
+    in_flight: InFlight,
+}
+
+pub(crate) async fn state(State(state): State<AppState>) -> Json<RuntimeState> {
+    Json((*state.runtime().state()).clone())
+}
+
+pub(crate) async fn health(State(state): State<AppState>) -> Response {
+    let now = state.runtime().state();
+    let (status, word) = if !state.runtime().is_running() {
+        (StatusCode::SERVICE_UNAVAILABLE, "stopped")
+    } else if state.is_draining() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining")
+    } else {
+        (StatusCode::OK, "ok")
+    };
+    let body = json!({
+        "status": word,
+        "model": now.active.name,
+        "generation": now.active.generation,
+    });
+    (status, Json(body)).into_response()
+}
+
+pub(crate) async fn swap(
+    State(state): State<AppState>,
+    request: Request,
+) -> Result<Json<SwapReport>, ApiError> {
+    if state.is_draining() {
+        return Err(ApiError::ShuttingDown);
+    }
+    let body: SwapBody = read_json(request, state.options().body_limit).await?;
+    let hint = "name the cartridge to swap to: name, name:tag, or an id";
+    let reference = body.reference.ok_or(ApiError::Missing { param: "ref", hint })?;
+    // On its own thread and not tied to this request: a client that goes away stops no swap.
+    let task = tokio::task::spawn_blocking(move || {
+        let outcome = swap_now(&state, reference, body.in_flight, body.memory);
+        count(&state, "done", &outcome);
+        outcome
+    });
+    task.await.map_err(|_| ApiError::TaskLost)?.map(Json)
+}
+
+pub(crate) async fn rollback(
+    State(state): State<AppState>,
+    request: Request,
+) -> Result<Json<SwapReport>, ApiError> {
+    if state.is_draining() {
+        return Err(ApiError::ShuttingDown);
+    }
+    let body: RollbackBody = read_json(request, state.options().body_limit).await?;
+    let task = tokio::task::spawn_blocking(move || {
+        let outcome = state.runtime().rollback(body.in_flight).map_err(ApiError::from);
+        count(&state, "rolled_back", &outcome);
+        outcome
+    });
+    task.await.map_err(|_| ApiError::TaskLost)?.map(Json)
+}
+
+fn swap_now(
+    state: &AppState,
+    reference: String,
+    in_flight: InFlight,
+    memory: MemoryPolicy,
+) -> Result<SwapReport, ApiError> {
+    let store = state.store();
+    let found = store.resolve(&reference).and_then(|found| store.open_cartridge(&found));
+    let cartridge = match found {
+        Ok(cartridge) => cartridge,
+        Err(source) => return Err(ApiError::Reference { reference, source: Box::new(source) }),
+    };
+    let request = SwapRequest { name: reference, cartridge, in_flight, memory };
+    Ok(state.runtime().swap(request)?)
+}
+
+fn count(state: &AppState, done: &'static str, outcome: &Result<SwapReport, ApiError>) {
+    match outcome {
+        Ok(report) => {
+            let pause = Duration::from_secs_f64(report.pause_ms / 1e3);
+            state.metrics().swapped(done, Some(pause));
+        }
+        // A swap that never began is not an outcome of one.
+        Err(ApiError::Swap(SwapError::InProgress)) => {}
+        Err(_) => state.metrics().swapped("refused", None),
+    }
+}

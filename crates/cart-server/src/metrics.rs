@@ -1,0 +1,214 @@
+//! Numbers for an operator, as Prometheus reads them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use cart_engine::runtime::RuntimeState;
+
+/// Upper bounds in seconds of the buckets for waiting times.
+const WAIT_BOUNDS: [f64; 12] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+/// Upper bounds in seconds of the buckets for the pause of a swap.
+const PAUSE_BOUNDS: [f64; 10] =
+    [0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_5, 0.001, 0.01, 0.1, 1.0];
+
+/// Counters and histograms of the server. Gauges come from the runtime's state.
+pub(crate) struct Metrics {
+    requests: Mutex<BTreeMap<(String, u16), u64>>,
+    swaps: Mutex<BTreeMap<&'static str, u64>>,
+    prompt_tokens: AtomicU64,
+    completion_tokens: AtomicU64,
+    first_token: Histogram,
+    per_token: Histogram,
+    pause: Histogram,
+}
+
+/// Counts of durations by upper bound.
+struct Histogram {
+    bounds: &'static [f64],
+    /// One more than there are bounds: the last is for what is over all of them.
+    counts: Vec<AtomicU64>,
+    sum_nanos: AtomicU64,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        Self {
+            requests: Mutex::default(),
+            swaps: Mutex::default(),
+            prompt_tokens: AtomicU64::new(0),
+            completion_tokens: AtomicU64::new(0),
+            first_token: Histogram::new(&WAIT_BOUNDS),
+            per_token: Histogram::new(&WAIT_BOUNDS),
+            pause: Histogram::new(&PAUSE_BOUNDS),
+        }
+    }
+
+    /// A request was answered. `route` is the pattern of the route, so that the number of series
+    /// does not depend on clients.
+    pub(crate) fn answered(&self, route: &str, status: u16) {
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        *requests.entry((route.to_owned(), status)).or_default() += 1;
+    }
+
+    /// A swap or a rollback ended.
+    pub(crate) fn swapped(&self, outcome: &'static str, pause: Option<Duration>) {
+        let mut swaps = self.swaps.lock().unwrap_or_else(PoisonError::into_inner);
+        *swaps.entry(outcome).or_default() += 1;
+        if let Some(pause) = pause {
+            self.pause.observe(pause);
+        }
+    }
+
+    pub(crate) fn prompt(&self, tokens: usize) {
+        self.prompt_tokens.fetch_add(tokens as u64, Ordering::Relaxed);
+    }
+
+    /// A token came, so long after the request or after the token before.
+    pub(crate) fn token(&self, first: bool, waited: Duration) {
+        self.completion_tokens.fetch_add(1, Ordering::Relaxed);
+        if first { self.first_token.observe(waited) } else { self.per_token.observe(waited) }
+    }
+
+    /// All of it, in the text format of Prometheus.
+    pub(crate) fn render(&self, state: &RuntimeState) -> String {
+        let mut text = String::new();
+        self.render_requests(&mut text);
+        self.render_tokens(&mut text);
+        self.render_swaps(&mut text);
+        render_gauges(&mut text, state);
+        self.first_token.render(
+            &mut text,
+            "cart_time_to_first_token_seconds",
+            "From the request to its first token.",
+        );
+        self.per_token.render(
+            &mut text,
+            "cart_time_per_token_seconds",
+            "Between two tokens of a stream.",
+        );
+        self.pause.render(
+            &mut text,
+            "cart_swap_pause_seconds",
+            "How long the token loop stood still for a swap.",
+        );
+        text
+    }
+
+    fn render_requests(&self, text: &mut String) {
+        head(text, "cart_requests_total", "counter", "Requests answered, by route and status.");
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((route, status), count) in requests.iter() {
+            let labels = format!("{{route=\"{route}\",status=\"{status}\"}}");
+            line(text, "cart_requests_total", &labels, *count);
+        }
+    }
+
+    fn render_tokens(&self, text: &mut String) {
+        head(text, "cart_tokens_total", "counter", "Tokens read and generated.");
+        let prompt = self.prompt_tokens.load(Ordering::Relaxed);
+        let completion = self.completion_tokens.load(Ordering::Relaxed);
+        line(text, "cart_tokens_total", "{kind=\"prompt\"}", prompt);
+        line(text, "cart_tokens_total", "{kind=\"completion\"}", completion);
+    }
+
+    fn render_swaps(&self, text: &mut String) {
+        head(text, "cart_swaps_total", "counter", "Swaps, by outcome.");
+        let swaps = self.swaps.lock().unwrap_or_else(PoisonError::into_inner);
+        for outcome in ["done", "refused", "rolled_back"] {
+            let count = swaps.get(outcome).copied().unwrap_or(0);
+            line(text, "cart_swaps_total", &format!("{{outcome=\"{outcome}\"}}"), count);
+        }
+    }
+}
+
+fn render_gauges(text: &mut String, state: &RuntimeState) {
+    let gauge = |text: &mut String, name, help, value: u64| {
+        head(text, name, "gauge", help);
+        line(text, name, "", value);
+    };
+    gauge(text, "cart_streams_active", "Streams being generated.", state.streams as u64);
+    gauge(text, "cart_queue_length", "Requests that wait for a place.", state.queued as u64);
+    gauge(text, "cart_generation", "Number of the active generation.", state.active.generation);
+    head(text, "cart_streams_total", "counter", "Streams that ended, by outcome.");
+    let ended = &state.ended;
+    for (outcome, count) in
+        [("finished", ended.finished), ("cancelled", ended.cancelled), ("failed", ended.failed)]
+    {
+        line(text, "cart_streams_total", &format!("{{outcome=\"{outcome}\"}}"), count);
+    }
+    head(text, "cart_memory_slots", "gauge", "Slots in use, by store.");
+    if let Some(memory) = &state.memory {
+        for (store, report) in [("stm", &memory.stm), ("ltm", &memory.ltm)] {
+            let labels = format!("{{store=\"{store}\"}}");
+            line(text, "cart_memory_slots", &labels, report.slots as u64);
+        }
+    }
+}
+
+impl Histogram {
+    fn new(bounds: &'static [f64]) -> Self {
+        let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
+        Self { bounds, counts, sum_nanos: AtomicU64::new(0) }
+    }
+
+    fn observe(&self, duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        let bucket = self.bounds.partition_point(|bound| *bound < seconds);
+        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.sum_nanos.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    fn render(&self, text: &mut String, name: &str, help: &str) {
+        head(text, name, "histogram", help);
+        let mut below = 0;
+        for (bound, count) in self.bounds.iter().zip(&self.counts) {
+            below += count.load(Ordering::Relaxed);
+            line(text, &format!("{name}_bucket"), &format!("{{le=\"{bound}\"}}"), below);
+        }
+        let all = below + self.counts[self.bounds.len()].load(Ordering::Relaxed);
+        line(text, &format!("{name}_bucket"), "{le=\"+Inf\"}", all);
+        let sum = Duration::from_nanos(self.sum_nanos.load(Ordering::Relaxed)).as_secs_f64();
+        writeln!(text, "{name}_sum {sum}").expect("a String takes everything");
+        line(text, &format!("{name}_count"), "", all);
+    }
+}
+
+fn head(text: &mut String, name: &str, kind: &str, help: &str) {
+    writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}")
+        .expect("a String takes everything");
+}
+
+fn line(text: &mut String, name: &str, labels: &str, value: u64) {
+    writeln!(text, "{name}{labels} {value}").expect("a String takes everything");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_counts_each_duration_under_every_bound_that_holds_it() {
+        let histogram = Histogram::new(&WAIT_BOUNDS);
+        for millis in [1, 3, 700, 60_000] {
+            histogram.observe(Duration::from_millis(millis));
+        }
+        let mut text = String::new();
+        histogram.render(&mut text, "t", "h");
+        for wanted in [
+            "t_bucket{le=\"0.001\"} 1\n",
+            "t_bucket{le=\"0.005\"} 2\n",
+            "t_bucket{le=\"1\"} 3\n",
+            "t_bucket{le=\"10\"} 3\n",
+            "t_bucket{le=\"+Inf\"} 4\n",
+            "t_sum 60.704\n",
+            "t_count 4\n",
+        ] {
+            assert!(text.contains(wanted), "{wanted} in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The life of a server: it listens, drains, and ends.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use axum::serve::ListenerExt as _;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+use crate::app::{AppState, router};
+
+/// How often a drain looks whether streams are left.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long connections may take to close after the last stream.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// Why a server ended early.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// The listener.
+    #[error("the server can't go on listening: {0}")]
+    Listen(#[from] std::io::Error),
+}
+
+/// How a server ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// Streams that were cut off because they took longer than the limit.
+    pub cut_off: usize,
+}
+
+/// Serves until `shutdown` ends and the running streams with it.
+///
+/// New generations are refused with 503 from then on, while running ones may end within
+/// [`shutdown_limit`](crate::ServerOptions::shutdown_limit); those that don't are closed with an
+/// error. The runtime is left running: it is the caller's.
+///
+/// # Errors
+/// The listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    state: AppState,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<Served, ServeError> {
+    let (drained, cut_off) = oneshot::channel();
+    let (close, closing) = oneshot::channel();
+    let draining = state.clone();
+    tokio::spawn(async move {
+        shutdown.await;
+        let cut = drain(&draining).await;
+        // The receivers live as long as the server.
+        let _ = drained.send(cut);
+        let _ = close.send(());
+    });
+    // A token is a small packet; waiting to fill one would hold tokens back.
+    let listener = listener.tap_io(|stream| {
+        let _ = stream.set_nodelay(true);
+    });
+    let (end, ended) = oneshot::channel();
+    let server = axum::serve(listener, router(state)).with_graceful_shutdown(async move {
+        let _ = closing.await;
+        let _ = end.send(());
+    });
+    let stuck = async {
+        let _ = ended.await;
+        tokio::time::sleep(CLOSING).await;
+    };
+    tokio::select! {
+        served = async { server.await } => served?,
+        () = stuck => {}
+    }
+    Ok(Served { cut_off: cut_off.await.unwrap_or(0) })
+}
+
+/// Refuses what is new, waits for what runs, and cuts off what takes too long.
+async fn drain(state: &AppState) -> usize {
+    state.drain();
+    let begun = Instant::now();
+    while begun.elapsed() < state.options().shutdown_limit {
+        let now = state.runtime().state();
+        if now.streams + now.queued == 0 {
+            return 0;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    let now = state.runtime().state();
+    state.runtime().cut_off();
+    now.streams + now.queued
+}
+
+/// Ends at the first SIGINT (Ctrl-C) or SIGTERM.
+pub async fn shutdown_signal() {
+    let interrupt = async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = interrupt => {}
+        () = terminate() => {}
+    }
+}
+
+#[cfg(unix)]
+async fn terminate() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut signal) => {
+            signal.recv().await;
+        }
+        Err(_) => std::future::pending().await,
+    }
+}
+
+#[cfg(not(unix))]
+async fn terminate() {
+    std::future::pending().await
+}
