@@ -68,19 +68,27 @@ impl Context {
         }
     }
 
+    /// The same options on another store.
+    pub(crate) fn with_store(&self, root: PathBuf) -> Self {
+        Self { store_root: Some(root), json: self.json, quiet: self.quiet, threads: self.threads }
+    }
+
     /// The store's folder.
     pub(crate) fn store_root(&self) -> Result<PathBuf, Failure> {
         match &self.store_root {
             Some(root) => Ok(root.clone()),
-            None => Store::default_root().ok_or_else(|| {
-                Failure::arguments("no data folder is known on this system; give --store DIR")
-            }),
+            None => Store::default_root().map_err(Failure::refused),
         }
     }
 
-    /// Opens the store, making it if it is not there.
+    /// Opens the store. Reading never makes one.
     pub(crate) fn store(&self) -> Result<Store, Failure> {
-        Store::open_or_create(&self.store_root()?).map_err(Failure::refused)
+        Store::open(self.store_root()?).map_err(Failure::refused)
+    }
+
+    /// Opens the store to write to it, making it if it is not there.
+    pub(crate) fn store_or_new(&self) -> Result<Store, Failure> {
+        Store::open_or_create(self.store_root()?).map_err(Failure::refused)
     }
 
     /// Threads that parallel work will use.

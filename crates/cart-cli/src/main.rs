@@ -4,11 +4,15 @@
 //! to stderr. Exit codes and the wording of errors are in [`failure`].
 
 mod bytes;
+mod child;
 mod commands;
 mod context;
+mod facts;
 mod failure;
 mod progress;
+mod history;
 mod report;
+mod sampling;
 mod table;
 
 use std::process::ExitCode;

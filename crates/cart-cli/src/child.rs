@@ -1,0 +1,89 @@
+//! Other processes of this command: experiments need a context that is really gone.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use thiserror::Error;
+
+use crate::context::Context;
+use crate::failure::Failure;
+
+/// A child process did not do what it was started for.
+#[derive(Debug, Error)]
+pub(crate) enum ChildError {
+    /// It ended with an exit code.
+    #[error("`cart {arguments}` ended with exit code {code}: {stderr}")]
+    Ended {
+        /// Its arguments.
+        arguments: String,
+        /// Its exit code; -1 for a signal.
+        code: i32,
+        /// What it said.
+        stderr: String,
+    },
+    /// A server did not say where it listens.
+    #[error("`cart serve` did not say where it listens: {said}")]
+    NotListening {
+        /// What it said instead.
+        said: String,
+    },
+}
+
+/// Runs `cart` with these arguments on the same store; gives its stdout.
+pub(crate) fn cart(context: &Context, arguments: &[String]) -> Result<String, Failure> {
+    let output = command(context, arguments)?.output().map_err(Failure::refused)?;
+    if !output.status.success() {
+        return Err(Failure::refused(ChildError::Ended {
+            arguments: arguments.join(" "),
+            code: output.status.code().unwrap_or(-1),
+            stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        }));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A running `cart serve`, ended when dropped.
+pub(crate) struct Server {
+    child: Child,
+    /// `http://127.0.0.1:PORT`.
+    pub(crate) url: String,
+}
+
+impl Server {
+    /// Starts a server for a cartridge on a free port and waits until it listens.
+    pub(crate) fn start(context: &Context, reference: &str) -> Result<Self, Failure> {
+        let arguments = ["serve", reference, "--listen", "127.0.0.1:0"].map(str::to_owned);
+        let mut child = command(context, &arguments)?
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(Failure::refused)?;
+        let stdout = child.stdout.take().expect("stdout was piped");
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line).map_err(Failure::refused)?;
+        let url = line.split_whitespace().find(|word| word.starts_with("http://"));
+        let Some(url) = url.map(str::to_owned) else {
+            let _ = child.kill();
+            return Err(Failure::refused(ChildError::NotListening { said: line }));
+        };
+        Ok(Self { child, url })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn command(context: &Context, arguments: &[String]) -> Result<Command, Failure> {
+    let mut command = Command::new(std::env::current_exe().map_err(Failure::refused)?);
+    command.arg("--quiet").arg("--store").arg(context.store_root()?);
+    if let Some(threads) = context.threads {
+        command.arg("--threads").arg(threads.to_string());
+    }
+    command.args(arguments).stdin(Stdio::null());
+    Ok(command)
+}

@@ -1,0 +1,80 @@
+//! The subcommands, a file each. A command's doc comment is its help.
+
+mod bench;
+mod chat;
+mod completions;
+mod demo;
+mod diff;
+mod eval;
+mod export;
+mod fsck;
+mod gc;
+mod inspect;
+mod log;
+mod ls;
+mod pack;
+mod probe;
+mod rm;
+mod run;
+mod serve;
+mod swap;
+mod tag;
+mod verify;
+
+use clap::Subcommand;
+
+use crate::context::Context;
+use crate::failure::Failure;
+
+/// A subcommand with its arguments.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    Pack(pack::PackArgs),
+    Verify(verify::VerifyArgs),
+    Inspect(inspect::InspectArgs),
+    Ls(ls::LsArgs),
+    Log(log::LogArgs),
+    Tag(tag::TagArgs),
+    Rm(rm::RmArgs),
+    Export(export::ExportArgs),
+    Diff(diff::DiffArgs),
+    Run(run::RunArgs),
+    Chat(chat::ChatArgs),
+    Serve(serve::ServeArgs),
+    Swap(swap::SwapArgs),
+    Probe(probe::ProbeArgs),
+    Eval(eval::EvalArgs),
+    Gc(gc::GcArgs),
+    Fsck(fsck::FsckArgs),
+    Bench(bench::BenchArgs),
+    Demo(demo::DemoArgs),
+    Completions(completions::CompletionsArgs),
+}
+
+impl Command {
+    /// Runs the subcommand.
+    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        match self {
+            Self::Pack(args) => pack::run(context, &args),
+            Self::Verify(args) => verify::run(context, &args),
+            Self::Inspect(args) => inspect::run(context, &args),
+            Self::Ls(args) => ls::run(context, &args),
+            Self::Log(args) => log::run(context, &args),
+            Self::Tag(args) => tag::run(context, &args),
+            Self::Rm(args) => rm::run(context, &args),
+            Self::Export(args) => export::run(context, &args),
+            Self::Diff(args) => diff::run(context, &args),
+            Self::Run(args) => run::run(context, &args),
+            Self::Chat(args) => chat::run(context, &args),
+            Self::Serve(args) => serve::run(context, &args),
+            Self::Swap(args) => swap::run(context, &args),
+            Self::Probe(args) => probe::run(context, &args),
+            Self::Eval(args) => eval::run(context, &args),
+            Self::Gc(args) => gc::run(context, &args),
+            Self::Fsck(args) => fsck::run(context, &args),
+            Self::Bench(args) => bench::run(context, &args),
+            Self::Demo(args) => demo::run(context, &args),
+            Self::Completions(args) => completions::run(&args),
+        }
+    }
+}

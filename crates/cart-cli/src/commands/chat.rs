@@ -1,0 +1,154 @@
+//! `cart chat`.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+
+use cart_engine::{GenerateEvent, Message, Prompt};
+use cart_store::RefName;
+use clap::Args;
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::history;
+use crate::report;
+use crate::sampling::{MemoryArgs, SamplingArgs};
+
+/// Talk with an agent in the terminal.
+///
+/// Lines that begin with `/` are commands: /memory shows what is remembered, /save NAME keeps it,
+/// /clear forgets the conversation (not the memory), /quit ends. Ctrl-D ends too.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  cart chat smol
+  cart chat smol --memory --system 'You answer in one sentence.'
+  printf 'Name three colors.\\n' | cart chat smol -n 40")]
+pub(crate) struct ChatArgs {
+    /// A cartridge with a chat template
+    #[arg(value_name = "REF")]
+    reference: String,
+    /// A system message before the conversation
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// At most so many tokens an answer
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
+    max_tokens: usize,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    memory: MemoryArgs,
+}
+
+struct Chat<'c> {
+    context: &'c Context,
+    args: &'c ChatArgs,
+    agent: cart_engine::Agent,
+    origin: history::LoadedFrom,
+    messages: Vec<Message>,
+}
+
+enum Turn {
+    GoOn,
+    Quit,
+}
+
+pub(crate) fn run(context: &Context, args: &ChatArgs) -> Result<(), Failure> {
+    let options = args.sampling.options(args.max_tokens, args.memory.options());
+    options.check().map_err(|error| Failure::arguments(error.to_string()))?;
+    let (agent, origin) = history::load(context, &args.reference)?;
+    let mut chat = Chat { context, args, agent, origin, messages: Vec::new() };
+    chat.clear();
+    let interactive = std::io::stdin().is_terminal();
+    if interactive {
+        context.remark("type a message; /help lists commands; Ctrl-D ends");
+    }
+    loop {
+        if interactive {
+            report::stdout(b"> ")?;
+        }
+        let mut line = String::new();
+        if std::io::stdin().lock().read_line(&mut line).map_err(Failure::refused)? == 0 {
+            return Ok(());
+        }
+        let line = line.trim();
+        match line.strip_prefix('/') {
+            _ if line.is_empty() => {}
+            Some(command) => {
+                if let Turn::Quit = chat.command(command)? {
+                    return Ok(());
+                }
+            }
+            None => chat.answer(line)?,
+        }
+    }
+}
+
+impl Chat<'_> {
+    fn clear(&mut self) {
+        self.messages.clear();
+        if let Some(system) = &self.args.system {
+            self.messages.push(Message::new("system", system.clone()));
+        }
+    }
+
+    fn answer(&mut self, text: &str) -> Result<(), Failure> {
+        self.messages.push(Message::new("user", text));
+        let options = self.args.sampling.options(self.args.max_tokens, self.args.memory.options());
+        let mut broken = None;
+        let done = self.agent.generate(
+            &Prompt::Chat(self.messages.clone()),
+            &options,
+            |event: &GenerateEvent| {
+                if broken.is_none() {
+                    broken = report::stdout(event.text_delta.as_bytes()).err();
+                }
+            },
+        );
+        report::line("")?;
+        if let Some(failure) = broken {
+            return Err(failure);
+        }
+        match done {
+            Ok(generation) => {
+                if let Some(used) = &generation.memory
+                    && !used.read.is_empty()
+                {
+                    let texts: Vec<&str> = used.read.iter().map(|read| read.text.trim()).collect();
+                    self.context.remark(&format!("  (remembered: {})", texts.join(" | ")));
+                }
+                self.messages.push(Message::new("assistant", generation.text));
+            }
+            Err(error) => {
+                // A question that can't be answered must not spoil the conversation.
+                self.messages.pop();
+                let _ = writeln!(anstream::stderr().lock(), "error: {error}");
+            }
+        }
+        Ok(())
+    }
+
+    fn command(&mut self, command: &str) -> Result<Turn, Failure> {
+        let (name, rest) = command.split_once(' ').unwrap_or((command, ""));
+        match name {
+            "quit" | "exit" => return Ok(Turn::Quit),
+            "clear" => self.clear(),
+            "memory" => match self.agent.memory() {
+                Some(memory) => report::stdout(super::inspect::memory_table(&memory).as_bytes())?,
+                None => report::line("nothing is remembered yet")?,
+            },
+            "save" => self.save(rest.trim())?,
+            _ => report::line("/memory  /save NAME[:TAG]  /clear  /quit")?,
+        }
+        Ok(Turn::GoOn)
+    }
+
+    fn save(&self, name: &str) -> Result<(), Failure> {
+        let saved = match name.parse::<RefName>() {
+            Ok(name) => {
+                let saved =
+                    super::run::save(self.context, &self.agent, &self.origin, &name, "chat")?;
+                format!("saved {name}: {}", serde_json::to_string(&saved).map_err(Failure::bug)?)
+            }
+            Err(error) => format!("not saved: {error}"),
+        };
+        report::line(&saved)
+    }
+}

@@ -1,0 +1,85 @@
+//! `cart serve`.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+
+use cart_engine::LoadOptions;
+use cart_engine::runtime::{Runtime, RuntimeOptions};
+use cart_server::{AppState, ServerOptions};
+use clap::Args;
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::history;
+use crate::report;
+use crate::sampling::MemoryArgs;
+
+/// Serve a cartridge over HTTP.
+///
+/// OpenAI-compatible: /v1/chat/completions, /v1/completions, /v1/models, with streaming. Besides:
+/// GET /cart/state, POST /cart/swap, POST /cart/rollback, GET /healthz, GET /metrics. Ctrl-C lets
+/// running streams end. The first line on stdout says where it listens.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  cart serve smol
+  cart serve smol --listen 127.0.0.1:0
+  curl http://127.0.0.1:8080/v1/completions -H 'content-type: application/json' \\
+       -d '{\"prompt\":\"Hello\",\"max_tokens\":8}'")]
+pub(crate) struct ServeArgs {
+    /// A cartridge
+    #[arg(value_name = "REF")]
+    reference: String,
+    /// Address and port; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Streams that run at once; further ones wait
+    #[arg(long, value_name = "N", default_value = "64")]
+    max_streams: NonZeroUsize,
+    /// Requests that may wait; further ones get 429
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    queue: usize,
+    /// How memory takes part in requests that don't say
+    #[command(flatten)]
+    memory: MemoryArgs,
+}
+
+pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
+    let store = context.store_or_new()?;
+    let cartridge = history::open(context, &args.reference)?;
+    let manifest = cartridge.manifest_id();
+    let threads = context.threads.and_then(NonZeroUsize::new);
+    let options = RuntimeOptions {
+        max_streams: args.max_streams,
+        max_queued: args.queue,
+        load: LoadOptions { threads, ..LoadOptions::default() },
+        verify_threads: context.threads,
+        ..RuntimeOptions::default()
+    };
+    let runtime =
+        Runtime::start(&args.reference, cartridge, options).map_err(Failure::refused)?;
+    let server = ServerOptions { memory: args.memory.options(), ..ServerOptions::default() };
+    let state = AppState::new(runtime.handle(), store, server);
+    let executor = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(Failure::refused)?;
+    let served = executor.block_on(async {
+        let listener = tokio::net::TcpListener::bind(args.listen).await.map_err(|source| {
+            Failure::refused_with(
+                format!("{} can't be listened on: {source}", args.listen),
+                "give another address with --listen; port 0 takes a free one",
+            )
+        })?;
+        let address = listener.local_addr().map_err(Failure::refused)?;
+        report::line(&format!("serving {} on http://{address}  sha256:{manifest}", args.reference))?;
+        cart_server::serve(listener, state, cart_server::shutdown_signal())
+            .await
+            .map_err(Failure::refused)
+    })?;
+    if served.cut_off > 0 {
+        context.remark(&format!("{} streams took too long to end and were cut off", served.cut_off));
+    }
+    drop(runtime);
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! `cart swap`.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::report;
+
+/// Change the cartridge of a running server between two tokens.
+///
+/// The server verifies, loads, warms and probes the new cartridge while streams go on, then flips.
+/// If anything fails, the running cartridge stays as it is.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  cart swap smol:v2 --server http://127.0.0.1:8080
+  cart swap smol:v2 --server http://127.0.0.1:8080 --in-flight boundary --memory carry")]
+pub(crate) struct SwapArgs {
+    /// A cartridge of the server's store
+    #[arg(value_name = "REF")]
+    reference: String,
+    /// The server
+    #[arg(long, value_name = "URL")]
+    server: String,
+    /// What becomes of running streams: finish on the old cartridge, or go on with the new one
+    #[arg(long, value_name = "MODE", default_value = "finish")]
+    in_flight: InFlight,
+    /// Whose memory is used after: the new cartridge's, or the running one's
+    #[arg(long, value_name = "POLICY", default_value = "replace")]
+    memory: Memory,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum InFlight {
+    Finish,
+    Boundary,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Memory {
+    Replace,
+    Carry,
+}
+
+pub(crate) fn run(context: &Context, args: &SwapArgs) -> Result<(), Failure> {
+    let url = format!("{}/cart/swap", args.server.trim_end_matches('/'));
+    let body = json!({
+        "ref": args.reference,
+        "in_flight": match args.in_flight { InFlight::Finish => "finish", InFlight::Boundary => "boundary" },
+        "memory": match args.memory { Memory::Replace => "replace", Memory::Carry => "carry" },
+    });
+    let config = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_connect(Some(Duration::from_secs(10)))
+        .build();
+    let unreachable = |source: ureq::Error| {
+        Failure::refused_with(
+            format!("{url} did not answer: {source}"),
+            "`cart serve REF --listen ADDR` starts a server",
+        )
+    };
+    let mut response =
+        ureq::Agent::new_with_config(config).post(&url).send_json(&body).map_err(unreachable)?;
+    let status = response.status();
+    let answer: Value = response.body_mut().read_json().map_err(unreachable)?;
+    if !status.is_success() {
+        let said = answer["error"]["message"].as_str().unwrap_or("no reason was given");
+        return Err(Failure::refused_with(
+            format!("the server refused the swap: {said}"),
+            "the running cartridge is as it was",
+        ));
+    }
+    if context.json {
+        return report::print("swap", &answer);
+    }
+    let milliseconds = |field: &str| answer[field].as_f64().unwrap_or(f64::NAN);
+    report::line(&format!(
+        "swapped to {}  sha256:{}",
+        args.reference,
+        answer["to"]["manifest"].as_str().unwrap_or("?")
+    ))?;
+    report::line(&format!(
+        "  verify {:.1} ms, load {:.1} ms, warm {:.1} ms, pause {:.3} ms; streams moved {}, dropped {}",
+        milliseconds("verify_ms"),
+        milliseconds("load_ms"),
+        milliseconds("warm_ms"),
+        milliseconds("pause_ms"),
+        answer["streams_moved"],
+        answer["streams_dropped"],
+    ))
+}

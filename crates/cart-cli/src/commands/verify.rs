@@ -1,0 +1,130 @@
+//! `cart verify`.
+
+use cart_store::{Damage, VerifyError, VerifyOptions, VerifyReport};
+use clap::Args;
+use serde::Serialize;
+
+use crate::bytes::{counted, human, seconds};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::history;
+use crate::progress::Bar;
+use crate::report;
+
+/// Recompute every digest of a cartridge.
+///
+/// Reads all bytes of every blob and compares them with the manifest; modification times and caches
+/// are never evidence. Damage is named by tensor and 16 MiB segment. Exit code 1 if there is any.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  cart verify smol
+  cart verify smol:v1 backup.cart
+  cart --json verify smol@sha256:3f5a…")]
+pub(crate) struct VerifyArgs {
+    /// Cartridges: names, ids or .cart files
+    #[arg(value_name = "REF", required = true)]
+    refs: Vec<String>,
+    /// Also recompute the whole digest of blobs over 16 MiB, which are otherwise checked by segment
+    #[arg(long)]
+    whole: bool,
+}
+
+#[derive(Serialize)]
+struct Verification {
+    cartridges: Vec<Outcome>,
+    intact: bool,
+}
+
+#[derive(Serialize)]
+struct Outcome {
+    #[serde(rename = "ref")]
+    reference: String,
+    manifest: String,
+    intact: bool,
+    blobs: u64,
+    bytes: u64,
+    seconds: f64,
+    bytes_per_second: f64,
+    damage: Vec<Damage>,
+}
+
+pub(crate) fn run(context: &Context, args: &VerifyArgs) -> Result<(), Failure> {
+    let options =
+        VerifyOptions { threads: context.threads, whole: args.whole, ..VerifyOptions::default() };
+    let mut cartridges = Vec::new();
+    for reference in &args.refs {
+        let outcome = verify_one(context, reference, &options)?;
+        if !context.json {
+            render(&outcome)?;
+        }
+        cartridges.push(outcome);
+    }
+    let intact = cartridges.iter().all(|outcome| outcome.intact);
+    if context.json {
+        report::print("verify", &Verification { cartridges, intact })?;
+    }
+    if intact { Ok(()) } else { Err(Failure::Found) }
+}
+
+fn verify_one(
+    context: &Context,
+    reference: &str,
+    options: &VerifyOptions,
+) -> Result<Outcome, Failure> {
+    let cartridge = history::open(context, reference)?;
+    let manifest = cartridge.manifest_id().hex();
+    let bar = Bar::new(context, "verifying");
+    let verified = cartridge.verify(options, &bar);
+    drop(bar);
+    match verified {
+        Ok(verified) => Ok(Outcome::of(reference, manifest, verified.report(), Vec::new())),
+        Err(VerifyError::Damaged { damage, report, .. }) => {
+            Ok(Outcome::of(reference, manifest, &report, damage))
+        }
+        Err(error) => Err(Failure::refused(error)),
+    }
+}
+
+impl Outcome {
+    fn of(
+        reference: &str,
+        manifest: String,
+        report: &VerifyReport,
+        damage: Vec<Damage>,
+    ) -> Self {
+        Self {
+            reference: reference.to_owned(),
+            manifest,
+            intact: damage.is_empty(),
+            blobs: report.blobs,
+            bytes: report.bytes,
+            seconds: report.seconds,
+            bytes_per_second: report.bytes as f64 / report.seconds.max(1e-9),
+            damage,
+        }
+    }
+}
+
+fn render(outcome: &Outcome) -> Result<(), Failure> {
+    let id = &outcome.manifest;
+    if outcome.intact {
+        return report::line(&format!(
+            "intact {}  sha256:{id}\n  {}, {} in {} ({}/s)",
+            outcome.reference,
+            counted(outcome.blobs, "blob"),
+            human(outcome.bytes),
+            seconds(outcome.seconds),
+            human(outcome.bytes_per_second as u64),
+        ));
+    }
+    report::line(&format!(
+        "DAMAGED {}  sha256:{id}\n  {} of {} blobs",
+        outcome.reference,
+        outcome.damage.len(),
+        outcome.blobs
+    ))?;
+    for damage in &outcome.damage {
+        report::line(&format!("  {damage}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,214 @@
+//! From what people type to cartridges, agents and commits: the road that most commands share.
+
+use std::path::{Path, PathBuf};
+
+use cart_engine::{Agent, LoadOptions};
+use cart_format::{Commit, CommitId, ManifestId, Probe, Recipe};
+use cart_memory::UnifiedMemory;
+use cart_store::{CartFile, Cartridge, ObjectError, RefName, Store, Verified, VerifyOptions};
+use thiserror::Error;
+
+use crate::context::{Context, now};
+use crate::failure::Failure;
+use crate::progress::Bar;
+
+/// A file is in the way of an output.
+#[derive(Debug, Error)]
+#[error("{} exists already; give another path, or --force to overwrite it", path.display())]
+struct Exists {
+    path: PathBuf,
+}
+
+/// Where a loaded agent came from, for saving it again.
+pub(crate) struct LoadedFrom {
+    /// The content.
+    pub(crate) manifest: ManifestId,
+    /// Its commit, if it has one.
+    pub(crate) commit: Option<CommitId>,
+    /// Its name, if it was called by one.
+    pub(crate) name: Option<RefName>,
+    /// The commit's golden probes.
+    pub(crate) probes: Vec<Probe>,
+    /// The file, if it was a `.cart` file.
+    file: Option<PathBuf>,
+}
+
+/// A commit to be made.
+pub(crate) struct NewCommit {
+    /// The content.
+    pub(crate) manifest: ManifestId,
+    /// What it was made from.
+    pub(crate) parent: Option<CommitId>,
+    /// What made it.
+    pub(crate) recipe: Recipe,
+    /// Why, in words.
+    pub(crate) message: String,
+    /// Golden probes.
+    pub(crate) probes: Vec<Probe>,
+}
+
+/// The tool's name and version, for recipes.
+pub(crate) fn tool() -> &'static str {
+    concat!("cart ", env!("CARGO_PKG_VERSION"))
+}
+
+/// Whether this is the path of a `.cart` file that is there.
+pub(crate) fn is_cart_file(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "cart") && path.is_file()
+}
+
+/// The cartridge that a REF means.
+pub(crate) fn open(context: &Context, reference: &str) -> Result<Cartridge, Failure> {
+    let path = Path::new(reference);
+    if is_cart_file(path) || reference.ends_with(".cart") {
+        return CartFile::open(path).map_err(Failure::refused);
+    }
+    let store = context.store()?;
+    let found = store.resolve(reference).map_err(Failure::refused)?;
+    store.open_cartridge(&found).map_err(Failure::refused)
+}
+
+/// Opens and verifies: what an engine may load.
+pub(crate) fn verified(context: &Context, reference: &str) -> Result<Verified, Failure> {
+    let cartridge = open(context, reference)?;
+    let bar = Bar::new(context, "verifying");
+    let options = VerifyOptions { threads: context.threads, ..VerifyOptions::default() };
+    cartridge.verify(&options, &bar).map_err(Failure::refused)
+}
+
+/// Opens, verifies and loads.
+pub(crate) fn load(context: &Context, reference: &str) -> Result<(Agent, LoadedFrom), Failure> {
+    let verified = verified(context, reference)?;
+    let cartridge = verified.cartridge();
+    let commit = cartridge.commit();
+    let path = Path::new(reference);
+    let origin = LoadedFrom {
+        manifest: cartridge.manifest_id(),
+        commit: commit.map(|(id, _)| id),
+        name: reference.parse().ok(),
+        probes: commit.map_or_else(Vec::new, |(_, commit)| commit.probes.clone()),
+        file: is_cart_file(path).then(|| path.to_owned()),
+    };
+    let threads = context.threads.and_then(std::num::NonZeroUsize::new);
+    let options = LoadOptions { threads, ..LoadOptions::default() };
+    let agent = Agent::load(&verified, &options).map_err(Failure::refused)?;
+    Ok((agent, origin))
+}
+
+/// The memory of a cartridge, if it has one.
+pub(crate) fn memory_of(cartridge: &Cartridge) -> Result<Option<UnifiedMemory>, Failure> {
+    cart_engine::read_memory(cartridge).map_err(Failure::refused)
+}
+
+/// Puts the agent's memory into the store, and what it came from as well if that was a file.
+pub(crate) fn save_agent(
+    store: &Store,
+    agent: &Agent,
+    origin: &LoadedFrom,
+) -> Result<ManifestId, Failure> {
+    if let Some(file) = &origin.file {
+        store.import_cart(file, &cart_store::Silent).map_err(Failure::refused)?;
+    }
+    Ok(agent.save_memory(store).map_err(Failure::refused)?.id)
+}
+
+/// Makes a commit and moves the name to it. A name that points to the same content already, for a
+/// commit that says nothing new, stays where it is.
+pub(crate) fn commit(
+    store: &Store,
+    new: NewCommit,
+    name: Option<&RefName>,
+) -> Result<CommitId, Failure> {
+    let current = match name {
+        Some(name) => store.read_ref(name).map_err(Failure::refused)?,
+        None => None,
+    };
+    let is_import = new.recipe.kind == "import";
+    if let Some(current) = current
+        && is_import
+        && new.message.is_empty()
+        && store.commit(&current).map_err(Failure::refused)?.manifest == new.manifest
+    {
+        return Ok(current);
+    }
+    let mut commit = Commit::new(new.manifest, now(), new.recipe);
+    commit.parents = new.parent.or(current.filter(|_| is_import)).into_iter().collect();
+    commit.message = new.message;
+    commit.probes = new.probes;
+    let id = store.put_commit(&commit).map_err(Failure::refused)?;
+    if let Some(name) = name {
+        let why = if commit.message.is_empty() { &commit.recipe.kind } else { &commit.message };
+        store.update_ref(name, current, id, now(), why).map_err(Failure::refused)?;
+    }
+    Ok(id)
+}
+
+/// Moves a name to a commit; gives what it pointed to before.
+pub(crate) fn name_commit(
+    store: &Store,
+    commit: CommitId,
+    name: Option<&RefName>,
+    message: &str,
+) -> Result<Option<CommitId>, Failure> {
+    let Some(name) = name else { return Ok(None) };
+    let current = store.read_ref(name).map_err(Failure::refused)?;
+    if current != Some(commit) {
+        store.update_ref(name, current, commit, now(), message).map_err(Failure::refused)?;
+    }
+    Ok(current)
+}
+
+/// The commit of a REF and its first parents, newest first.
+pub(crate) fn ancestry(
+    context: &Context,
+    reference: &str,
+    limit: usize,
+) -> Result<Vec<(CommitId, Commit)>, Failure> {
+    let cartridge = open(context, reference)?;
+    let store = context.store()?;
+    let mut chain = Vec::new();
+    let mut next = cartridge.commit().map(|(id, commit)| (id, commit.clone()));
+    while let Some((id, commit)) = next
+        && chain.len() < limit
+    {
+        let parent = commit.parents.first().copied();
+        chain.push((id, commit));
+        // A .cart file carries one commit; its parents may be in no store of ours.
+        next = match parent.map(|parent| (parent, store.commit(&parent))) {
+            None | Some((_, Err(ObjectError::Absent { .. }))) => None,
+            Some((parent, commit)) => Some((parent, commit.map_err(Failure::refused)?)),
+        };
+    }
+    Ok(chain)
+}
+
+/// Refuses to overwrite, unless forced.
+pub(crate) fn refuse_existing(path: &Path, force: bool) -> Result<(), Failure> {
+    if path.exists() && !force {
+        return Err(Failure::refused(Exists { path: path.to_owned() }));
+    }
+    Ok(())
+}
+
+/// Writes a commit of the store as a `.cart` file; gives its size.
+pub(crate) fn write_cart_file(
+    context: &Context,
+    store: &Store,
+    commit: CommitId,
+    path: &Path,
+) -> Result<u64, Failure> {
+    let cartridge = store.cartridge(commit).map_err(Failure::refused)?;
+    write_cart(context, cartridge, path)
+}
+
+/// Verifies a cartridge and writes it as a `.cart` file; gives its size.
+pub(crate) fn write_cart(
+    context: &Context,
+    cartridge: Cartridge,
+    path: &Path,
+) -> Result<u64, Failure> {
+    let bar = Bar::new(context, "writing");
+    let options = VerifyOptions { threads: context.threads, ..VerifyOptions::default() };
+    let verified = cartridge.verify(&options, &bar).map_err(Failure::refused)?;
+    verified.write_cart(path, &bar).map_err(Failure::refused)
+}
