@@ -54,7 +54,7 @@ impl Default for RuntimeOptions {
         Self {
             max_streams: NonZeroUsize::new(64).expect("64 is not 0"),
             max_queued: 256,
-            rollback_window: Duration::from_secs(600),
+            rollback_window: Duration::from_mins(10),
             load: LoadOptions::default(),
             verify_threads: None,
         }
@@ -92,7 +92,7 @@ pub enum SubmitError {
 pub enum RuntimeError {
     /// The first cartridge can't be used.
     #[error(transparent)]
-    Cartridge(#[from] SwapFailure),
+    Cartridge(Box<SwapFailure>),
     /// The system gives no thread.
     #[error("the token loop's thread can't be started: {0}")]
     Thread(#[source] std::io::Error),
@@ -119,7 +119,8 @@ impl Runtime {
     ) -> Result<Self, RuntimeError> {
         let lifecycle = Arc::default();
         let staged = Staged { cartridge, lifecycle };
-        let warm = prepare(staged, &options, None)?;
+        let warm = prepare(staged, &options, None)
+            .map_err(|failure| RuntimeError::Cartridge(Box::new(failure)))?;
         let first = Arc::new(Resident::new(name.to_owned(), 1, warm.agent, warm.lifecycle));
         let shared = Arc::new(Shared::new(options, Owner::first_state(&first)));
         let (commands, inbox) = mpsc::channel();
@@ -199,7 +200,7 @@ impl RuntimeHandle {
         let refuse = |failure| SwapError::Refused {
             name: request.name.clone(),
             stage: turn.lifecycle().state(),
-            failure,
+            failure: Box::new(failure),
         };
         let running = self.active().map_err(|_| SwapError::Stopped)?;
         let carried = match request.memory {

@@ -57,7 +57,9 @@ pub enum ApiError {
         param: &'static str,
     },
     /// No such path.
-    #[error("there is nothing at {method} {path}; see /v1/models, /v1/chat/completions, /v1/completions and /cart/state")]
+    #[error(
+        "there is nothing at {method} {path}; see /v1/models, /v1/chat/completions, /v1/completions and /cart/state"
+    )]
     NoRoute {
         /// The method.
         method: String,
@@ -83,7 +85,7 @@ pub enum ApiError {
     Submit(#[from] SubmitError),
     /// The stream ended with an error.
     #[error(transparent)]
-    Stream(#[from] StreamError),
+    Stream(Box<StreamError>),
     /// A swap was refused.
     #[error(transparent)]
     Swap(#[from] SwapError),
@@ -115,7 +117,8 @@ impl ApiError {
             | Self::Incomplete
             | Self::Missing { .. }
             | Self::Invalid { .. }
-            | Self::Unsupported { .. } => StatusCode::BAD_REQUEST,
+            | Self::Unsupported { .. }
+            | Self::Submit(SubmitError::Options(_)) => StatusCode::BAD_REQUEST,
             Self::NoRoute { .. } | Self::NoModel { .. } | Self::Reference { .. } => {
                 StatusCode::NOT_FOUND
             }
@@ -125,7 +128,6 @@ impl ApiError {
             Self::Submit(SubmitError::Stopped) | Self::ShuttingDown => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::Submit(SubmitError::Options(_)) => StatusCode::BAD_REQUEST,
             Self::Stream(error) => stream_status(error),
             Self::Swap(error) => swap_status(error),
             Self::TaskLost => StatusCode::INTERNAL_SERVER_ERROR,
@@ -161,13 +163,12 @@ impl ApiError {
             Self::Incomplete => "incomplete_body",
             Self::TooLarge { .. } => "body_too_large",
             Self::Missing { .. } => "missing_parameter",
-            Self::Invalid { .. } => "invalid_value",
+            Self::Invalid { .. } | Self::Submit(SubmitError::Options(_)) => "invalid_value",
             Self::Unsupported { .. } => "unsupported_parameter",
             Self::NoRoute { .. } => "not_found",
             Self::Method { .. } => "method_not_allowed",
             Self::NoModel { .. } => "model_not_found",
             Self::Submit(SubmitError::Busy { .. }) => "queue_full",
-            Self::Submit(SubmitError::Options(_)) => "invalid_value",
             Self::Submit(SubmitError::Stopped) | Self::ShuttingDown => "shutting_down",
             Self::Stream(error) => stream_code(error),
             Self::Swap(error) => error.code(),
@@ -184,6 +185,12 @@ impl ApiError {
             "param": self.param(),
             "code": self.code(),
         }})
+    }
+}
+
+impl From<StreamError> for ApiError {
+    fn from(error: StreamError) -> Self {
+        Self::Stream(Box::new(error))
     }
 }
 
@@ -205,9 +212,8 @@ fn stream_code(error: &StreamError) -> &'static str {
 
 fn swap_status(error: &SwapError) -> StatusCode {
     match error {
-        SwapError::InProgress => StatusCode::CONFLICT,
+        SwapError::InProgress | SwapError::NothingToRollBackTo => StatusCode::CONFLICT,
         SwapError::Stopped => StatusCode::SERVICE_UNAVAILABLE,
-        SwapError::NothingToRollBackTo => StatusCode::CONFLICT,
         SwapError::Refused { .. } => StatusCode::UNPROCESSABLE_ENTITY,
     }
 }

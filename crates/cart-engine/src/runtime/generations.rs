@@ -8,7 +8,7 @@ use super::running::Running;
 use crate::swap::SwapState;
 
 /// How long a loop with nothing to do waits, where no rollback window ends earlier.
-const LONG: Duration = Duration::from_secs(3600);
+const LONG: Duration = Duration::from_hours(1);
 
 /// The generations that are loaded.
 pub(super) struct Generations {

@@ -53,16 +53,16 @@ impl SwapState {
     /// token loop decides: activate, drain, roll back to (`Draining` to `Active`), drop.
     pub fn may_become(self, to: Self) -> bool {
         use SwapState::{Active, Draining, Dropped, Loaded, Staged, Verified, Warm};
-        matches!(
-            (self, to),
-            (Staged, Verified)
-                | (Verified, Loaded)
-                | (Loaded, Warm)
-                | (Warm, Active)
-                | (Active, Draining)
-                | (Draining, Active)
-                | (Staged | Verified | Loaded | Warm | Draining, Dropped)
-        )
+        let next: &[Self] = match self {
+            Staged => &[Verified, Dropped],
+            Verified => &[Loaded, Dropped],
+            Loaded => &[Warm, Dropped],
+            Warm => &[Active, Dropped],
+            Active => &[Draining],
+            Draining => &[Active, Dropped],
+            Dropped => &[],
+        };
+        next.contains(&to)
     }
 }
 

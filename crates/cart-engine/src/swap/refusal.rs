@@ -32,7 +32,7 @@ pub enum SwapError {
         stage: SwapState,
         /// Why it got no further.
         #[source]
-        failure: SwapFailure,
+        failure: Box<SwapFailure>,
     },
 }
 

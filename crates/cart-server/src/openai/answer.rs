@@ -55,11 +55,7 @@ async fn started(events: &mut Events) -> Result<(Arc<Resident>, usize), ApiError
     }
 }
 
-async fn whole(
-    mut writer: Writer,
-    mut events: Events,
-    mut pace: Pace,
-) -> Result<Value, ApiError> {
+async fn whole(mut writer: Writer, mut events: Events, mut pace: Pace) -> Result<Value, ApiError> {
     let mut text = String::new();
     let mut logprobs = Vec::new();
     loop {

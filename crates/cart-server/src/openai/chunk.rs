@@ -116,12 +116,7 @@ impl Writer {
     }
 
     /// The whole answer.
-    pub(crate) fn whole(
-        &self,
-        text: &str,
-        logprobs: Vec<Value>,
-        summary: &StreamSummary,
-    ) -> Value {
+    pub(crate) fn whole(&self, text: &str, logprobs: Vec<Value>, summary: &StreamSummary) -> Value {
         let wanted = self.shape.logprobs();
         let choice = match self.shape {
             Shape::Chat { .. } => json!({
@@ -259,8 +254,7 @@ fn finish_name(finish: FinishReason) -> &'static str {
 }
 
 fn join_chat(parts: Vec<Value>) -> Value {
-    let content: Vec<Value> =
-        parts.into_iter().map(|mut part| part["content"][0].take()).collect();
+    let content: Vec<Value> = parts.into_iter().map(|mut part| part["content"][0].take()).collect();
     json!({ "content": content, "refusal": null })
 }
 

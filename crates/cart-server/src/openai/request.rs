@@ -152,7 +152,10 @@ impl Part {
             ("text", Some(text)) => Ok(text),
             _ => Err(ApiError::Invalid {
                 param: "messages.content",
-                found: format!("a part of type `{}`", self.kind.chars().take(40).collect::<String>()),
+                found: format!(
+                    "a part of type `{}`",
+                    self.kind.chars().take(40).collect::<String>()
+                ),
                 allowed: "parts of type `text` with a `text`",
             }),
         }
@@ -202,11 +205,12 @@ mod tests {
 
     #[test]
     fn sampling_and_stops_reach_the_engine() {
-        let asked = completion(json!({"prompt": [7, 8], "stop": "x", "temperature": 0.5, "top_k": 3,
+        let asked =
+            completion(json!({"prompt": [7, 8], "stop": "x", "temperature": 0.5, "top_k": 3,
             "top_p": 0.75, "min_p": 0.25, "seed": -1, "max_tokens": 9, "repetition_penalty": 1.5,
             "logprobs": 2, "stream": true, "stream_options": {"include_usage": true},
             "memory": {"prefix": true, "knn": {"k": 3}, "write": true}}))
-        .unwrap();
+            .unwrap();
         let options = &asked.request.options;
         assert_eq!(asked.request.prompt, Prompt::Tokens(vec![7, 8]));
         assert_eq!(options.stop, ["x"]);

@@ -1,0 +1,185 @@
+//! Stores with cartridges, and servers over them.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use cart_engine::runtime::{Runtime, RuntimeOptions};
+use cart_engine::{Agent, GenerateOptions, LoadOptions, Message, Prompt};
+use cart_format::Commit;
+use cart_server::{AppState, Served, ServerOptions, serve};
+use cart_store::import::{ImportOptions, import};
+use cart_store::{Cartridge, Silent, Store, VerifyOptions};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+/// A store that goes when the test ends.
+pub(crate) struct Shelf {
+    pub(crate) store: Store,
+    folder: TempDir,
+}
+
+/// A server that ends with the test.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    runtime: Runtime,
+    shutdown: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<Served>>,
+}
+
+fn tiny() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tiny")
+}
+
+pub(crate) fn shelf() -> Shelf {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open_or_create(folder.path().join("store")).unwrap();
+    Shelf { store, folder }
+}
+
+impl Shelf {
+    /// The tiny model under a name.
+    pub(crate) fn tiny(&self, name: &str) -> Cartridge {
+        self.pack(&tiny(), name)
+    }
+
+    /// The tiny model with one of its tensors all zero: other weights, other texts.
+    pub(crate) fn without(&self, tensor: &str, name: &str) -> Cartridge {
+        self.changed(name, tensor, |bytes| bytes.fill(0))
+    }
+
+    /// The tiny model with the bytes of one tensor changed.
+    pub(crate) fn changed(
+        &self,
+        name: &str,
+        tensor: &str,
+        change: impl FnOnce(&mut [u8]),
+    ) -> Cartridge {
+        let folder = self.folder.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        for entry in std::fs::read_dir(tiny()).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::write(folder.join(entry.file_name()), std::fs::read(entry.path()).unwrap())
+                .unwrap();
+        }
+        let path = folder.join("model.safetensors");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let described: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+        let at = |end: usize| described[tensor]["data_offsets"][end].as_u64().unwrap() as usize;
+        change(&mut bytes[8 + header + at(0)..8 + header + at(1)]);
+        std::fs::write(&path, bytes).unwrap();
+        self.pack(&folder, name)
+    }
+
+    /// The tiny model with one tensor back to front, and then a byte of it flips on the disk.
+    pub(crate) fn damaged(&self, tensor: &str, name: &str) {
+        let cartridge = self.changed(name, tensor, <[u8]>::reverse);
+        let blob = cartridge.manifest().model.tensors[tensor].blob;
+        let path = cartridge.locate(&blob).unwrap().path.to_path_buf();
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[100] ^= 1;
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+    }
+
+    /// A cartridge's commit once more under another name, changed.
+    pub(crate) fn recommit(&self, name: &str, of: &Cartridge, change: impl FnOnce(&mut Commit)) {
+        let mut commit = of.commit().unwrap().1.clone();
+        change(&mut commit);
+        let id = self.store.put_commit(&commit).unwrap();
+        self.store.update_ref(&name.parse().unwrap(), None, id, 0, "test").unwrap();
+    }
+
+    pub(crate) fn open(&self, name: &str) -> Cartridge {
+        self.store.open_cartridge(&self.store.resolve(name).unwrap()).unwrap()
+    }
+
+    fn pack(&self, folder: &Path, name: &str) -> Cartridge {
+        let imported = import(&self.store, folder, &ImportOptions::default(), &Silent).unwrap();
+        let recipe = cart_format::Recipe::new("import");
+        let commit = Commit::new(imported.manifest_id, 0, recipe);
+        let id = self.store.put_commit(&commit).unwrap();
+        self.store.update_ref(&name.parse().unwrap(), None, id, 0, "test").unwrap();
+        self.open(name)
+    }
+
+    /// A server over the cartridge of this name.
+    pub(crate) fn serve(&self, name: &str) -> Server {
+        self.serve_with(name, RuntimeOptions::default(), ServerOptions::default())
+    }
+
+    pub(crate) fn serve_with(
+        &self,
+        name: &str,
+        runtime: RuntimeOptions,
+        server: ServerOptions,
+    ) -> Server {
+        let runtime = Runtime::start(name, self.open(name), runtime).unwrap();
+        let state = AppState::new(runtime.handle(), self.store.clone(), server);
+        let (shutdown, ended) = oneshot::channel::<()>();
+        let (send, address) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let tokio = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .unwrap();
+            tokio.block_on(async {
+                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+                send.send(listener.local_addr().unwrap()).unwrap();
+                let shutdown = async {
+                    let _ = ended.await;
+                };
+                serve(listener, state, shutdown).await.unwrap()
+            })
+        });
+        let address = address.recv().unwrap();
+        Server { address, runtime, shutdown: Some(shutdown), thread: Some(thread) }
+    }
+}
+
+impl Server {
+    /// What the runtime is doing, as the server says it.
+    pub(crate) fn state(&self) -> Value {
+        crate::client::get(self, "/cart/state").json()
+    }
+
+    /// Waits until the state is as wanted.
+    pub(crate) fn wait_until(&self, what: &str, wanted: impl Fn(&Value) -> bool) {
+        for _ in 0..6000 {
+            if wanted(&self.state()) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("{what} did not come about: {}", self.state());
+    }
+
+    pub(crate) fn begin_shutdown(&mut self) {
+        let _ = self.shutdown.take().unwrap().send(());
+    }
+
+    pub(crate) fn join(mut self) -> Served {
+        assert!(self.runtime.handle().is_running());
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+/// What a cartridge answers when nothing else runs.
+pub(crate) fn alone(cartridge: &Cartridge, prompt: &Prompt, max_tokens: usize) -> String {
+    let verified = cartridge.clone().verify(&VerifyOptions::default(), &Silent).unwrap();
+    let agent = Agent::load(&verified, &LoadOptions::default()).unwrap();
+    let options = GenerateOptions { max_tokens: Some(max_tokens), ..GenerateOptions::default() };
+    agent.generate(prompt, &options, |_| {}).unwrap().text
+}
+
+pub(crate) fn raw(text: &str) -> Prompt {
+    Prompt::Raw(text.to_owned())
+}
+
+pub(crate) fn chat(text: &str) -> Prompt {
+    Prompt::Chat(vec![Message::new("user", text)])
+}

@@ -1,0 +1,10 @@
+//! A real server on a loopback port, over a real cartridge, asked by a real client.
+
+#![expect(clippy::unwrap_used, reason = "in a test, helpers too, a panic is the failure")]
+
+mod answers;
+mod client;
+mod given;
+mod refusals;
+mod shutdown;
+mod swaps;
