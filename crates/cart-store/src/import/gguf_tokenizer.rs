@@ -242,3 +242,149 @@ fn refuse(head: &Head, key: &str, allowed: &'static str) -> ImportError {
     let found = head.value(key).map_or_else(|| "absent".to_owned(), Value::describe);
     ImportError::GgufField { key: key.to_owned(), found, allowed }
 }
+
+#[cfg(test)]
+mod tests {
+    use cart_format::gguf::Parsed;
+    use tokenizers::Tokenizer;
+
+    use super::*;
+
+    /// The head of SmolLM2-135M-Instruct's GGUF, and the length of that file.
+    const SMOLLM2: &[u8] = include_bytes!("../../../../fixtures/gguf/smollm2-head.gguf");
+    const SMOLLM2_LEN: u64 = 98_362_432;
+    const FUZZ: &str = include_str!("../../../../fixtures/tokenizer/smollm2-fuzz.jsonl");
+    const DECODE: &str = include_str!("../../../../fixtures/tokenizer/smollm2-decode.jsonl");
+
+    fn smollm2() -> Head {
+        match Head::parse(SMOLLM2, SMOLLM2_LEN).unwrap() {
+            Parsed::Head(head) => head,
+            Parsed::NeedMore(more) => panic!("the fixture lacks bytes up to {more}"),
+        }
+    }
+
+    fn tokenizer(head: &Head) -> Tokenizer {
+        Tokenizer::from_bytes(rebuild(head).unwrap().unwrap().document).unwrap()
+    }
+
+    fn set(head: &mut Head, key: &str, value: Value) {
+        head.metadata.retain(|(found, _)| found != key);
+        head.metadata.push((key.to_owned(), value));
+    }
+
+    fn lines(text: &str) -> impl Iterator<Item = Json> {
+        text.lines().map(|line| serde_json::from_str(line).unwrap())
+    }
+
+    fn ids(line: &Json) -> Vec<u32> {
+        serde_json::from_value(line["ids"].clone()).unwrap()
+    }
+
+    #[test]
+    fn smollm2_splits_text_as_the_reference_does() {
+        let tokenizer = tokenizer(&smollm2());
+        let mut strings = 0;
+        for line in lines(FUZZ) {
+            let text = line["text"].as_str().unwrap();
+            let encoding = tokenizer.encode(text, false).unwrap();
+            assert_eq!(encoding.get_ids(), ids(&line), "{text:?}");
+            strings += 1;
+        }
+        assert!(strings >= 2000, "{strings} strings are too few to tell");
+    }
+
+    #[test]
+    fn smollm2_joins_tokens_as_the_reference_does() {
+        let tokenizer = tokenizer(&smollm2());
+        let mut lists = 0;
+        for line in lines(DECODE) {
+            let ids = ids(&line);
+            let decoded = tokenizer.decode(&ids, false).unwrap();
+            assert_eq!(decoded, line["decoded"].as_str().unwrap(), "{ids:?}");
+            let plain = tokenizer.decode(&ids, true).unwrap();
+            assert_eq!(plain, line["without_special"].as_str().unwrap(), "{ids:?}");
+            lists += 1;
+        }
+        assert!(lists > 100, "{lists} lists are too few to tell");
+    }
+
+    #[test]
+    fn smollm2_has_its_roles_and_its_template() {
+        let head = smollm2();
+        let rebuilt = rebuild(&head).unwrap().unwrap();
+        let special = SpecialTokens {
+            bos: Some(1),
+            eos: vec![0, 2],
+            pad: Some(2),
+            unk: Some(0),
+            add_bos: false,
+        };
+        assert_eq!((rebuilt.vocab_size, rebuilt.special), (49_152, special));
+        assert!(rebuilt.warnings.is_empty());
+        assert!(chat_template(&head).unwrap().contains("<|im_start|>"));
+        assert_eq!(rebuilt.document, rebuild(&head).unwrap().unwrap().document);
+    }
+
+    #[test]
+    fn every_known_rule_makes_a_document_that_loads() {
+        let mut head = smollm2();
+        let cut = |head: &Head| {
+            let encoding = tokenizer(head).encode("in 1234  it's", false).unwrap();
+            encoding.get_tokens().to_vec()
+        };
+        let mut seen = BTreeMap::new();
+        for pre in ["gpt-2", "default", "smollm", "llama-bpe", "qwen2"] {
+            set(&mut head, "tokenizer.ggml.pre", Value::String(pre.to_owned()));
+            seen.insert(pre, cut(&head));
+        }
+        assert_eq!(seen["gpt-2"], seen["default"]);
+        // SmolLM2 and Qwen take digits one by one.
+        for pre in ["smollm", "qwen2"] {
+            assert!(seen[pre].windows(4).any(|four| four == ["1", "2", "3", "4"]), "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_rebuilt_is_refused_with_a_way_out() {
+        let mut head = smollm2();
+        set(&mut head, "tokenizer.ggml.pre", Value::String("tekken".to_owned()));
+        let error = rebuild(&head).unwrap_err();
+        assert!(
+            matches!(error, ImportError::PreTokenizer { .. })
+                && error.to_string().contains("--tokenizer")
+        );
+        set(&mut head, "tokenizer.ggml.model", Value::String("llama".to_owned()));
+        let error = rebuild(&head).unwrap_err();
+        assert!(matches!(error, ImportError::TokenizerModel { .. }), "{error}");
+    }
+
+    #[test]
+    fn metadata_that_contradict_each_other_are_refused() {
+        let strings = |texts: &[&str]| {
+            Value::Array(Array::String(texts.iter().map(|&text| text.to_owned()).collect()))
+        };
+        let mut head = smollm2();
+        set(&mut head, "tokenizer.ggml.merges", strings(&["Ġ t", "Ġ 🦀"]));
+        let error = rebuild(&head).unwrap_err();
+        assert!(matches!(error, ImportError::Merge { index: 1, .. }), "{error}");
+        let mut head = smollm2();
+        set(&mut head, "tokenizer.ggml.token_type", Value::Array(Array::I32(vec![1])));
+        let error = rebuild(&head).unwrap_err();
+        assert!(matches!(error, ImportError::GgufField { .. }), "{error}");
+        let mut head = smollm2();
+        set(&mut head, "tokenizer.ggml.eos_token_id", Value::U32(49_152));
+        let error = rebuild(&head).unwrap_err();
+        assert!(matches!(error, ImportError::SpecialToken { found: 49_152, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_text_that_two_ids_share_is_the_first_of_them() {
+        let mut head = smollm2();
+        let mut tokens = texts(&head, "tokenizer.ggml.tokens").unwrap().to_vec();
+        tokens[49_151] = tokens[100].clone();
+        set(&mut head, "tokenizer.ggml.tokens", Value::Array(Array::String(tokens)));
+        set(&mut head, "tokenizer.ggml.merges", Value::Array(Array::String(Vec::new())));
+        let rebuilt = rebuild(&head).unwrap().unwrap();
+        assert_eq!((rebuilt.vocab_size, rebuilt.warnings.len()), (49_152, 1));
+    }
+}
