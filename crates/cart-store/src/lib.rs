@@ -14,6 +14,8 @@ mod blob_source;
 mod cart_file;
 mod cart_writer;
 mod cartridge;
+#[cfg(test)]
+mod crash_tests;
 pub mod export;
 mod faults;
 mod file_error;
