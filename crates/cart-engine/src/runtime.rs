@@ -167,7 +167,8 @@ impl RuntimeHandle {
     ) -> Result<(), SubmitError> {
         request.options.check()?;
         let place = self.shared.take_place()?;
-        let submitted = self.commands.send(Command::Submit { request, sink, place });
+        let ticket = self.shared.open_ticket();
+        let submitted = self.commands.send(Command::Submit { request, sink, place, ticket });
         submitted.map_err(|_| SubmitError::Stopped)
     }
 
@@ -226,10 +227,17 @@ impl RuntimeHandle {
         done.ok_or(SwapError::Stopped)?.ok_or(SwapError::NothingToRollBackTo)
     }
 
-    /// Ends every stream and every waiting request with [`StreamError::ShuttingDown`].
-    pub fn cut_off(&self) {
+    /// Requests that were taken and have not ended, waiting ones included. Unlike the state, this is
+    /// never a turn behind.
+    pub fn open_requests(&self) -> usize {
+        self.shared.open()
+    }
+
+    /// Ends every stream and every waiting request with [`StreamError::ShuttingDown`], and says how
+    /// many those were. Blocks until the turn is over.
+    pub fn cut_off(&self) -> usize {
         // A loop that has ended has no streams.
-        let _ = self.commands.send(Command::CutOff);
+        self.ask(|reply| Command::CutOff { reply }).unwrap_or(0)
     }
 
     fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Option<T> {

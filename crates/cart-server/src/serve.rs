@@ -78,15 +78,14 @@ async fn drain(state: &AppState) -> usize {
     state.drain();
     let begun = Instant::now();
     while begun.elapsed() < state.options().shutdown_limit {
-        let now = state.runtime().state();
-        if now.streams + now.queued == 0 {
+        if state.runtime().open_requests() == 0 {
             return 0;
         }
         tokio::time::sleep(LOOK).await;
     }
-    let now = state.runtime().state();
-    state.runtime().cut_off();
-    now.streams + now.queued
+    let runtime = state.runtime().clone();
+    let cut = tokio::task::spawn_blocking(move || runtime.cut_off());
+    cut.await.unwrap_or(0)
 }
 
 /// Ends at the first SIGINT (Ctrl-C) or SIGTERM.

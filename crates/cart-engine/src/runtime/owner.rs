@@ -10,7 +10,7 @@ use super::GenerationRequest;
 use super::generations::Generations;
 use super::resident::Resident;
 use super::running::{Outcome, Running};
-use super::shared::{Place, Shared};
+use super::shared::{Place, Shared, Ticket};
 use super::state::{Ended, GenerationState, RuntimeState};
 use super::stream::{EventSink, StreamError, StreamEvent};
 use crate::step_many;
@@ -19,11 +19,11 @@ use crate::swap::{InFlight, MemoryPolicy, SwapReport};
 
 /// What the owner is asked to do.
 pub(super) enum Command {
-    Submit { request: GenerationRequest, sink: Box<dyn EventSink>, place: Place },
+    Submit { request: GenerationRequest, sink: Box<dyn EventSink>, place: Place, ticket: Ticket },
     Activate { incoming: Incoming, reply: Sender<SwapReport> },
     RollBack { in_flight: InFlight, reply: Sender<Option<SwapReport>> },
     Active { reply: Sender<Arc<Resident>> },
-    CutOff,
+    CutOff { reply: Sender<usize> },
     Stop,
 }
 
@@ -41,6 +41,7 @@ struct Waiting {
     sink: Box<dyn EventSink>,
     /// Given back when the request leaves the queue.
     _place: Place,
+    ticket: Ticket,
 }
 
 /// Everything that the token loop decides about.
@@ -150,8 +151,8 @@ impl Owner {
 
     fn take(&mut self, command: Command) -> Next {
         match command {
-            Command::Submit { request, sink, place } => {
-                self.queue.push_back(Waiting { request, sink, _place: place });
+            Command::Submit { request, sink, place, ticket } => {
+                self.queue.push_back(Waiting { request, sink, _place: place, ticket });
             }
             Command::Activate { incoming, reply } => {
                 let report = self.activate(incoming);
@@ -167,7 +168,10 @@ impl Owner {
             Command::Active { reply } => {
                 let _ = reply.send(Arc::clone(self.generations.active()));
             }
-            Command::CutOff => self.cut_off(),
+            Command::CutOff { reply } => {
+                // Whoever asked may be gone; the streams are cut off all the same.
+                let _ = reply.send(self.cut_off());
+            }
             Command::Stop => return Next::Stop,
         }
         Next::Turn
@@ -177,12 +181,14 @@ impl Owner {
     fn admit(&mut self) {
         let most = self.shared.options.max_streams.get();
         while self.streams.len() < most {
-            let Some(Waiting { request, sink, _place }) = self.queue.pop_front() else { return };
+            let Some(Waiting { request, sink, ticket, .. }) = self.queue.pop_front() else {
+                return;
+            };
             if sink.is_closed() {
                 self.ended.cancelled += 1;
                 continue;
             }
-            match Running::start(self.generations.active(), &request, sink) {
+            match Running::start(self.generations.active(), &request, sink, ticket) {
                 Some(stream) => self.streams.push(stream),
                 None => self.ended.failed += 1,
             }
@@ -218,7 +224,9 @@ impl Owner {
         }
     }
 
-    fn cut_off(&mut self) {
+    /// Ends everything with an error, and says how much that was.
+    fn cut_off(&mut self) -> usize {
+        let cut = self.streams.len() + self.queue.len();
         self.streams.iter_mut().for_each(Running::cut_off);
         self.close_ended();
         for mut waiting in self.queue.drain(..) {
@@ -226,6 +234,7 @@ impl Owner {
             self.ended.failed += 1;
         }
         self.publish();
+        cut
     }
 
     fn publish(&mut self) {

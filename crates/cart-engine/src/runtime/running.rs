@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::GenerationRequest;
 use super::resident::Resident;
+use super::shared::Ticket;
 use super::stream::{EventSink, StreamError, StreamEvent, StreamSummary};
 use crate::{FinishReason, GenerateEvent, Session, StepError, StepEvent};
 
@@ -18,6 +19,8 @@ pub(super) struct Running {
     completion_tokens: usize,
     moved: usize,
     end: Option<End>,
+    /// Given back when the stream has ended.
+    _ticket: Ticket,
 }
 
 /// How a stream ended.
@@ -51,6 +54,7 @@ impl Running {
         resident: &Arc<Resident>,
         request: &GenerationRequest,
         mut sink: Box<dyn EventSink>,
+        ticket: Ticket,
     ) -> Option<Self> {
         let agent = resident.agent();
         match Session::start(agent, &request.prompt, &request.options) {
@@ -70,6 +74,7 @@ impl Running {
                     completion_tokens: 0,
                     moved: 0,
                     end: None,
+                    _ticket: ticket,
                 })
             }
             Err(error) => {

@@ -12,6 +12,7 @@ use crate::swap::{Lifecycle, SwapState, peak_rss};
 pub(super) struct Shared {
     pub(super) options: RuntimeOptions,
     waiting: AtomicUsize,
+    open: AtomicUsize,
     running: AtomicBool,
     state: Mutex<Arc<RuntimeState>>,
     swap: Mutex<Option<Pending>>,
@@ -31,6 +32,16 @@ pub(super) struct Place(Arc<Shared>);
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Counts a request from when it is taken until it has ended.
+#[derive(Debug)]
+pub(super) struct Ticket(Arc<Shared>);
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -62,6 +73,7 @@ impl Shared {
         Self {
             options,
             waiting: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
             running: AtomicBool::new(true),
             state: Mutex::new(Arc::new(state)),
             swap: Mutex::new(None),
@@ -78,6 +90,17 @@ impl Shared {
             Ok(_) => Ok(Place(Arc::clone(self))),
             Err(queued) => Err(SubmitError::Busy { queued }),
         }
+    }
+
+    /// Counts one more request.
+    pub(super) fn open_ticket(self: &Arc<Self>) -> Ticket {
+        self.open.fetch_add(1, Ordering::AcqRel);
+        Ticket(Arc::clone(self))
+    }
+
+    /// Requests that were taken and have not ended.
+    pub(super) fn open(&self) -> usize {
+        self.open.load(Ordering::Acquire)
     }
 
     /// The right to swap, if nobody has it.

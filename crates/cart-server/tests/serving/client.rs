@@ -1,6 +1,7 @@
 //! A client that knows nothing of the server's types.
 
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::SocketAddr;
 
 use serde_json::Value;
 
@@ -60,7 +61,11 @@ pub(crate) struct Events {
 }
 
 pub(crate) fn stream(server: &Server, path: &str, body: &Value) -> Events {
-    let response = agent().post(url(server, path)).send_json(body).unwrap();
+    stream_at(server.address, path, body)
+}
+
+pub(crate) fn stream_at(address: SocketAddr, path: &str, body: &Value) -> Events {
+    let response = agent().post(format!("http://{address}{path}")).send_json(body).unwrap();
     assert_eq!(response.status(), 200);
     let lines = BufReader::new(response.into_body().into_reader()).lines();
     Events { lines }

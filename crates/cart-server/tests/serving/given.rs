@@ -170,9 +170,19 @@ impl Server {
 
 /// What a cartridge answers when nothing else runs.
 pub(crate) fn alone(cartridge: &Cartridge, prompt: &Prompt, max_tokens: usize) -> String {
+    answer(cartridge, prompt, max_tokens, false)
+}
+
+/// The same, not stopping where the text ends.
+pub(crate) fn alone_to_the_end(cartridge: &Cartridge, prompt: &str, max_tokens: usize) -> String {
+    answer(cartridge, &raw(prompt), max_tokens, true)
+}
+
+fn answer(cartridge: &Cartridge, prompt: &Prompt, max_tokens: usize, ignore_eos: bool) -> String {
     let verified = cartridge.clone().verify(&VerifyOptions::default(), &Silent).unwrap();
     let agent = Agent::load(&verified, &LoadOptions::default()).unwrap();
-    let options = GenerateOptions { max_tokens: Some(max_tokens), ..GenerateOptions::default() };
+    let max_tokens = Some(max_tokens);
+    let options = GenerateOptions { max_tokens, ignore_eos, ..GenerateOptions::default() };
     agent.generate(prompt, &options, |_| {}).unwrap().text
 }
 

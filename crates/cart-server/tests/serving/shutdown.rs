@@ -1,13 +1,14 @@
 //! A server that is told to end lets its streams end first, within a limit.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use cart_engine::runtime::RuntimeOptions;
 use cart_server::ServerOptions;
 use serde_json::{Value, json};
 
-use crate::client::{Streamed, get, post, stream};
-use crate::given::{alone, raw, shelf};
+use crate::client::{Streamed, get, post, stream, stream_at};
+use crate::given::{alone_to_the_end, shelf};
 
 const PROMPT: &str = "One day, Anna";
 
@@ -20,25 +21,40 @@ fn long() -> Value {
 fn running_streams_end_and_new_ones_are_refused() {
     let shelf = shelf();
     let cartridge = shelf.tiny("tiny");
-    let mut server = shelf.serve("tiny");
-    let body = json!({"prompt": PROMPT, "max_tokens": 200, "temperature": 0, "stream": true});
-    let mut events = stream(&server, "/v1/completions", &body);
-    let first = events.next().unwrap();
-    server.begin_shutdown();
-    let mut refused = None;
-    while refused.is_none() && get(&server, "/healthz").json()["status"] != json!("ok") {
-        refused = Some(post(&server, "/v1/completions", &body));
-    }
-    if let Some(refused) = refused {
-        assert_eq!(
-            (refused.status, refused.error()["code"].clone()),
-            (503, json!("shutting_down"))
-        );
+    // One place and many long requests, so that the end is far away when the shutdown begins.
+    let one = RuntimeOptions { max_streams: NonZeroUsize::MIN, ..RuntimeOptions::default() };
+    let mut server = shelf.serve_with("tiny", one, ServerOptions::default());
+    let expected = alone_to_the_end(&cartridge, PROMPT, 400);
+    std::thread::scope(|scope| {
+        let at = server.address;
+        let streams: Vec<_> = (0..8)
+            .map(|_| scope.spawn(move || Streamed::read(stream_at(at, "/v1/completions", &long()))))
+            .collect();
+        server.wait_until("all requests", |state| {
+            state["streams"].as_u64().unwrap() + state["queued"].as_u64().unwrap() == 8
+        });
+        server.begin_shutdown();
+        let refused = loop {
+            let answer = post(
+                &server,
+                "/v1/completions",
+                &json!({"prompt": "a", "max_tokens": 1, "model": 7}),
+            );
+            // Before the drain begins, the request is refused for what it says.
+            if answer.status != 400 {
+                break answer;
+            }
+        };
+        let code = refused.error()["code"].clone();
+        assert_eq!((refused.status, code), (503, json!("shutting_down")));
         assert_eq!(refused.headers["retry-after"], "1");
-    }
-    let streamed = Streamed::read(std::iter::once(first).chain(events));
-    assert!(streamed.done);
-    assert_eq!(streamed.text, alone(&cartridge, &raw(PROMPT), 200));
+        assert_eq!(get(&server, "/healthz").json()["status"], json!("draining"));
+        for stream in streams {
+            let streamed = stream.join().unwrap();
+            assert!(streamed.done && streamed.error.is_none());
+            assert_eq!(streamed.text, expected);
+        }
+    });
     assert_eq!(server.join().cut_off, 0);
 }
 
