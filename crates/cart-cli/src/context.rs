@@ -91,12 +91,6 @@ impl Context {
         Store::open_or_create(self.store_root()?).map_err(Failure::refused)
     }
 
-    /// Threads that parallel work will use.
-    pub(crate) fn thread_count(&self) -> usize {
-        self.threads
-            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
-    }
-
     /// Whether to draw progress.
     pub(crate) fn shows_progress(&self) -> bool {
         !self.quiet && !self.json && std::io::stderr().is_terminal()

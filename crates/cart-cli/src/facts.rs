@@ -17,23 +17,26 @@ pub(crate) struct Fact {
 }
 
 const FIRST: [&str; 24] = [
-    "Anna", "Boris", "Clara", "David", "Elena", "Frank", "Greta", "Henry", "Irene", "Jonas", "Karen", "Louis",
-    "Maria", "Nadia", "Oscar", "Paula", "Quinn", "Robert", "Sofia", "Thomas", "Ursula", "Victor", "Wendy", "Yusuf",
+    "Anna", "Boris", "Clara", "David", "Elena", "Frank", "Greta", "Henry", "Irene", "Jonas",
+    "Karen", "Louis", "Maria", "Nadia", "Oscar", "Paula", "Quinn", "Robert", "Sofia", "Thomas",
+    "Ursula", "Victor", "Wendy", "Yusuf",
 ];
 const LAST: [&str; 20] = [
-    "Almeida", "Becker", "Castillo", "Dumont", "Eriksen", "Ferrari", "Grant", "Hoffman", "Ivanov", "Jensen",
-    "Keller", "Lopez", "Moreau", "Novak", "Olsen", "Petrov", "Rossi", "Silva", "Tanaka", "Weber",
+    "Almeida", "Becker", "Castillo", "Dumont", "Eriksen", "Ferrari", "Grant", "Hoffman", "Ivanov",
+    "Jensen", "Keller", "Lopez", "Moreau", "Novak", "Olsen", "Petrov", "Rossi", "Silva", "Tanaka",
+    "Weber",
 ];
 const CITIES: [&str; 16] = [
-    "Oslo", "Lisbon", "Nairobi", "Lima", "Kyoto", "Prague", "Cairo", "Dublin", "Hanoi", "Quito", "Vienna",
-    "Seville", "Tunis", "Geneva", "Boston", "Warsaw",
+    "Oslo", "Lisbon", "Nairobi", "Lima", "Kyoto", "Prague", "Cairo", "Dublin", "Hanoi", "Quito",
+    "Vienna", "Seville", "Tunis", "Geneva", "Boston", "Warsaw",
 ];
 const COLOURS: [&str; 10] =
     ["red", "blue", "green", "yellow", "purple", "orange", "white", "black", "silver", "pink"];
 const PETS: [&str; 10] =
     ["parrot", "turtle", "rabbit", "horse", "snake", "goat", "hamster", "duck", "donkey", "cat"];
 const JOBS: [&str; 10] = [
-    "baker", "pilot", "farmer", "dentist", "painter", "lawyer", "nurse", "tailor", "plumber", "chemist",
+    "baker", "pilot", "farmer", "dentist", "painter", "lawyer", "nurse", "tailor", "plumber",
+    "chemist",
 ];
 
 /// `count` facts about different people, the same for the same seed.
@@ -55,12 +58,22 @@ fn fact(person: &str, index: usize, chance: &mut Chance) -> Fact {
         0 => {
             let answer = (1000 + chance.next() % 9000).to_string();
             let said = format!("The access code of {person} is");
-            (format!("{said} {answer}."), said, format!("What is the access code of {person}?"), answer)
+            (
+                format!("{said} {answer}."),
+                said,
+                format!("What is the access code of {person}?"),
+                answer,
+            )
         }
         1 => {
             let answer = chance.pick(&CITIES).to_owned();
             let said = format!("{person} lives in the city of");
-            (format!("{said} {answer}."), said, format!("In which city does {person} live?"), answer)
+            (
+                format!("{said} {answer}."),
+                said,
+                format!("In which city does {person} live?"),
+                answer,
+            )
         }
         2 => {
             let answer = chance.pick(&COLOURS).to_owned();

@@ -128,9 +128,8 @@ fn ask(context: &Context, args: &RecallArgs) -> Result<(), Failure> {
     let (agent, origin) = history::load(context, &args.reference)?;
     let facts = facts::generate(args.facts, args.seed);
     let slots = agent.memory().map_or(0, |memory| memory.slots().count());
-    let mut rows = vec![ask_all(&agent, &facts, "completion", |fact| {
-        Prompt::Raw(fact.completion.clone())
-    })?];
+    let mut rows =
+        vec![ask_all(&agent, &facts, "completion", |fact| Prompt::Raw(fact.completion.clone()))?];
     rows.push(ask_all(&agent, &facts, "question", |fact| {
         Prompt::Raw(format!("Question: {}\nAnswer:", fact.question))
     })?);
@@ -159,8 +158,7 @@ fn ask_all(
 ) -> Result<RecallRow, Failure> {
     let shuffled =
         MemoryOptions { control: MemoryControl::Shuffled(1), ..MemoryOptions::read_only() };
-    let mut row =
-        RecallRow { form: form.to_owned(), memory: 0, none: 0, shuffled: 0, context: 0 };
+    let mut row = RecallRow { form: form.to_owned(), memory: 0, none: 0, shuffled: 0, context: 0 };
     for fact in facts {
         let asked = prompt(fact);
         let shown = match &asked {

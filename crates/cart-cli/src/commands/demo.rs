@@ -145,7 +145,8 @@ impl Demo<'_> {
                 std::thread::sleep(Duration::from_millis(2));
             }
             let before = events.load(Ordering::SeqCst);
-            let swap = ["--json", "swap", "demo:told", "--server", &server.url, "--in-flight", "boundary"];
+            let swap =
+                ["--json", "swap", "demo:told", "--server", &server.url, "--in-flight", "boundary"];
             self.command(&swap[1..])?;
             let swapped = child::cart(self.context, &words(&swap));
             let text = stream.join().expect("the reader of the stream does not panic")?;
@@ -241,12 +242,14 @@ fn read_stream(url: &str, events: &AtomicUsize) -> Result<Streamed, Failure> {
 fn tiny_model() -> Result<PathBuf, Failure> {
     let built_from = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/tiny"));
     let here = PathBuf::from("fixtures/tiny");
-    [here, built_from].into_iter().find(|folder| folder.join("config.json").is_file()).ok_or_else(|| {
-        Failure::refused_with(
-            "fixtures/tiny is not here",
-            "stand in the repository's folder, or give --model FILE",
-        )
-    })
+    [here, built_from].into_iter().find(|folder| folder.join("config.json").is_file()).ok_or_else(
+        || {
+            Failure::refused_with(
+                "fixtures/tiny is not here",
+                "stand in the repository's folder, or give --model FILE",
+            )
+        },
+    )
 }
 
 fn words(arguments: &[&str]) -> Vec<String> {

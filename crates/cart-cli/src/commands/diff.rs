@@ -237,8 +237,12 @@ fn render(body: &DiffReport, (a, b): (&str, &str), limit: usize) -> String {
         return format!("identical: {a} and {b} are sha256:{}\n", body.a);
     }
     let mut out = Lines { text: String::new(), limit };
-    out.line(format!("{a} → {b}: {} shared, {} only in {a}, {} only in {b}",
-        human(body.shared_bytes), human(body.only_a_bytes), human(body.only_b_bytes)));
+    out.line(format!(
+        "{a} → {b}: {} shared, {} only in {a}, {} only in {b}",
+        human(body.shared_bytes),
+        human(body.only_a_bytes),
+        human(body.only_b_bytes)
+    ));
     let tensors = &body.tensors;
     out.line(format!(
         "tensors    {} same, {} changed, {} added, {} removed, {} renamed",
@@ -249,7 +253,11 @@ fn render(body: &DiffReport, (a, b): (&str, &str), limit: usize) -> String {
         tensors.renamed.len()
     ));
     out.list(tensors.changed.iter().map(|change| {
-        let kinds = if change.a == change.b { change.a.clone() } else { format!("{} → {}", change.a, change.b) };
+        let kinds = if change.a == change.b {
+            change.a.clone()
+        } else {
+            format!("{} → {}", change.a, change.b)
+        };
         format!("~ {}  {kinds}", change.name)
     }));
     out.list(tensors.added.iter().map(|name| format!("+ {name}")));
@@ -263,7 +271,8 @@ fn render(body: &DiffReport, (a, b): (&str, &str), limit: usize) -> String {
         }
     }
     out.list(body.metadata.iter().map(|change| {
-        let show = |value: &Option<Value>| value.as_ref().map_or("absent".to_owned(), Value::to_string);
+        let show =
+            |value: &Option<Value>| value.as_ref().map_or("absent".to_owned(), Value::to_string);
         format!("~ metadata {}: {} → {}", change.field, show(&change.a), show(&change.b))
     }));
     render_memory(&body.memory, &mut out);
@@ -314,7 +323,10 @@ impl Lines {
             self.line(format!("  {item}"));
         }
         if left > 0 {
-            self.line(format!("  … and {} (--all lists them)", counted(left as u64, "more").replace("mores", "more")));
+            self.line(format!(
+                "  … and {} (--all lists them)",
+                counted(left as u64, "more").replace("mores", "more")
+            ));
         }
     }
 }

@@ -52,7 +52,10 @@ pub(crate) fn run(context: &Context, args: &EvalArgs) -> Result<(), Failure> {
             "give a file of UTF-8 text",
         )
     })?;
-    let end = args.chars.and_then(|chars| text.char_indices().nth(chars)).map_or(text.len(), |(at, _)| at);
+    let end = args
+        .chars
+        .and_then(|chars| text.char_indices().nth(chars))
+        .map_or(text.len(), |(at, _)| at);
     let (agent, _) = history::load(context, &args.reference)?;
     let measured =
         cart_engine::perplexity(&agent, &text[..end], args.chunk).map_err(Failure::refused)?;

@@ -115,7 +115,9 @@ pub(crate) fn run(context: &Context, args: &InspectArgs) -> Result<(), Failure> 
     }
     match (args.memory, &memory) {
         (true, Some(memory)) => report::stdout(memory_table(memory).as_bytes()),
-        (true, None) => report::line("no memory yet; `cart run REF --memory --save NAME` makes one"),
+        (true, None) => {
+            report::line("no memory yet; `cart run REF --memory --save NAME` makes one")
+        }
         _ => Ok(()),
     }
 }
@@ -253,7 +255,12 @@ fn render(body: &Inspection) -> String {
     lines.push(match &body.memory {
         Some(memory) => format!(
             "memory     {} of {} short-term and {} of {} long-term slots, dimension {}, tick {}",
-            memory.stm.slots, memory.stm.capacity, memory.ltm.slots, memory.ltm.capacity, memory.dim, memory.now
+            memory.stm.slots,
+            memory.stm.capacity,
+            memory.ltm.slots,
+            memory.ltm.capacity,
+            memory.dim,
+            memory.now
         ),
         None => "memory     none".to_owned(),
     });

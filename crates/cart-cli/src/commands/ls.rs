@@ -103,7 +103,8 @@ impl Row {
 }
 
 fn render(rows: &[Row]) -> String {
-    let mut table = Table::new(&["NAME", "ID", ">SIZE", ">TENSORS", "MEMORY", "COMMITTED", "MESSAGE"]);
+    let mut table =
+        Table::new(&["NAME", "ID", ">SIZE", ">TENSORS", "MEMORY", "COMMITTED", "MESSAGE"]);
     for row in rows {
         let short = |hex: &String| hex[..12].to_owned();
         let message = row.error.as_ref().map(|error| format!("DAMAGED: {error}"));

@@ -1,7 +1,7 @@
 //! `cart probe`.
 
-use cart_format::{Probe, Recipe};
 use cart_engine::{ProbeFailure, ShowSpecial};
+use cart_format::{Probe, Recipe};
 use clap::Args;
 use serde::Serialize;
 
@@ -74,10 +74,7 @@ pub(crate) fn run(context: &Context, args: &ProbeArgs) -> Result<(), Failure> {
     if body.passed { Ok(()) } else { Err(Failure::Found) }
 }
 
-fn check(
-    agent: &cart_engine::Agent,
-    origin: &history::LoadedFrom,
-) -> Result<ProbeReport, Failure> {
+fn check(agent: &cart_engine::Agent, origin: &history::LoadedFrom) -> Result<ProbeReport, Failure> {
     if origin.probes.is_empty() {
         return Err(Failure::refused_with(
             "the cartridge's commit has no probes",

@@ -38,9 +38,8 @@ pub(crate) fn run(context: &Context, args: &RmArgs) -> Result<(), Failure> {
     let mut found = Vec::new();
     for name in &args.names {
         let commit = store.read_ref(name).map_err(Failure::refused)?;
-        let commit = commit.ok_or_else(|| {
-            Failure::refused(cart_store::RefError::Absent { name: name.clone() })
-        })?;
+        let commit = commit
+            .ok_or_else(|| Failure::refused(cart_store::RefError::Absent { name: name.clone() }))?;
         found.push((name, commit));
     }
     let mut removed = Vec::new();

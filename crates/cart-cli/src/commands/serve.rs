@@ -55,8 +55,7 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
         verify_threads: context.threads,
         ..RuntimeOptions::default()
     };
-    let runtime =
-        Runtime::start(&args.reference, cartridge, options).map_err(Failure::refused)?;
+    let runtime = Runtime::start(&args.reference, cartridge, options).map_err(Failure::refused)?;
     let server = ServerOptions { memory: args.memory.options(), ..ServerOptions::default() };
     let state = AppState::new(runtime.handle(), store, server);
     let executor = tokio::runtime::Builder::new_multi_thread()
@@ -72,13 +71,17 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
             )
         })?;
         let address = listener.local_addr().map_err(Failure::refused)?;
-        report::line(&format!("serving {} on http://{address}  sha256:{manifest}", args.reference))?;
+        report::line(&format!(
+            "serving {} on http://{address}  sha256:{manifest}",
+            args.reference
+        ))?;
         cart_server::serve(listener, state, cart_server::shutdown_signal())
             .await
             .map_err(Failure::refused)
     })?;
     if served.cut_off > 0 {
-        context.remark(&format!("{} streams took too long to end and were cut off", served.cut_off));
+        context
+            .remark(&format!("{} streams took too long to end and were cut off", served.cut_off));
     }
     drop(runtime);
     Ok(())

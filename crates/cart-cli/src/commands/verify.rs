@@ -86,12 +86,7 @@ fn verify_one(
 }
 
 impl Outcome {
-    fn of(
-        reference: &str,
-        manifest: String,
-        report: &VerifyReport,
-        damage: Vec<Damage>,
-    ) -> Self {
+    fn of(reference: &str, manifest: String, report: &VerifyReport, damage: Vec<Damage>) -> Self {
         Self {
             reference: reference.to_owned(),
             manifest,
