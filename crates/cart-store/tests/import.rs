@@ -3,12 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cart_format::{BlobId, DType, Origin, Piece, TensorName, safetensors};
+use cart_format::{
+    BlobId, Commit, DType, Manifest, Origin, Piece, Recipe, TensorName, safetensors,
+};
 use cart_store::export::{ExportError, ExportForm, ExportOptions, Exported, export};
 use cart_store::import::{ImportError, ImportOptions, ImportPlan, Imported, import};
-use cart_store::{Cartridge, RefName, Silent, Store};
+use cart_store::{Cartridge, Silent, Store};
 
-#[path = "cartridges/mod.rs"]
 mod cartridges;
 use cartridges::{blob_path, flip, noise};
 
@@ -45,14 +46,10 @@ impl Place {
         import(&self.store, path, &ImportOptions::default(), &Silent)
     }
 
-    /// A cartridge with this manifest, under a name.
-    fn open(&self, manifest: &cart_format::Manifest) -> Cartridge {
+    fn open(&self, manifest: &Manifest) -> Cartridge {
         let manifest = self.store.put_manifest(manifest).unwrap();
-        let commit = cart_format::Commit::new(manifest, 1, cart_format::Recipe::new("test"));
-        let commit = self.store.put_commit(&commit).unwrap();
-        let name: RefName = format!("test:{}", manifest.short()).parse().unwrap();
-        self.store.update_ref(&name, None, commit, 1, "test").unwrap();
-        self.store.open_commit(&commit).unwrap()
+        let commit = Commit::new(manifest, 1, Recipe::new("test"));
+        self.store.cartridge(self.store.put_commit(&commit).unwrap()).unwrap()
     }
 }
 
