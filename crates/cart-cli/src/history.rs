@@ -60,7 +60,7 @@ pub(crate) fn is_cart_file(path: &Path) -> bool {
 /// The cartridge that a REF means.
 pub(crate) fn open(context: &Context, reference: &str) -> Result<Cartridge, Failure> {
     let path = Path::new(reference);
-    if is_cart_file(path) || reference.ends_with(".cart") {
+    if path.extension().is_some_and(|extension| extension == "cart") {
         return CartFile::open(path).map_err(Failure::refused);
     }
     let store = context.store()?;

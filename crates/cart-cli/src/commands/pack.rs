@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use cart_format::Recipe;
-use cart_store::RefName;
+use cart_format::{CommitId, Manifest, ManifestId, Recipe};
 use cart_store::import::{self, ImportOptions};
+use cart_store::{RefName, Store};
 use clap::{Args, ValueHint};
 use serde::Serialize;
 
@@ -53,7 +53,7 @@ struct PackReport {
     manifest: String,
     commit: String,
     #[serde(skip)]
-    id: cart_format::CommitId,
+    id: CommitId,
     name: Option<String>,
     tensors: u64,
     blobs: u64,
@@ -76,7 +76,7 @@ pub(crate) fn run(context: &Context, args: &PackArgs) -> Result<(), Failure> {
     let held = store.hold().map_err(Failure::refused)?;
     let bar = Bar::new(context, "packing");
     let mut report = if history::is_cart_file(&args.model) {
-        pack_cart_file(context, args, &store, &bar)?
+        pack_cart_file(args, &store, &bar)?
     } else {
         pack_model(args, &store, &bar)?
     };
@@ -103,87 +103,76 @@ pub(crate) fn run(context: &Context, args: &PackArgs) -> Result<(), Failure> {
     render(&report)
 }
 
-fn pack_model(
-    args: &PackArgs,
-    store: &cart_store::Store,
-    bar: &Bar,
-) -> Result<PackReport, Failure> {
+fn pack_model(args: &PackArgs, store: &Store, bar: &Bar) -> Result<PackReport, Failure> {
     let options = ImportOptions { tokenizer: args.tokenizer.clone(), ..ImportOptions::default() };
     let imported = import::import(store, &args.model, &options, bar).map_err(Failure::refused)?;
-    let recipe = Recipe::new("import").with("tool", history::tool());
-    let new = NewCommit {
-        manifest: imported.manifest_id,
-        parent: None,
-        recipe,
-        message: args.message.clone(),
-        probes: Vec::new(),
-    };
-    let commit = history::commit(store, new, args.tag.as_ref())?;
-    let manifest = &imported.manifest;
-    Ok(PackReport {
-        manifest: imported.manifest_id.hex(),
-        commit: commit.hex(),
-        id: commit,
-        name: args.tag.as_ref().map(ToString::to_string),
-        tensors: manifest.model.tensors.len() as u64,
-        blobs: manifest.blobs.len() as u64,
-        bytes: manifest.total_bytes(),
-        new_blobs: imported.new_blobs,
-        new_bytes: imported.new_bytes,
-        runnable: manifest.model.architecture.is_some() && manifest.tokenizer.is_some(),
-        seconds: 0.0,
-        warnings: imported.warnings,
-        output: None,
-        output_bytes: None,
-    })
+    let commit = begin_history(args, store, imported.manifest_id)?;
+    let new = (imported.new_blobs, imported.new_bytes);
+    let mut report = PackReport::new(args, commit, imported.manifest_id, &imported.manifest, new);
+    report.warnings = imported.warnings;
+    Ok(report)
 }
 
-fn pack_cart_file(
-    context: &Context,
-    args: &PackArgs,
-    store: &cart_store::Store,
-    bar: &Bar,
-) -> Result<PackReport, Failure> {
+fn pack_cart_file(args: &PackArgs, store: &Store, bar: &Bar) -> Result<PackReport, Failure> {
     if args.tokenizer.is_some() {
         return Err(Failure::arguments("--tokenizer goes with a model, not with a .cart file"));
     }
     let imported = store.import_cart(&args.model, bar).map_err(Failure::refused)?;
-    let _ = context;
     let commit = match imported.commit {
         Some(commit) => {
             history::name_commit(store, commit, args.tag.as_ref(), &args.message)?;
             commit
         }
-        // A file without a commit is content alone: this pack is where its history begins.
-        None => {
-            let recipe = Recipe::new("import").with("tool", history::tool());
-            let new = NewCommit {
-                manifest: imported.manifest,
-                parent: None,
-                recipe,
-                message: args.message.clone(),
-                probes: Vec::new(),
-            };
-            history::commit(store, new, args.tag.as_ref())?
-        }
+        // A file without a commit is content alone.
+        None => begin_history(args, store, imported.manifest)?,
     };
-    let manifest = &store.manifest(&imported.manifest).map_err(Failure::refused)?;
-    Ok(PackReport {
-        manifest: imported.manifest.hex(),
-        commit: commit.hex(),
-        id: commit,
-        name: args.tag.as_ref().map(ToString::to_string),
-        tensors: manifest.model.tensors.len() as u64,
-        blobs: manifest.blobs.len() as u64,
-        bytes: manifest.total_bytes(),
-        new_blobs: imported.new_blobs,
-        new_bytes: imported.new_bytes,
-        runnable: manifest.model.architecture.is_some() && manifest.tokenizer.is_some(),
-        seconds: 0.0,
-        warnings: Vec::new(),
-        output: None,
-        output_bytes: None,
-    })
+    let manifest = store.manifest(&imported.manifest).map_err(Failure::refused)?;
+    let new = (imported.new_blobs, imported.new_bytes);
+    Ok(PackReport::new(args, commit, imported.manifest, &manifest, new))
+}
+
+/// The commit of an import, on top of what the name pointed to.
+fn begin_history(
+    args: &PackArgs,
+    store: &Store,
+    manifest: ManifestId,
+) -> Result<CommitId, Failure> {
+    let new = NewCommit {
+        manifest,
+        parent: None,
+        recipe: Recipe::new("import").with("tool", history::tool()),
+        message: args.message.clone(),
+        probes: Vec::new(),
+    };
+    history::commit(store, new, args.tag.as_ref())
+}
+
+impl PackReport {
+    /// * `new`: blobs that the store did not have, and their bytes
+    fn new(
+        args: &PackArgs,
+        commit: CommitId,
+        id: ManifestId,
+        manifest: &Manifest,
+        new: (u64, u64),
+    ) -> Self {
+        Self {
+            manifest: id.hex(),
+            commit: commit.hex(),
+            id: commit,
+            name: args.tag.as_ref().map(ToString::to_string),
+            tensors: manifest.model.tensors.len() as u64,
+            blobs: manifest.blobs.len() as u64,
+            bytes: manifest.total_bytes(),
+            new_blobs: new.0,
+            new_bytes: new.1,
+            runnable: manifest.model.architecture.is_some() && manifest.tokenizer.is_some(),
+            seconds: 0.0,
+            warnings: Vec::new(),
+            output: None,
+            output_bytes: None,
+        }
+    }
 }
 
 fn render(report: &PackReport) -> Result<(), Failure> {

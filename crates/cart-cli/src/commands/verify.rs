@@ -49,8 +49,7 @@ struct Outcome {
 }
 
 pub(crate) fn run(context: &Context, args: &VerifyArgs) -> Result<(), Failure> {
-    let options =
-        VerifyOptions { threads: context.threads, whole: args.whole, ..VerifyOptions::default() };
+    let options = VerifyOptions { threads: context.threads, whole: args.whole };
     let mut cartridges = Vec::new();
     for reference in &args.refs {
         let outcome = verify_one(context, reference, &options)?;
