@@ -77,12 +77,14 @@ impl<'a> Reader<'a> {
 
     /// Refuses a file that begins with something else, even if it ends right there.
     pub(super) fn check_magic(&mut self) -> Result<(), Stop> {
+        let what = "the magic number";
+        self.need(what, self.file_len.min(MAGIC.len() as u64))?;
         let given = self.prefix.len().min(MAGIC.len());
         if self.prefix[..given] != MAGIC[..given] {
             let found = self.prefix[..given].to_vec();
             return Err(GgufError::Magic { found }.into());
         }
-        self.take("the magic number", 1, MAGIC.len() as u64).map(drop)
+        self.take(what, 1, MAGIC.len() as u64).map(drop)
     }
 
     /// How many of something there are.
