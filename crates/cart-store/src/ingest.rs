@@ -13,7 +13,7 @@ use crate::file_error::{At as _, FileError};
 use crate::hashing::{self, HashError, Lane};
 use crate::progress::Progress;
 use crate::publish::{Synced, Unpublished};
-use crate::source::SourceRange;
+use crate::source::{SourceRange, same_bytes};
 use crate::store::Store;
 
 /// Threads that only wait for the disk, so that the cores go on hashing. More gain nothing: the
@@ -243,9 +243,12 @@ impl Intake<'_> {
         Ok(())
     }
 
+    /// Whether the store has a blob with these very bytes. Its name alone would leave a damaged one
+    /// as it is; to pack again is how people heal it.
     fn is_stored(&self, index: usize) -> bool {
         let found = self.jobs[index].finish();
-        self.store.has_blob(&found.blob, found.entry.size)
+        let stored = SourceRange::whole(&self.store.layout.blob(&found.blob));
+        stored.is_ok_and(|stored| same_bytes(self.jobs[index].source, &stored))
     }
 
     fn begin(&self, index: usize, write: bool) -> Result<Reading<'_>, FileError> {

@@ -25,6 +25,7 @@ use rustix::fs::{CWD, RenameFlags};
 
 use crate::faults::{Effect, Faults};
 use crate::file_error::{At as _, FileError};
+use crate::source::{SourceRange, same_bytes};
 
 /// Makes temporary names unique in this process.
 static COUNTER: AtomicU64 = AtomicU64::new(0);
@@ -46,7 +47,6 @@ pub(crate) struct Unpublished {
 /// name, so no name ever stands for bytes that a power cut can take.
 #[derive(Debug)]
 pub(crate) struct Synced {
-    size: u64,
     temporary: Temporary,
 }
 
@@ -203,22 +203,22 @@ impl Unpublished {
         let path = self.path();
         self.temporary.publisher.step("sync", path, || Effect::Sync(path.to_path_buf()))?;
         self.file.sync_data().at("sync", path)?;
-        let size = self.file.metadata().at("read", path)?.len();
-        Ok(Synced { size, temporary: self.temporary })
+        Ok(Synced { temporary: self.temporary })
     }
 }
 
 impl Synced {
-    /// Gives the file its lasting name, unless a file of the same size has it. (One of another size
-    /// is damaged, since names are digests, and is replaced.) Returns whether it was given. The
-    /// folder is left to be synced by the caller.
+    /// Gives the file its lasting name, unless a file with the same bytes has it. (One with others is
+    /// damaged, since names are digests, and is replaced.) Returns whether it was given. The folder
+    /// is left to be synced by the caller.
     pub(crate) fn publish(mut self, to: &Path) -> Result<bool, FileError> {
         let from = self.temporary.path.clone();
         let effect = || Effect::Rename(from.clone(), to.to_path_buf());
         self.temporary.publisher.step("rename", &from, effect)?;
         match rename_new(&from, to) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                if std::fs::metadata(to).at("read", to)?.len() == self.size {
+                let ours = SourceRange::whole(&from)?;
+                if same_bytes(&ours, &SourceRange::whole(to)?) {
                     return Ok(false);
                 }
                 std::fs::rename(&from, to).at("rename", &from)?;

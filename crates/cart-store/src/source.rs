@@ -102,6 +102,20 @@ pub fn digest_source(source: &SourceRange, progress: &dyn Progress) -> Result<Bl
     })
 }
 
+/// Whether two ranges have the same bytes. One that can't be read is like no other.
+pub(crate) fn same_bytes(a: &SourceRange, b: &SourceRange) -> bool {
+    a.len() == b.len()
+        && hashing::with_buffer(|buffer| {
+            let (left, right) = buffer.split_at_mut(hashing::BUFFER / 2);
+            let step = left.len() as u64;
+            (0..a.len()).step_by(left.len()).all(|at| {
+                let len = step.min(a.len() - at) as usize;
+                let (left, right) = (&mut left[..len], &mut right[..len]);
+                a.read_at(left, at).is_ok() && b.read_at(right, at).is_ok() && left == right
+            })
+        })
+}
+
 /// Reads a range of a file; its end inside the range is an error that says so.
 pub(crate) fn read_exact(
     file: &File,

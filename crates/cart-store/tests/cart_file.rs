@@ -1,4 +1,5 @@
 //! The single-file form.
+#![allow(clippy::unwrap_used, reason = "parts of tests")]
 
 mod cartridges;
 
@@ -28,7 +29,7 @@ impl Case {
         let manifest = many_kinds(&store);
         let manifest = store.put_manifest(&manifest).unwrap();
         let mut commit = Commit::new(manifest, 12, Recipe::new("test"));
-        commit.message = "many kinds".to_owned();
+        commit.message = "many kinds".into();
         let commit = store.put_commit(&commit).unwrap();
         store.update_ref(&"many".parse().unwrap(), None, commit, 12, "").unwrap();
         let case = Self { dir, store, packed: Packed { manifest, commit, blobs: vec![] } };

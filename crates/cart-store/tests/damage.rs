@@ -1,4 +1,5 @@
 //! Damage: what verify, fsck and gc say about it.
+#![allow(clippy::unwrap_used, reason = "parts of tests")]
 
 mod cartridges;
 
@@ -111,16 +112,22 @@ fn a_missing_long_blob_is_said_once() {
 }
 
 #[test]
-fn packing_again_heals_a_blob_of_a_wrong_size_or_a_lost_one() {
+fn packing_again_heals_what_is_damaged_or_lost() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open_or_create(dir.path()).unwrap();
-    let tensors = [("x", noise(200, 2)), ("y", noise(300, 2))];
+    let names = ["cut", "gone", "start", "middle", "end", "good"];
+    let tensors: Vec<_> = names.into_iter().zip((1..).map(|seed| noise(30_000, seed))).collect();
     let packed = pack(&store, "a", &tensors, 0);
-    std::fs::write(blob_path(&store, &packed.blobs[0]), b"short").unwrap();
-    std::fs::remove_file(blob_path(&store, &packed.blobs[1])).unwrap();
-    assert_eq!(damage(&store, false).len(), 2);
+    let path = |index: usize| blob_path(&store, &packed.blobs[index]);
+    std::fs::write(path(0), b"short").unwrap();
+    std::fs::remove_file(path(1)).unwrap();
+    flip(&path(2), 0);
+    flip(&path(3), 15_000);
+    flip(&path(4), 29_999);
+    assert_eq!(damage(&store, false).len(), 5);
     pack(&store, "b", &tensors, 0);
     assert_eq!(damage(&store, false), []);
+    assert!(fsck(&store).is_clean());
 }
 
 #[test]

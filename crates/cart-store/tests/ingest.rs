@@ -1,4 +1,5 @@
 //! Taking bytes in.
+#![allow(clippy::unwrap_used, reason = "parts of tests")]
 
 mod cartridges;
 

@@ -1,4 +1,5 @@
 //! Names: compare-and-swap, logs, and how cartridges are found.
+#![allow(clippy::unwrap_used, reason = "parts of tests")]
 
 mod cartridges;
 

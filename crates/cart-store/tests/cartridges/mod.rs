@@ -1,5 +1,6 @@
 //! Small cartridges to test with.
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "these are parts of tests")]
 
 use cart_format::{
     BlobId, Commit, CommitId, DType, Manifest, ManifestId, Recipe, TensorEntry, TensorName,
