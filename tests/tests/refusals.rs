@@ -48,10 +48,6 @@ fn folders_with_something_missing() {
     let said = refused(&cart, &path);
     assert!(said.contains(shard), "{said}");
 
-    std::fs::remove_file(at("config.json")).unwrap();
-    let said = refused(&cart, &path);
-    assert!(said.contains("config.json"), "{said}");
-
     edit(&at("model.safetensors.index.json"), |index| {
         index["weight_map"]["model.norm.weight"] = json!("model-00001-of-00002.safetensors");
     });
@@ -265,6 +261,18 @@ fn a_model_without_a_tokenizer_is_stored_and_not_run() {
     );
     cart.ok(["pack", &file, "-t", "lone"]);
     let said = cart.refused(["run", "lone", "-p", "x"]);
+    assert!(said.contains("architecture"), "{said}");
+}
+
+#[test]
+fn a_folder_without_a_config_is_stored_and_not_run() {
+    let cart = Cart::new();
+    let path = folder(&cart, "tiny");
+    std::fs::remove_file(path.join("config.json")).unwrap();
+    let packed = cart.json(["pack", path.to_str().unwrap(), "-t", "tiny"]);
+    assert_eq!(packed["runnable"], false);
+    assert!(packed["warnings"].to_string().contains("config.json"), "{packed}");
+    let said = cart.refused(["run", "tiny", "-p", "x"]);
     assert!(said.contains("architecture"), "{said}");
 }
 

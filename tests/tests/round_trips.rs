@@ -28,7 +28,7 @@ fn folders_come_back_file_by_file() {
         let verified = cart.json(["verify", name]);
         assert_eq!(verified["cartridges"][0]["manifest"], packed["manifest"]);
         assert_eq!(verified["cartridges"][0]["bytes"], packed["bytes"]);
-        let back = cart.path(&format!("back/{name}"));
+        let back = cart.path(&format!("back-{name}"));
         let exported = cart.json(["export", name, "--as", "hf", "-o", &back]);
         assert_eq!(exported["exact"], true);
         let files = same_files(&folder, Path::new(&back));

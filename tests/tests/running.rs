@@ -157,7 +157,7 @@ fn perplexity_is_that_of_the_text() {
     let eval = |text: &str| cart.json(["eval", "tiny", "--text", text, "--chunk", "128"]);
     let (low, high) = (eval(&known), eval(&noise));
     let value = |report: &Value| report["perplexity"].as_f64().unwrap();
-    assert!(value(&low) < 4.0 && value(&high) > 20.0, "{low} {high}");
+    assert!(value(&low) * 20.0 < value(&high), "{low} {high}");
     let nats = low["nats_per_token"].as_f64().unwrap();
     assert!((nats.exp() / value(&low) - 1.0).abs() < 1e-9);
     let cut = cart.json(["eval", "tiny", "--text", &noise, "--chunk", "128", "--chars", "1200"]);

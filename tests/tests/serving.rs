@@ -16,6 +16,12 @@ fn ask(tokens: u64) -> Value {
     json!({ "prompt": "One day, Anna", "max_tokens": tokens, "temperature": 0 })
 }
 
+/// What runs: name, id and generation.
+fn running(server: &Server) -> Vec<Value> {
+    let active = server.get_json("/cart/state")["active"].clone();
+    ["name", "manifest", "generation"].map(|field| active[field].clone()).to_vec()
+}
+
 /// The text of a stream of completions, which must end as streams end.
 fn streamed_text(body: &str) -> String {
     let data: Vec<&str> = body.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
@@ -111,7 +117,7 @@ fn a_swap_to_a_damaged_or_unfit_cartridge_is_refused() {
     let cart = tiny();
     cart.ok(["pack", &fixture("logits/llama-f32-tied"), "-t", "bare"]);
     let server = Server::start(&cart, "tiny");
-    let state = server.get_json("/cart/state")["active"].clone();
+    let state = running(&server);
     let manifest = cart.manifest("tiny:told");
     let memory = manifest["memory"]["state"].as_str().unwrap();
     damage::flip_bit(cart.blob(memory), 20, 1);
@@ -120,7 +126,7 @@ fn a_swap_to_a_damaged_or_unfit_cartridge_is_refused() {
     for unfit in ["bare", "no-such-name"] {
         cart.refused(["swap", unfit, "--server", server.url()]);
     }
-    assert_eq!(server.get_json("/cart/state")["active"], state);
+    assert_eq!(running(&server), state);
     server.post_json("/v1/completions", &ask(4));
     damage::flip_bit(cart.blob(memory), 20, 1);
     cart.ok(["swap", "tiny:told", "--server", server.url()]);
