@@ -1,10 +1,25 @@
 //! A batch of runs through the decoder.
 
+use std::cell::RefCell;
+use std::ops::Range;
+
+use candle_core::{Device, Tensor};
+use cart_format::arch::MlpSpec;
 use thiserror::Error;
 
-use crate::model::Model;
-use crate::state::State;
+use crate::attention::Segment;
+use crate::kernel::vector::soft_cap;
+use crate::model::{Layer, Model};
+use crate::ops::{Attend, Embed, LinearAdd, NormLinear, NormMlp, Normalize, with_floats};
+use crate::rope::RopeTable;
+use crate::state::{State, geometry};
 use crate::taps::Taps;
+
+/// Rows that go through the layers together.
+const CHUNK_ROWS: usize = 256;
+
+/// Rows whose logits are computed together.
+const HEAD_ROWS: usize = 64;
 
 /// Which rows of a run need logits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -119,7 +134,259 @@ impl Model {
     /// # Errors
     /// See [`ForwardError`]. Everything is checked before any state changes.
     pub fn forward(&self, runs: &mut [Run<'_>]) -> Result<Vec<Logits>, ForwardError> {
-        let _ = runs;
-        unimplemented!()
+        for (index, run) in runs.iter().enumerate() {
+            self.check(index, run)?;
+        }
+        let before: Vec<usize> = runs.iter().map(|run| run.state.len()).collect();
+        // On a thread of the pool, every split of the work needs only the other threads to wake.
+        let result = rayon::scope(|_| self.forward_checked(runs));
+        if result.is_err() {
+            for (run, len) in runs.iter_mut().zip(before) {
+                run.state.truncate(len);
+            }
+        }
+        result
     }
+
+    fn check(&self, index: usize, run: &Run<'_>) -> Result<(), ForwardError> {
+        if run.tokens.is_empty() {
+            return Err(ForwardError::Empty { run: index });
+        }
+        let vocab = self.spec.vocab_size as usize;
+        let outside = |(_, token): &(usize, &u32)| **token as usize >= vocab;
+        if let Some((at, &token)) = run.tokens.iter().enumerate().find(outside) {
+            return Err(ForwardError::TokenOutOfRange { run: index, index: at, token, vocab });
+        }
+        self.check_state(index, run.state, run.tokens.len())
+    }
+
+    /// Checks that `state` is of this model and has room for `new` positions.
+    pub(crate) fn check_state(
+        &self,
+        run: usize,
+        state: &State,
+        new: usize,
+    ) -> Result<(), ForwardError> {
+        if !state.layers.iter().map(|layer| layer.width).eq(self.key_widths()) {
+            let expected = geometry(self.key_widths());
+            return Err(ForwardError::OtherModel { run, found: state.geometry(), expected });
+        }
+        let (past, context) = (state.len(), self.spec.context_length as usize);
+        if new > context.saturating_sub(past) {
+            return Err(ForwardError::ContextFull { run, past, new, context });
+        }
+        Ok(())
+    }
+
+    fn forward_checked(&self, runs: &mut [Run<'_>]) -> Result<Vec<Logits>, ForwardError> {
+        let vocab = self.spec.vocab_size as usize;
+        let mut logits = vec![Logits { vocab, ..Logits::default() }; runs.len()];
+        for (run, logits) in runs.iter().zip(&mut logits) {
+            logits.data.reserve_exact(run.logits.rows(run.tokens.len()) * vocab);
+        }
+        let mut done = vec![0; runs.len()];
+        loop {
+            let pieces = next_chunk(runs, &mut done);
+            if pieces.is_empty() {
+                return Ok(logits);
+            }
+            self.forward_chunk(runs, &pieces, &mut logits)?;
+        }
+    }
+
+    fn forward_chunk(
+        &self,
+        runs: &mut [Run<'_>],
+        pieces: &[Piece],
+        logits: &mut [Logits],
+    ) -> Result<(), ForwardError> {
+        for piece in pieces {
+            runs[piece.run].state.advance(piece.tokens.len(), 0.0);
+        }
+        let tables: Vec<_> = self
+            .ropes
+            .iter()
+            .map(|rope| rope.table(pieces.iter().flat_map(Piece::positions)))
+            .collect();
+        let mut hidden = self.embed(runs, pieces)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            hidden = self.layer(index, layer, &hidden, &tables, runs, pieces)?;
+            tap(index, &hidden, runs, pieces)?;
+        }
+        if pieces.iter().any(|piece| runs[piece.run].wants(self.layers.len())) {
+            let norm = Normalize { kernels: self.kernels, norm: &self.final_norm };
+            let normed = hidden.apply_op1_no_bwd(&norm)?;
+            tap(self.layers.len(), &normed, runs, pieces)?;
+        }
+        self.logits(&hidden, runs, pieces, logits)
+    }
+
+    fn embed(&self, runs: &[Run<'_>], pieces: &[Piece]) -> Result<Tensor, ForwardError> {
+        let ids: Vec<u32> = pieces
+            .iter()
+            .flat_map(|piece| &runs[piece.run].tokens[piece.tokens.clone()])
+            .copied()
+            .collect();
+        let scale = self.spec.embedding_scale.map(|scale| scale as f32);
+        let embed = Embed { kernels: self.kernels, embedding: &self.embedding, scale };
+        let count = ids.len();
+        Ok(Tensor::from_vec(ids, count, &Device::Cpu)?.apply_op1_no_bwd(&embed)?)
+    }
+
+    fn layer(
+        &self,
+        index: usize,
+        layer: &Layer,
+        hidden: &Tensor,
+        tables: &[RopeTable],
+        runs: &mut [Run<'_>],
+        pieces: &[Piece],
+    ) -> Result<Tensor, ForwardError> {
+        let kernels = self.kernels;
+        let qkv = NormLinear { kernels, norm: &layer.attention_norm, linear: &layer.qkv };
+        let attend = Attend {
+            kernels,
+            attention: &layer.attention,
+            table: layer.attention.rope.map(|rope| &tables[rope]),
+            segments: RefCell::new(segments(index, runs, pieces)),
+        };
+        let out =
+            LinearAdd { kernels, linear: &layer.out, norm: layer.after_attention_norm.as_ref() };
+        let (gated, dense) = match &layer.mlp_spec {
+            MlpSpec::Gated(dense) => (true, dense),
+            MlpSpec::Plain(dense) => (false, dense),
+        };
+        let mlp = NormMlp {
+            kernels,
+            norm: &layer.mlp_norm,
+            linear: &layer.mlp,
+            gated,
+            activation: dense.activation,
+        };
+        let down = LinearAdd { kernels, linear: &layer.down, norm: layer.after_mlp_norm.as_ref() };
+        let mixed = hidden.apply_op1_no_bwd(&qkv)?.apply_op1_no_bwd(&attend)?;
+        let hidden = mixed.apply_op2_no_bwd(hidden, &out)?;
+        Ok(hidden.apply_op1_no_bwd(&mlp)?.apply_op2_no_bwd(&hidden, &down)?)
+    }
+
+    /// Appends the logits of the rows that ask for them.
+    fn logits(
+        &self,
+        hidden: &Tensor,
+        runs: &[Run<'_>],
+        pieces: &[Piece],
+        logits: &mut [Logits],
+    ) -> Result<(), ForwardError> {
+        let kernels = self.kernels;
+        let head = NormLinear { kernels, norm: &self.final_norm, linear: &self.head };
+        let wanted: Vec<(usize, usize)> = pieces
+            .iter()
+            .flat_map(|piece| {
+                let total = runs[piece.run].tokens.len();
+                let first = total - runs[piece.run].logits.rows(total);
+                let rows = first.max(piece.tokens.start)..piece.tokens.end;
+                rows.map(|token| (piece.run, piece.rows.start + token - piece.tokens.start))
+            })
+            .collect();
+        for group in wanted.chunk_by(|a, b| a.0 == b.0 && a.1 + 1 == b.1) {
+            for part in group.chunks(HEAD_ROWS) {
+                let rows = hidden.narrow(0, part[0].1, part.len())?.apply_op1_no_bwd(&head)?;
+                let logits = &mut logits[part[0].0];
+                let start = logits.data.len();
+                with_floats(&rows, |rows| logits.data.extend_from_slice(rows))?;
+                logits.rows += part.len();
+                if let Some(cap) = self.spec.logit_softcap {
+                    soft_cap(kernels, &mut logits.data[start..], cap as f32);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl LogitsFor {
+    /// How many of `total` rows, counted from the last.
+    fn rows(self, total: usize) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Last => total.min(1),
+            Self::All => total,
+        }
+    }
+}
+
+impl Run<'_> {
+    fn wants(&self, layer: usize) -> bool {
+        self.taps.as_ref().is_some_and(|taps| taps.wants(layer))
+    }
+}
+
+/// Consecutive tokens of a run in a chunk.
+struct Piece {
+    run: usize,
+    /// Indices into the run's tokens.
+    tokens: Range<usize>,
+    /// Rows of the chunk.
+    rows: Range<usize>,
+    /// Positions in the run's state before these.
+    past: usize,
+}
+
+impl Piece {
+    fn positions(&self) -> Range<usize> {
+        self.past..self.past + self.tokens.len()
+    }
+}
+
+/// The next rows of the runs, in order, up to a chunk.
+fn next_chunk(runs: &[Run<'_>], done: &mut [usize]) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let mut row = 0;
+    for (index, (run, done)) in runs.iter().zip(done).enumerate() {
+        let count = (run.tokens.len() - *done).min(CHUNK_ROWS - row);
+        if count > 0 {
+            let (tokens, rows) = (*done..*done + count, row..row + count);
+            pieces.push(Piece { run: index, tokens, rows, past: run.state.len() });
+            *done += count;
+            row += count;
+        }
+    }
+    pieces
+}
+
+/// The caches of layer `layer` that the pieces belong to.
+fn segments<'a>(layer: usize, runs: &'a mut [Run<'_>], pieces: &[Piece]) -> Vec<Segment<'a>> {
+    let mut pieces = pieces.iter().peekable();
+    let mut segments = Vec::new();
+    for (index, run) in runs.iter_mut().enumerate() {
+        if let Some(piece) = pieces.next_if(|piece| piece.run == index) {
+            let State { layers, bias, .. } = &mut *run.state;
+            segments.push(Segment {
+                rows: piece.rows.clone(),
+                past: piece.past,
+                cache: &mut layers[layer],
+                bias: bias.as_deref(),
+            });
+        }
+    }
+    segments
+}
+
+fn tap(
+    layer: usize,
+    hidden: &Tensor,
+    runs: &mut [Run<'_>],
+    pieces: &[Piece],
+) -> Result<(), ForwardError> {
+    for piece in pieces {
+        let run = &mut runs[piece.run];
+        if !run.wants(layer) {
+            continue;
+        }
+        if let Some(taps) = run.taps.as_mut() {
+            let rows = hidden.narrow(0, piece.rows.start, piece.rows.len())?;
+            with_floats(&rows, |rows| taps.after_layer(layer, piece.past, rows))?;
+        }
+    }
+    Ok(())
 }

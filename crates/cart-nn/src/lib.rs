@@ -6,15 +6,24 @@
 //! Weights come through a [`WeightSource`] as [`SharedBytes`], so that mapped files stay mapped.
 //! This is the only crate that names candle.
 
+mod activation;
+mod attention;
 mod bytes;
 mod forward;
+mod kernel;
+mod matrix;
 mod model;
+mod norm;
+mod ops;
+mod parallel;
+mod rope;
 mod span;
 mod state;
 mod taps;
 
 pub use bytes::{SharedBytes, WeightSource, WeightTensor};
 pub use forward::{ForwardError, Logits, LogitsFor, Run};
+pub use kernel::{KernelError, KernelLevel};
 pub use model::{LoadError, Model, WeightBytes};
 pub use span::SpanKv;
 pub use state::State;

@@ -1,17 +1,21 @@
 //! Spans of text as keys and values that can be put at any position.
 
-use crate::forward::ForwardError;
+use crate::forward::{ForwardError, LogitsFor, Run};
 use crate::model::Model;
-use crate::state::State;
+use crate::state::{State, geometry};
 
 /// Keys before `RoPE`, and values, of a span that was read alone.
 #[derive(Clone, Debug, PartialEq)]
-pub struct SpanKv {}
+pub struct SpanKv {
+    len: usize,
+    /// For each layer, keys before rotation and values, `[len, kv_heads, head_dim]`.
+    layers: Vec<(Vec<f32>, Vec<f32>)>,
+}
 
 impl SpanKv {
     /// Positions in the span.
     pub fn len(&self) -> usize {
-        unimplemented!()
+        self.len
     }
 
     /// Whether the span has no positions.
@@ -27,8 +31,22 @@ impl Model {
     /// # Errors
     /// As [`Model::forward`].
     pub fn encode_span(&self, sink: &[u32], tokens: &[u32]) -> Result<SpanKv, ForwardError> {
-        let _ = (sink, tokens);
-        unimplemented!()
+        if tokens.is_empty() {
+            return Err(ForwardError::Empty { run: 0 });
+        }
+        let mut state = self.new_state();
+        for layer in &mut state.layers {
+            layer.unrotated = Some(Vec::new());
+        }
+        let all = [sink, tokens].concat();
+        let run = Run { state: &mut state, tokens: &all, logits: LogitsFor::None, taps: None };
+        self.forward(&mut [run])?;
+        let layers = state.layers.into_iter().map(|layer| {
+            let start = sink.len() * layer.width;
+            let keys = layer.unrotated.unwrap_or_default();
+            (keys[start..].to_vec(), layer.values[start..].to_vec())
+        });
+        Ok(SpanKv { len: tokens.len(), layers: layers.collect() })
     }
 
     /// Appends a span to `state`, its keys rotated to the state's next positions.
@@ -44,7 +62,29 @@ impl Model {
         span: &SpanKv,
         bias: f32,
     ) -> Result<(), ForwardError> {
-        let _ = (state, span, bias);
-        unimplemented!()
+        self.check_state(0, state, span.len)?;
+        let widths = span.layers.iter().map(|(keys, _)| keys.len() / span.len);
+        if !widths.clone().eq(self.key_widths()) {
+            let (found, expected) = (geometry(widths), geometry(self.key_widths()));
+            return Err(ForwardError::OtherModel { run: 0, found, expected });
+        }
+        let positions = state.len..state.len + span.len;
+        let tables: Vec<_> = self.ropes.iter().map(|rope| rope.table(positions.clone())).collect();
+        for ((cache, (keys, values)), layer) in
+            state.layers.iter_mut().zip(&span.layers).zip(&self.layers)
+        {
+            let start = cache.keys.len();
+            cache.keys.extend_from_slice(keys);
+            cache.values.extend_from_slice(values);
+            if let Some(unrotated) = &mut cache.unrotated {
+                unrotated.extend_from_slice(keys);
+            }
+            let Some(rope) = layer.attention.rope else { continue };
+            for (index, keys) in cache.keys[start..].chunks_exact_mut(cache.width).enumerate() {
+                tables[rope].rotate(index, keys, layer.attention.head_dim);
+            }
+        }
+        state.advance(span.len, bias);
+        Ok(())
     }
 }

@@ -3,27 +3,97 @@
 /// Keys and values of every position so far: a value. Clone it to fork a session, truncate it to
 /// go back.
 #[derive(Clone, Debug, PartialEq)]
-pub struct State {}
+pub struct State {
+    pub(crate) len: usize,
+    pub(crate) layers: Vec<LayerCache>,
+    /// Added to the scores of each position, once some position has one that is not zero.
+    pub(crate) bias: Option<Vec<f32>>,
+}
+
+/// Keys and values of a layer.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LayerCache {
+    /// Numbers of a position: `kv_heads · head_dim`.
+    pub(crate) width: usize,
+    /// `[positions, kv_heads, head_dim]`, rotated.
+    pub(crate) keys: Vec<f32>,
+    /// `[positions, kv_heads, head_dim]`.
+    pub(crate) values: Vec<f32>,
+    /// Keys before rotation, where a span is being made.
+    pub(crate) unrotated: Option<Vec<f32>>,
+}
 
 impl State {
+    /// An empty state for layers of these widths.
+    pub(crate) fn new(widths: impl Iterator<Item = usize>) -> Self {
+        let layers = widths.map(|width| LayerCache {
+            width,
+            keys: Vec::new(),
+            values: Vec::new(),
+            unrotated: None,
+        });
+        Self { len: 0, layers: layers.collect(), bias: None }
+    }
+
     /// Positions in the state.
     pub fn len(&self) -> usize {
-        unimplemented!()
+        self.len
     }
 
     /// Whether nothing was read yet.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len == 0
     }
 
     /// Forgets every position from `len` on. Does nothing where there are no more than that.
     pub fn truncate(&mut self, len: usize) {
-        let _ = len;
-        unimplemented!()
+        if len >= self.len {
+            return;
+        }
+        self.len = len;
+        for layer in &mut self.layers {
+            layer.keys.truncate(len * layer.width);
+            layer.values.truncate(len * layer.width);
+            if let Some(unrotated) = &mut layer.unrotated {
+                unrotated.truncate(len * layer.width);
+            }
+        }
+        if let Some(bias) = &mut self.bias {
+            bias.truncate(len);
+            if bias.iter().all(|bias| *bias == 0.0) {
+                self.bias = None;
+            }
+        }
     }
 
     /// Bytes that keys and values take.
     pub fn bytes(&self) -> usize {
-        unimplemented!()
+        let numbers = self.layers.iter().map(|layer| layer.keys.len() + layer.values.len());
+        numbers.sum::<usize>() * size_of::<f32>()
     }
+
+    /// Counts `new` positions whose keys and values were appended, with this bias.
+    pub(crate) fn advance(&mut self, new: usize, bias: f32) {
+        self.len += new;
+        if bias != 0.0 && self.bias.is_none() {
+            self.bias = Some(vec![0.0; self.len - new]);
+        }
+        if let Some(biases) = &mut self.bias {
+            biases.resize(self.len, bias);
+        }
+    }
+
+    /// Layers and key widths, for errors.
+    pub(crate) fn geometry(&self) -> String {
+        geometry(self.layers.iter().map(|layer| layer.width))
+    }
+}
+
+/// Layers and key widths, for errors: `30 × 192`.
+pub(crate) fn geometry(widths: impl ExactSizeIterator<Item = usize>) -> String {
+    let layers = widths.len();
+    let mut widths: Vec<_> = widths.collect();
+    widths.dedup();
+    let widths: Vec<_> = widths.iter().map(usize::to_string).collect();
+    format!("{layers} × {}", widths.join(", "))
 }

@@ -1,0 +1,125 @@
+//! Products of weights with activations, at the level that the processor allows.
+
+pub(crate) mod activations;
+pub(crate) mod float;
+pub(crate) mod format;
+pub(crate) mod quantized;
+pub(crate) mod tile;
+pub(crate) mod vector;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+/// Which instructions the products use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KernelLevel {
+    /// Plain Rust, on every processor.
+    Portable,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
+    /// x86-64 with AVX-512 (F, BW, VL) and its 8-bit dot products (VNNI).
+    Avx512Vnni,
+}
+
+/// A kernel level that can't be used.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum KernelError {
+    /// The processor lacks the instructions.
+    #[error("this processor does not have kernel level {level}; the best it has is {best}")]
+    Unsupported {
+        /// The level asked for.
+        level: KernelLevel,
+        /// The best level here.
+        best: KernelLevel,
+    },
+    /// No level has this name.
+    #[error("unknown kernel level `{found}`; known: portable, avx2, avx512vnni")]
+    Unknown {
+        /// The name found.
+        found: String,
+    },
+}
+
+impl KernelLevel {
+    /// Every level, slowest first.
+    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512Vnni];
+
+    /// The best level of this processor.
+    pub fn detect() -> Self {
+        Self::ALL.into_iter().rfind(|level| level.is_supported()).unwrap_or(Self::Portable)
+    }
+
+    /// Whether this processor has the instructions.
+    pub fn is_supported(self) -> bool {
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => {
+                Self::Avx2.is_supported()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx2 | Self::Avx512Vnni => false,
+        }
+    }
+
+    /// The name, as [`FromStr`] reads it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512Vnni => "avx512vnni",
+        }
+    }
+}
+
+impl fmt::Display for KernelLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for KernelLevel {
+    type Err = KernelError;
+
+    fn from_str(text: &str) -> Result<Self, KernelError> {
+        Self::ALL
+            .into_iter()
+            .find(|level| level.name() == text)
+            .ok_or_else(|| KernelError::Unknown { found: text.chars().take(80).collect() })
+    }
+}
+
+/// A level that this processor was seen to have: holding one is why calling its kernels is sound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kernels(KernelLevel);
+
+impl Kernels {
+    pub(crate) fn new(level: KernelLevel) -> Result<Self, KernelError> {
+        if level.is_supported() {
+            return Ok(Self(level));
+        }
+        Err(KernelError::Unsupported { level, best: KernelLevel::detect() })
+    }
+
+    pub(crate) fn detect() -> Self {
+        Self(KernelLevel::detect())
+    }
+
+    pub(crate) fn level(self) -> KernelLevel {
+        self.0
+    }
+}

@@ -1,0 +1,165 @@
+//! Element-wise work and short products on `f32`, written once and compiled for each level.
+
+use crate::kernel::{KernelLevel, Kernels};
+
+/// `a · b + c`: one rounding where the processor has the instruction, else two.
+#[inline(always)]
+pub(crate) fn multiply_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// Defines a function whose body is compiled once in plain Rust and once with AVX2, and chosen by
+/// its first argument. `FMA` in the body says which.
+macro_rules! vectorized {
+    ($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
+        $(#[$doc])*
+        pub(crate) fn $name(kernels: Kernels, $($arg: $type),*) $(-> $result)? {
+            #[inline(always)]
+            #[allow(clippy::extra_unused_type_parameters, reason = "not every body multiplies")]
+            fn body<const FMA: bool>($($arg: $type),*) $(-> $result)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            unsafe fn avx2($($arg: $type),*) $(-> $result)? {
+                body::<true>($($arg),*)
+            }
+
+            match kernels.level() {
+                KernelLevel::Portable => body::<false>($($arg),*),
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: `Kernels` says that the processor has these instructions.
+                KernelLevel::Avx2 | KernelLevel::Avx512Vnni => unsafe { avx2($($arg),*) },
+                #[cfg(not(target_arch = "x86_64"))]
+                _ => body::<false>($($arg),*),
+            }
+        }
+    };
+}
+pub(crate) use vectorized;
+
+/// Sum of lanes, in pairs.
+#[inline(always)]
+pub(crate) fn lane_sum(lanes: [f32; 8]) -> f32 {
+    let [a, b, c, d, e, f, g, h] = lanes;
+    ((a + e) + (c + g)) + ((b + f) + (d + h))
+}
+
+/// Dot product in four times eight lanes.
+#[inline(always)]
+pub(crate) fn dot_lanes<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [[0.0_f32; 8]; 4];
+    let (a_chunks, a_rest) = a.as_chunks::<32>();
+    let (b_chunks, b_rest) = b.as_chunks::<32>();
+    for (a, b) in a_chunks.iter().zip(b_chunks) {
+        for (part, lanes) in lanes.iter_mut().enumerate() {
+            for (index, lane) in lanes.iter_mut().enumerate() {
+                let at = part * 8 + index;
+                *lane = multiply_add::<FMA>(a[at], b[at], *lane);
+            }
+        }
+    }
+    let [first, second, third, fourth] = lanes;
+    let lanes = std::array::from_fn(|index| {
+        (first[index] + second[index]) + (third[index] + fourth[index])
+    });
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    lane_sum(lanes) + rest
+}
+
+/// `e^x` to within two units in the last place; 0 under −87.3 and capped over 88.3.
+/// (Cephes `expf`.)
+#[inline(always)]
+pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0;
+    const LOW: f32 = -87.33;
+    let clamped = if x < LOW { LOW } else { x };
+    let clamped = if clamped > 88.3 { 88.3 } else { clamped };
+    let shifted = multiply_add::<FMA>(clamped, std::f32::consts::LOG2_E, ROUND);
+    let power = shifted - ROUND;
+    let rest = multiply_add::<FMA>(power, -0.693_359_4, clamped);
+    let rest = multiply_add::<FMA>(power, 2.121_944_4e-4, rest);
+    let mut series = 1.987_569_1e-4;
+    for factor in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+        series = multiply_add::<FMA>(series, rest, factor);
+    }
+    let value = multiply_add::<FMA>(series, rest * rest, rest + 1.0);
+    let exponent = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+    let scale = f32::from_bits(((exponent + 127) << 23) as u32);
+    if x < LOW { 0.0 } else { value * scale }
+}
+
+/// `tanh x`, to within 3e-7.
+#[inline(always)]
+pub(crate) fn tanh<const FMA: bool>(x: f32) -> f32 {
+    let small = x.abs() < 0.05;
+    // Near zero the quotient cancels; three terms of the series are exact to rounding there.
+    let square = x * x;
+    let series = x * (1.0 + square * (-1.0 / 3.0 + square * (2.0 / 15.0)));
+    let quotient = 1.0 - 2.0 / (exp::<FMA>(2.0 * x) + 1.0);
+    if small { series } else { quotient }
+}
+
+vectorized! {
+    /// `into += from`.
+    fn add(into: &mut [f32], from: &[f32]) {
+        for (into, from) in into.iter_mut().zip(from) {
+            *into += from;
+        }
+    }
+}
+
+vectorized! {
+    /// Replaces scores by `e^(score − largest)` and returns their sum.
+    fn exponentials(scores: &mut [f32]) -> f32 {
+        let mut largest = [f32::NEG_INFINITY; 8];
+        let (chunks, rest) = scores.as_chunks::<8>();
+        for chunk in chunks {
+            for (largest, score) in largest.iter_mut().zip(chunk) {
+                *largest = if *score > *largest { *score } else { *largest };
+            }
+        }
+        let largest = largest.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut sums = [0.0_f32; 8];
+        let (chunks, rest) = scores.as_chunks_mut::<8>();
+        for chunk in chunks {
+            for (sum, score) in sums.iter_mut().zip(chunk) {
+                *score = exp::<FMA>(*score - largest);
+                *sum += *score;
+            }
+        }
+        let mut sum = lane_sum(sums);
+        for score in rest {
+            *score = exp::<FMA>(*score - largest);
+            sum += *score;
+        }
+        sum
+    }
+}
+
+vectorized! {
+    /// `c · tanh(x / c)`.
+    fn soft_cap(values: &mut [f32], cap: f32) {
+        for value in values {
+            *value = cap * tanh::<FMA>(*value / cap);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_and_tanh_are_close_to_the_real_ones() {
+        for step in -9000..9000 {
+            let x = step as f32 / 100.0;
+            let (exact, found) = (f64::from(x).exp(), f64::from(exp::<false>(x)));
+            if x < 88.0 && x > -87.0 {
+                assert!((found - exact).abs() <= exact * 3e-7, "exp {x}: {found} {exact}");
+            }
+            let (exact, found) = (f64::from(x).tanh(), f64::from(tanh::<false>(x)));
+            assert!((found - exact).abs() <= 3e-7, "tanh {x}: {found} {exact}");
+        }
+        assert_eq!(exp::<false>(f32::NEG_INFINITY), 0.0);
+    }
+}

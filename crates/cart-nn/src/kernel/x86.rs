@@ -1,0 +1,507 @@
+//! AVX2 and AVX-512 VNNI twins of the quantized products.
+//!
+//! Helpers are `inline(always)` without a target feature of their own: they become part of the
+//! `target_feature` functions at the end of a section, which are the only ones called from outside.
+
+use std::arch::x86_64::*;
+
+use crate::kernel::activations::{GroupScale, Quantized};
+use crate::kernel::format::{self, Format, GROUP};
+use crate::kernel::tile::{OUTPUTS, Tile};
+
+/// A format's groups in registers.
+pub(super) trait Unpack: Format {
+    /// Whether [`Unpack::codes`] has `ZERO` taken off already, as signed numbers.
+    const SIGNED: bool = false;
+
+    /// Codes of group `index`.
+    ///
+    /// # Safety
+    /// `block` has `BYTES` bytes, and the processor has AVX2.
+    unsafe fn codes(block: *const u8, index: usize) -> __m256i;
+
+    /// Scale and minimum of group `index` in lanes 0 and 1, `ZERO` folded into the minimum
+    /// unless `SIGNED`.
+    ///
+    /// # Safety
+    /// As for [`Unpack::codes`], and F16C.
+    unsafe fn scale_min(block: *const u8, index: usize) -> __m128;
+
+    /// Weighs the partial sums of the halves (lanes 0–3 and 4–7) where their scales differ.
+    ///
+    /// # Safety
+    /// As for [`Unpack::codes`].
+    #[inline(always)]
+    unsafe fn weigh(sums: __m256i, block: *const u8, index: usize) -> __m256i {
+        let _ = (block, index);
+        sums
+    }
+}
+
+// SAFETY, for every block below: intrinsics run inside callers that have AVX2, FMA and F16C, and
+// reads stay inside the block's `BYTES`, whose layout `format` gives.
+
+/// Two 16-bit floats in lanes 0 and 1.
+#[inline(always)]
+unsafe fn two_halves(at: *const u8) -> __m128 {
+    // SAFETY: see above.
+    unsafe { _mm_cvtph_ps(_mm_cvtsi32_si128(at.cast::<i32>().read_unaligned())) }
+}
+
+/// One 16-bit float times `low` and `high` in lanes 0 and 1.
+#[inline(always)]
+unsafe fn one_half(at: *const u8, low: f32, high: f32) -> __m128 {
+    // SAFETY: see above.
+    unsafe {
+        let bits = i32::from(at.cast::<i16>().read_unaligned());
+        let value = _mm_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)));
+        _mm_mul_ps(value, _mm_setr_ps(low, high, 0.0, 0.0))
+    }
+}
+
+#[inline(always)]
+unsafe fn nibbles(at: *const u8) -> __m256i {
+    // SAFETY: see above.
+    unsafe {
+        let packed = _mm_loadu_si128(at.cast());
+        let both = _mm256_set_m128i(_mm_srli_epi16::<4>(packed), packed);
+        _mm256_and_si256(both, _mm256_set1_epi8(15))
+    }
+}
+
+/// 16 in each byte whose bit of the 32 at `at` is set.
+#[inline(always)]
+unsafe fn fifth_bits(at: *const u8) -> __m256i {
+    // SAFETY: see above.
+    unsafe {
+        let bits = _mm256_set1_epi32(at.cast::<i32>().read_unaligned());
+        let spread = _mm256_setr_epi64x(
+            0,
+            0x0101_0101_0101_0101,
+            0x0202_0202_0202_0202,
+            0x0303_0303_0303_0303,
+        );
+        let mask = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+        let picked = _mm256_and_si256(_mm256_shuffle_epi8(bits, spread), mask);
+        _mm256_and_si256(_mm256_cmpeq_epi8(picked, mask), _mm256_set1_epi8(16))
+    }
+}
+
+impl Unpack for format::Q4_0 {
+    #[inline(always)]
+    unsafe fn codes(block: *const u8, _index: usize) -> __m256i {
+        // SAFETY: see above.
+        unsafe { nibbles(block.add(2)) }
+    }
+
+    #[inline(always)]
+    unsafe fn scale_min(block: *const u8, _index: usize) -> __m128 {
+        // SAFETY: see above.
+        unsafe { one_half(block, 1.0, -8.0) }
+    }
+}
+
+impl Unpack for format::Q4_1 {
+    #[inline(always)]
+    unsafe fn codes(block: *const u8, _index: usize) -> __m256i {
+        // SAFETY: see above.
+        unsafe { nibbles(block.add(4)) }
+    }
+
+    #[inline(always)]
+    unsafe fn scale_min(block: *const u8, _index: usize) -> __m128 {
+        // SAFETY: see above.
+        unsafe { two_halves(block) }
+    }
+}
+
+impl Unpack for format::Q5_0 {
+    #[inline(always)]
+    unsafe fn codes(block: *const u8, _index: usize) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_or_si256(nibbles(block.add(6)), fifth_bits(block.add(2))) }
+    }
+
+    #[inline(always)]
+    unsafe fn scale_min(block: *const u8, _index: usize) -> __m128 {
+        // SAFETY: see above.
+        unsafe { one_half(block, 1.0, -16.0) }
+    }
+}
+
+impl Unpack for format::Q5_1 {
+    #[inline(always)]
+    unsafe fn codes(block: *const u8, _index: usize) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_or_si256(nibbles(block.add(8)), fifth_bits(block.add(4))) }
+    }
+
+    #[inline(always)]
+    unsafe fn scale_min(block: *const u8, _index: usize) -> __m128 {
+        // SAFETY: see above.
+        unsafe { two_halves(block) }
+    }
+}
+
+impl Unpack for format::Q8_0 {
+    const SIGNED: bool = true;
+
+    #[inline(always)]
+    unsafe fn codes(block: *const u8, _index: usize) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_loadu_si256(block.add(2).cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn scale_min(block: *const u8, _index: usize) -> __m128 {
+        // SAFETY: see above. The two bytes after the scale are codes; lane 1 is not used.
+        unsafe { two_halves(block) }
+    }
+}
+
+#[inline(always)]
+unsafe fn k_scale_min(block: *const u8, index: usize) -> __m128 {
+    // SAFETY: see above.
+    unsafe {
+        let packed = std::slice::from_raw_parts(block.add(4), 12);
+        let (scale, min) = format::k_scale_min(packed, index);
+        let factors = _mm_setr_ps(f32::from(scale), -f32::from(min), 0.0, 0.0);
+        _mm_mul_ps(two_halves(block), factors)
+    }
+}
+
+#[inline(always)]
+unsafe fn k_nibbles(at: *const u8, index: usize) -> __m256i {
+    // SAFETY: see above.
+    unsafe {
+        let packed = _mm256_loadu_si256(at.add(index / 2 * 32).cast());
+        let packed = if index % 2 == 1 { _mm256_srli_epi16::<4>(packed) } else { packed };
+        _mm256_and_si256(packed, _mm256_set1_epi8(15))
+    }
+}
+
+impl Unpack for format::Q4_K {
+    #[inline(always)]
+    unsafe fn codes(block: *const u8, index: usize) -> __m256i {
+        // SAFETY: see above.
+        unsafe { k_nibbles(block.add(16), index) }
+    }
+
+    #[inline(always)]
+    unsafe fn scale_min(block: *const u8, index: usize) -> __m128 {
+        // SAFETY: see above.
+        unsafe { k_scale_min(block, index) }
+    }
+}
+
+impl Unpack for format::Q5_K {
+    #[inline(always)]
+    unsafe fn codes(block: *const u8, index: usize) -> __m256i {
+        // SAFETY: see above.
+        unsafe {
+            let high = _mm256_loadu_si256(block.add(16).cast());
+            let bit = _mm256_set1_epi8((1_u8 << index) as i8);
+            let set = _mm256_cmpeq_epi8(_mm256_and_si256(high, bit), bit);
+            let fifth = _mm256_and_si256(set, _mm256_set1_epi8(16));
+            _mm256_or_si256(k_nibbles(block.add(48), index), fifth)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scale_min(block: *const u8, index: usize) -> __m128 {
+        // SAFETY: see above.
+        unsafe { k_scale_min(block, index) }
+    }
+}
+
+impl Unpack for format::Q6_K {
+    const SIGNED: bool = true;
+
+    #[inline(always)]
+    unsafe fn codes(block: *const u8, index: usize) -> __m256i {
+        let (part, quarter) = (index / 4, index % 4);
+        // SAFETY: see above.
+        unsafe {
+            let low = _mm256_loadu_si256(block.add(part * 64 + quarter % 2 * 32).cast());
+            let low = if quarter >= 2 { _mm256_srli_epi16::<4>(low) } else { low };
+            let high = _mm256_loadu_si256(block.add(128 + part * 32).cast());
+            let high = match quarter {
+                0 => _mm256_slli_epi16::<4>(high),
+                1 => _mm256_slli_epi16::<2>(high),
+                2 => high,
+                _ => _mm256_srli_epi16::<2>(high),
+            };
+            let low = _mm256_and_si256(low, _mm256_set1_epi8(15));
+            let high = _mm256_and_si256(high, _mm256_set1_epi8(0x30));
+            _mm256_sub_epi8(_mm256_or_si256(low, high), _mm256_set1_epi8(32))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scale_min(block: *const u8, _index: usize) -> __m128 {
+        // SAFETY: see above.
+        unsafe { one_half(block.add(208), 1.0, 0.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn weigh(sums: __m256i, block: *const u8, index: usize) -> __m256i {
+        // SAFETY: see above.
+        unsafe {
+            let scales = block.add(192 + index * 2).cast::<i8>();
+            let low = _mm_set1_epi32(i32::from(*scales));
+            let high = _mm_set1_epi32(i32::from(*scales.add(1)));
+            _mm256_mullo_epi32(sums, _mm256_set_m128i(high, low))
+        }
+    }
+}
+
+/// Sums of four products each: unsigned `a` with signed `b`. Without VNNI, pairs of products must
+/// fit 16 bits: `a` at most 128.
+#[inline(always)]
+unsafe fn dots<const VNNI: bool>(a: __m256i, b: __m256i) -> __m256i {
+    // SAFETY: the caller has AVX2, and AVX-512 VNNI and VL where `VNNI`.
+    unsafe {
+        if VNNI {
+            return _mm256_dpbusd_epi32(_mm256_setzero_si256(), a, b);
+        }
+        _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1))
+    }
+}
+
+#[inline(always)]
+unsafe fn horizontal_sum(lanes: __m256) -> f32 {
+    // SAFETY: the caller has AVX2.
+    unsafe {
+        let four = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps::<1>(lanes));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+    }
+}
+
+#[inline(always)]
+unsafe fn few<F: Unpack, const VNNI: bool, const R: usize>(
+    weights: &[u8],
+    row_bytes: usize,
+    input: &Quantized,
+    mut out: [&mut [f32]; R],
+) {
+    let rows: [(*const i8, *const GroupScale); R] =
+        std::array::from_fn(|row| (input.row_codes(row).as_ptr(), input.row_scales(row).as_ptr()));
+    assert_eq!(row_bytes / F::BYTES * F::GROUPS, input.groups);
+    for (output, row) in weights.chunks_exact(row_bytes).enumerate() {
+        // SAFETY: the caller has the instructions; `at` stays under `input.groups`, as asserted.
+        let sums = unsafe {
+            let mut sums = [_mm256_setzero_ps(); R];
+            let mut mins = [_mm_setzero_ps(); R];
+            for (number, block) in row.chunks_exact(F::BYTES).enumerate() {
+                let block = block.as_ptr();
+                for index in 0..F::GROUPS {
+                    let at = number * F::GROUPS + index;
+                    let codes = F::codes(block, index);
+                    let magnitudes = if F::SIGNED { _mm256_abs_epi8(codes) } else { codes };
+                    let scale_min = F::scale_min(block, index);
+                    for (row, (x, shared)) in rows.iter().enumerate() {
+                        let x = _mm256_loadu_si256(x.add(at * GROUP).cast());
+                        let x = if F::SIGNED { _mm256_sign_epi8(x, codes) } else { x };
+                        let dots = F::weigh(dots::<VNNI>(magnitudes, x), block, index);
+                        let shared = _mm_castpd_ps(_mm_load_sd(shared.add(at).cast()));
+                        let both = _mm_mul_ps(scale_min, shared);
+                        let scale = _mm256_broadcastss_ps(both);
+                        sums[row] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots), scale, sums[row]);
+                        if !F::SIGNED {
+                            mins[row] = _mm_add_ps(mins[row], both);
+                        }
+                    }
+                }
+            }
+            std::array::from_fn::<f32, R, _>(|row| {
+                horizontal_sum(sums[row]) + _mm_cvtss_f32(_mm_movehdup_ps(mins[row]))
+            })
+        };
+        for (out, sum) in out.iter_mut().zip(sums) {
+            out[output] = sum;
+        }
+    }
+}
+
+/// Products of `R` activation rows with weight rows.
+///
+/// # Safety
+/// The processor has AVX2, FMA and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn few_avx2<F: Unpack, const R: usize>(
+    weights: &[u8],
+    row_bytes: usize,
+    input: &Quantized,
+    out: [&mut [f32]; R],
+) {
+    // SAFETY: as promised.
+    unsafe { few::<F, false, R>(weights, row_bytes, input, out) }
+}
+
+/// Products of `R` activation rows with weight rows.
+///
+/// # Safety
+/// The processor has AVX2, FMA, F16C and AVX-512 F, BW, VL, VNNI.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(super) unsafe fn few_vnni<F: Unpack, const R: usize>(
+    weights: &[u8],
+    row_bytes: usize,
+    input: &Quantized,
+    out: [&mut [f32]; R],
+) {
+    // SAFETY: as promised.
+    unsafe { few::<F, true, R>(weights, row_bytes, input, out) }
+}
+
+/// [`Tile::pack`] with vector instructions.
+///
+/// # Safety
+/// The processor has AVX2, FMA and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn pack<F: Unpack>(tile: &mut Tile, weights: &[u8], row_bytes: usize) {
+    tile.pack::<F>(weights, row_bytes);
+}
+
+/// [`Tile::product`] with AVX2.
+///
+/// # Safety
+/// The processor has AVX2 and FMA.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn tile_avx2<F: Unpack, const R: usize>(
+    tile: &Tile,
+    input: &Quantized,
+    first: usize,
+    out: &mut [[f32; OUTPUTS]; R],
+) {
+    let mut sums = [[_mm256_setzero_ps(); 2]; R];
+    let rows = rows::<R>(tile, input, first);
+    for group in 0..input.groups {
+        let codes = tile.codes[group].0.as_ptr().cast::<__m256i>();
+        let shared = &tile.scales[group];
+        for (row, (x, scales)) in rows.iter().enumerate() {
+            // SAFETY: `rows` checked that there are `groups` groups of codes and scales.
+            let (x, scales) = unsafe { (x.add(group * GROUP).cast::<i32>(), &*scales.add(group)) };
+            for side in 0..2 {
+                let mut dots = [_mm256_setzero_si256(); 2];
+                for four in 0..GROUP / 4 {
+                    // SAFETY: a group has 8 × 2 vectors of weights and 8 × 4 activation codes.
+                    let (codes, x) = unsafe {
+                        let codes = _mm256_load_si256(codes.add(four * 2 + side));
+                        (codes, _mm256_set1_epi32(x.add(four).read_unaligned()))
+                    };
+                    let dots = &mut dots[if F::SPLIT { four / 4 } else { 0 }];
+                    // SAFETY: this function has AVX2; codes over 128 are made signed first.
+                    *dots = _mm256_add_epi32(*dots, unsafe { tile_dots::<F>(codes, x) });
+                }
+                let zero = if F::ZERO == 128 { 0 } else { -F::ZERO };
+                let part = |half: usize, dots, sum: i32| {
+                    let dots = _mm256_add_epi32(dots, _mm256_set1_epi32(zero * sum));
+                    // SAFETY: `scales` has 16 numbers for each half.
+                    let weight =
+                        unsafe { _mm256_loadu_ps(shared.scales[half].as_ptr().add(side * 8)) };
+                    (_mm256_mul_ps(_mm256_cvtepi32_ps(dots), _mm256_set1_ps(scales.scale)), weight)
+                };
+                let sum = &mut sums[row][side];
+                if F::SPLIT {
+                    for half in 0..2 {
+                        let (dots, weight) = part(half, dots[half], scales.halves[half]);
+                        *sum = _mm256_fmadd_ps(dots, weight, *sum);
+                    }
+                } else {
+                    let (dots, weight) = part(0, dots[0], scales.halves[0] + scales.halves[1]);
+                    *sum = _mm256_fmadd_ps(dots, weight, *sum);
+                }
+                if F::MINS {
+                    // SAFETY: `mins` has 16 numbers.
+                    let min = unsafe { _mm256_loadu_ps(shared.mins.as_ptr().add(side * 8)) };
+                    *sum = _mm256_fmadd_ps(min, _mm256_set1_ps(scales.sum), *sum);
+                }
+            }
+        }
+    }
+    for (out, sums) in out.iter_mut().zip(sums) {
+        for (side, sum) in sums.into_iter().enumerate() {
+            // SAFETY: `out` has 16 numbers.
+            unsafe { _mm256_storeu_ps(out.as_mut_ptr().add(side * 8), sum) };
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn tile_dots<F: Unpack>(codes: __m256i, x: __m256i) -> __m256i {
+    // SAFETY: the caller has AVX2.
+    unsafe {
+        if F::ZERO == 128 {
+            let signed = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
+            return dots::<false>(_mm256_abs_epi8(signed), _mm256_sign_epi8(x, signed));
+        }
+        dots::<false>(codes, x)
+    }
+}
+
+/// [`Tile::product`] with AVX-512 VNNI.
+///
+/// # Safety
+/// The processor has AVX-512 F, BW, VL and VNNI.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(super) unsafe fn tile_vnni<F: Unpack, const R: usize>(
+    tile: &Tile,
+    input: &Quantized,
+    first: usize,
+    out: &mut [[f32; OUTPUTS]; R],
+) {
+    let mut sums = [_mm512_setzero_ps(); R];
+    let rows = rows::<R>(tile, input, first);
+    for group in 0..input.groups {
+        // SAFETY: `rows` checked that there are `groups` groups of codes and scales; a group has 8
+        // vectors of weights, 8 × 4 activation codes, and 16 scales and minimums.
+        unsafe {
+            let codes = tile.codes.as_ptr().add(group).cast::<__m512i>();
+            let codes: [__m512i; 8] =
+                std::array::from_fn(|four| _mm512_load_si512(codes.add(four)));
+            let shared = &*tile.scales.as_ptr().add(group);
+            let weight = shared.scales.map(|scales| _mm512_loadu_ps(scales.as_ptr()));
+            let min = _mm512_loadu_ps(shared.mins.as_ptr());
+            for (row, (x, scales)) in rows.iter().enumerate() {
+                let x = x.add(group * GROUP).cast::<i32>();
+                let scales = &*scales.add(group);
+                let four_dots = |start: i32, range: std::ops::Range<usize>| {
+                    let mut dots = _mm512_set1_epi32(start);
+                    for four in range {
+                        let x = _mm512_set1_epi32(x.add(four).read_unaligned());
+                        dots = _mm512_dpbusd_epi32(dots, codes[four], x);
+                    }
+                    _mm512_mul_ps(_mm512_cvtepi32_ps(dots), _mm512_set1_ps(scales.scale))
+                };
+                let [low, high] = scales.halves.map(|half| -F::ZERO * half);
+                if F::SPLIT {
+                    sums[row] = _mm512_fmadd_ps(four_dots(low, 0..4), weight[0], sums[row]);
+                    sums[row] = _mm512_fmadd_ps(four_dots(high, 4..8), weight[1], sums[row]);
+                } else {
+                    sums[row] = _mm512_fmadd_ps(four_dots(low + high, 0..8), weight[0], sums[row]);
+                }
+                if F::MINS {
+                    sums[row] = _mm512_fmadd_ps(min, _mm512_set1_ps(scales.sum), sums[row]);
+                }
+            }
+        }
+    }
+    for (out, sum) in out.iter_mut().zip(sums) {
+        // SAFETY: `out` has 16 numbers.
+        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), sum) };
+    }
+}
+
+/// Codes and scales of the rows, after checking that the tile is as wide.
+#[inline(always)]
+fn rows<const R: usize>(
+    tile: &Tile,
+    input: &Quantized,
+    first: usize,
+) -> [(*const i8, *const GroupScale); R] {
+    assert!(tile.codes.len() == input.groups && tile.scales.len() == input.groups);
+    std::array::from_fn(|row| {
+        (input.row_codes(first + row).as_ptr(), input.row_scales(first + row).as_ptr())
+    })
+}

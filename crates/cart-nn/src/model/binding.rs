@@ -1,0 +1,135 @@
+//! Tensors of a source, checked against what the architecture says.
+
+use cart_format::DType;
+use cart_format::arch::{NormKind, NormSpec};
+use half::{bf16, f16};
+
+use crate::bytes::{SharedBytes, WeightSource, WeightTensor};
+use crate::matrix::Matrix;
+use crate::model::{LoadError, WeightBytes};
+use crate::norm::Norm;
+
+/// Takes tensors from a source and counts their bytes.
+pub(crate) struct Binder<'a> {
+    source: &'a dyn WeightSource,
+    pub(crate) bytes: WeightBytes,
+}
+
+impl<'a> Binder<'a> {
+    pub(crate) fn new(source: &'a dyn WeightSource) -> Self {
+        Self { source, bytes: WeightBytes::default() }
+    }
+
+    /// A weight matrix, used where it is unless its address does not suit its type.
+    pub(crate) fn matrix(
+        &mut self,
+        name: &str,
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<Matrix, LoadError> {
+        let tensor = self.tensor(name, &[outputs, inputs])?;
+        if !Matrix::supports(tensor.dtype) {
+            return Err(unsupported(name, tensor.dtype, Matrix::supports));
+        }
+        let align = if tensor.dtype.is_quantized() { 1 } else { tensor.dtype.block_bytes() };
+        let bytes = if tensor.bytes.as_ptr().addr().is_multiple_of(align as usize) {
+            self.bytes.mapped += tensor.bytes.len() as u64;
+            tensor.bytes
+        } else {
+            self.bytes.copied += tensor.bytes.len() as u64;
+            aligned(&tensor.bytes)
+        };
+        Ok(Matrix { dtype: tensor.dtype, outputs, inputs, bytes })
+    }
+
+    /// A vector, as `f32`.
+    pub(crate) fn vector(&mut self, name: &str, width: usize) -> Result<Vec<f32>, LoadError> {
+        let tensor = self.tensor(name, &[width])?;
+        let bytes = &*tensor.bytes;
+        let values: Vec<f32> = match tensor.dtype {
+            DType::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            DType::F16 => {
+                bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect()
+            }
+            DType::BF16 => {
+                bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect()
+            }
+            found => return Err(unsupported(name, found, is_plain)),
+        };
+        self.bytes.copied += size_of_val(values.as_slice()) as u64;
+        Ok(values)
+    }
+
+    /// A norm; `name` is without `.weight`.
+    pub(crate) fn norm(
+        &mut self,
+        name: &str,
+        spec: &NormSpec,
+        width: usize,
+    ) -> Result<Norm, LoadError> {
+        let mut weight = self.vector(&format!("{name}.weight"), width)?;
+        if spec.unit_offset {
+            weight.iter_mut().for_each(|weight| *weight += 1.0);
+        }
+        let bias = match spec.kind {
+            NormKind::Rms => None,
+            NormKind::Layer => Some(self.vector(&format!("{name}.bias"), width)?),
+        };
+        Ok(Norm { kind: spec.kind, eps: spec.eps as f32, weight, bias })
+    }
+
+    fn tensor(&self, name: &str, expected: &[usize]) -> Result<WeightTensor, LoadError> {
+        let missing = || LoadError::Missing { name: name.to_owned() };
+        let tensor = self.source.tensor(name).ok_or_else(missing)?;
+        if tensor.shape != expected {
+            return Err(LoadError::Shape {
+                name: name.to_owned(),
+                found: tensor.shape,
+                expected: expected.to_vec(),
+            });
+        }
+        let shape: Vec<u64> = expected.iter().map(|&dim| dim as u64).collect();
+        let size = tensor
+            .dtype
+            .size_of(&shape)
+            .map_err(|source| LoadError::Blocks { name: name.to_owned(), source })?;
+        if tensor.bytes.len() as u64 != size {
+            return Err(LoadError::Size {
+                name: name.to_owned(),
+                found: tensor.bytes.len(),
+                expected: size,
+            });
+        }
+        Ok(tensor)
+    }
+}
+
+fn is_plain(dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
+}
+
+fn unsupported(name: &str, found: DType, supports: fn(DType) -> bool) -> LoadError {
+    let supported = DType::ALL.iter().filter(|dtype| supports(**dtype));
+    let supported: Vec<_> = supported.map(|dtype| dtype.name()).collect();
+    LoadError::UnsupportedDType { name: name.to_owned(), found, supported: supported.join(", ") }
+}
+
+/// A copy at an address that suits every number.
+fn aligned(bytes: &[u8]) -> SharedBytes {
+    struct Aligned(Vec<u64>);
+    impl AsRef<[u8]> for Aligned {
+        fn as_ref(&self) -> &[u8] {
+            // SAFETY: any bytes of the words are valid bytes.
+            unsafe { self.0.align_to::<u8>().1 }
+        }
+    }
+    let words = bytes.chunks(8).map(|chunk| {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        // The word is laid down again as these very bytes.
+        u64::from_le_bytes(word).to_le()
+    });
+    SharedBytes::new(Aligned(words.collect()))
+        .slice(0..bytes.len())
+        .expect("the words hold all bytes")
+}

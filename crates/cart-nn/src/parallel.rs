@@ -1,0 +1,89 @@
+//! Splitting work over the current rayon pool, and output that several tasks write.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// Calls `work` on parts of `0..len` that cover it without overlap, on the current pool. Parts have
+/// at least `grain` items, and there are at most four for a thread.
+pub(crate) fn split(len: usize, grain: usize, work: &(impl Fn(Range<usize>) + Sync)) {
+    let threads = rayon::current_num_threads();
+    let grain = grain.max(len.div_ceil(4 * threads)).max(1);
+    if threads == 1 || len <= grain {
+        if len > 0 {
+            work(0..len);
+        }
+        return;
+    }
+    halve(0, len.div_ceil(grain), grain, len, work);
+}
+
+fn halve(
+    first: usize,
+    last: usize,
+    grain: usize,
+    len: usize,
+    work: &(impl Fn(Range<usize>) + Sync),
+) {
+    if last - first == 1 {
+        work(first * grain..len.min(last * grain));
+        return;
+    }
+    let middle = usize::midpoint(first, last);
+    rayon::join(
+        || halve(first, middle, grain, len, work),
+        || halve(middle, last, grain, len, work),
+    );
+}
+
+/// A matrix that several tasks write, each its own part.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a, T> {
+    start: *mut T,
+    len: usize,
+    width: usize,
+    owner: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: the parts are handed out by unsafe methods whose callers promise that no part is held
+// twice, so sharing this between threads is sharing disjoint `&mut [T]`.
+unsafe impl<T: Send> Sync for Rows<'_, T> {}
+// SAFETY: as for `Sync`.
+unsafe impl<T: Send> Send for Rows<'_, T> {}
+
+impl<'a, T> Rows<'a, T> {
+    /// `values` as rows of `width`.
+    pub(crate) fn new(values: &'a mut [T], width: usize) -> Self {
+        Self { start: values.as_mut_ptr(), len: values.len(), width, owner: PhantomData }
+    }
+
+    /// Row `index`.
+    ///
+    /// # Safety
+    /// Nobody else holds any part of this row.
+    #[inline(always)]
+    pub(crate) unsafe fn row(&self, index: usize) -> &'a mut [T] {
+        // SAFETY: passed on to the caller.
+        unsafe { self.part(index, 0..self.width) }
+    }
+
+    /// Columns `columns` of row `index`.
+    ///
+    /// # Safety
+    /// Nobody else holds any of these.
+    #[inline(always)]
+    pub(crate) unsafe fn part(&self, index: usize, columns: Range<usize>) -> &'a mut [T] {
+        assert!(columns.end <= self.width && (index + 1) * self.width <= self.len);
+        // SAFETY: inside the slice, as just checked; unshared, as the caller promises.
+        unsafe {
+            std::slice::from_raw_parts_mut(
+                self.start.add(index * self.width + columns.start),
+                columns.len(),
+            )
+        }
+    }
+
+    /// Distance between rows.
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+}
