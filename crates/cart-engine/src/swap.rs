@@ -90,14 +90,15 @@ pub struct SwapReport {
     pub load_ms: f64,
     /// Milliseconds of warm-up and probes.
     pub warm_ms: f64,
-    /// Milliseconds for which the token loop stood still for the exchange, with `boundary` also for
-    /// turning the streams' texts into the new generation's tokens. (They are read again in the
-    /// loop, beside the other streams.)
+    /// Milliseconds for which the token loop stood still, `move_ms` included.
     pub pause_ms: f64,
+    /// Milliseconds that `boundary` took to turn the streams' texts into the new generation's
+    /// tokens. They are read again in the loop, beside the other streams.
+    pub move_ms: f64,
     /// Golden probes that passed.
     pub probes_passed: usize,
-    /// Logits of the warm-up that were checked to be finite.
-    pub logits_checked: usize,
+    /// Texts of the warm-up whose logits were checked to be finite and not all the same.
+    pub steps_checked: usize,
     /// Streams that go on with the new generation. One that stands inside a character goes over with
     /// the token that ends it.
     pub streams_moved: usize,

@@ -14,6 +14,7 @@ use crate::swap::{InFlight, MemoryPolicy, SwapReport, peak_rss};
 struct Streams {
     moved: usize,
     on_old: usize,
+    move_ms: f64,
 }
 
 impl Owner {
@@ -42,6 +43,7 @@ impl Owner {
 
     /// Lets the streams end where they are, or moves them.
     fn redirect(&mut self, to: &Arc<Resident>, in_flight: InFlight) -> Streams {
+        let begun = Instant::now();
         let mut streams = Streams::default();
         for stream in &mut self.streams {
             if stream.runs_on(to.generation()) {
@@ -55,6 +57,9 @@ impl Owner {
                 Moved::Yes => streams.moved += 1,
                 Moved::No => streams.on_old += 1,
             }
+        }
+        if in_flight == InFlight::Boundary {
+            streams.move_ms = millis_since(begun);
         }
         streams
     }
@@ -79,8 +84,9 @@ impl Owner {
             load_ms: took.load_ms,
             warm_ms: took.warm_ms,
             pause_ms,
+            move_ms: streams.move_ms,
             probes_passed: took.probes_passed,
-            logits_checked: took.logits_checked,
+            steps_checked: took.steps_checked,
             streams_moved: streams.moved,
             streams_on_old: streams.on_old,
             streams_dropped: 0,

@@ -47,7 +47,7 @@ pub(crate) struct Took {
     pub(crate) load_ms: f64,
     pub(crate) warm_ms: f64,
     pub(crate) probes_passed: usize,
-    pub(crate) logits_checked: usize,
+    pub(crate) steps_checked: usize,
 }
 
 impl Staged {
@@ -107,7 +107,7 @@ impl Loaded {
         let took = Took {
             warm_ms: millis_since(begun),
             probes_passed: self.probes.len(),
-            logits_checked: finite.logits,
+            steps_checked: finite.prompts,
             ..self.took
         };
         Ok(Warm { agent: self.agent, lifecycle: self.lifecycle, took })
