@@ -3,20 +3,24 @@
 Usage: check_server.py CART MODEL.gguf
 
 Packs the model, serves it on a free port and goes through models, completions, chat, streaming, stops, log-probabilities and
-errors; then runs openai_swap.py, which streams while cartridges are swapped. Needs: openai.
+errors. Then serves the small model of the fixtures and runs openai_swap.py, which streams while cartridges of different
+weights are swapped, one of them damaged. Needs: openai, safetensors, numpy.
 """
 
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 
 import openai
+from safetensors.numpy import load_file, save_file
 
 CART, MODEL = sys.argv[1:3]
 HERE = pathlib.Path(__file__).resolve().parent
+TINY = HERE.parents[1] / "fixtures" / "tiny"
 
 
 class Server:
@@ -122,8 +126,52 @@ def check_errors(client):
         pass
 
 
-with tempfile.TemporaryDirectory() as directory:
-    store = pathlib.Path(directory) / "store"
+def pack_variant(directory, name, factor, store):
+    """The small model with its last norm scaled, so that it says other things."""
+    folder = directory / name
+    shutil.copytree(TINY, folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] * tensors["model.norm.weight"].dtype.type(factor)
+    rows = tensors["model.embed_tokens.weight"]
+    rows[: len(rows) // 2] *= rows.dtype.type(1 + factor / 10)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    cart("pack", folder, "-t", name, store=store)
+
+
+def damage(store, name):
+    manifest = json.loads(cart("inspect", name, "--manifest", store=store))
+    blob = store / "blobs" / "sha256" / manifest["model"]["tensors"]["model.embed_tokens.weight"]["blob"]
+    blob.chmod(0o644)
+    with open(blob, "r+b") as file:
+        file.seek(1000)
+        byte = file.read(1)
+        file.seek(1000)
+        file.write(bytes([byte[0] ^ 4]))
+
+
+def check_swaps(directory):
+    store = directory / "tiny-store"
+    cart("pack", TINY, "-t", "one", store=store)
+    pack_variant(directory, "two", 0.5, store)
+    pack_variant(directory, "broken", 2, store)
+    damage(store, "broken")
+    for mode in ["finish", "boundary"]:
+        with Server(store, "one") as server:
+            options = ["--damaged", "broken", "--streams", "16", "--swaps", "8", "--tokens", "30", "--in-flight", mode]
+            command = [sys.executable, HERE / "openai_swap.py", server.url, "one", "two", *options]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, (done.stdout, done.stderr)
+            report = json.loads(done.stdout)
+            assert report["prompts_whose_texts_differ"] > 4, report
+            print(
+                f"{mode}: {report['streams']} streams over {report['swaps']} swaps, {report['dropped']} dropped, "
+                f"{report['garbled']} garbled, pause {report['pause_ms']} ms, the damaged one refused"
+            )
+
+
+with tempfile.TemporaryDirectory() as name:
+    directory = pathlib.Path(name)
+    store = directory / "store"
     cart("pack", MODEL, "-t", "smol", store=store)
     with Server(store, "smol") as server:
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
@@ -132,5 +180,5 @@ with tempfile.TemporaryDirectory() as directory:
         check_chat(client)
         check_errors(client)
         print(f"openai {openai.__version__}: models, completions, chat, streams, stops, seeds, log-probabilities, errors")
-    print("the server ended gracefully")
-print("check_server: 1 passed, 0 failed")
+    check_swaps(directory)
+print("check_server: 2 passed, 0 failed")
