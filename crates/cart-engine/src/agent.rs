@@ -24,7 +24,7 @@ const TOKENIZER_BYTES: u64 = 256 << 20;
 const TEMPLATE_BYTES: u64 = 1 << 20;
 
 /// How to load a cartridge.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LoadOptions {
     /// Threads that compute; the current rayon pool if absent.
     pub threads: Option<NonZeroUsize>,
@@ -32,6 +32,15 @@ pub struct LoadOptions {
     pub context: Option<NonZeroUsize>,
     /// Settings of a memory that is yet to be made. A cartridge's own memory keeps its own.
     pub memory: MemoryConfig,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        // Sentences come faster than one observation per answer, for which the memory's own default
+        // was made.
+        let memory = MemoryConfig { stm_slots: 128, ..MemoryConfig::default() };
+        Self { threads: None, context: None, memory }
+    }
 }
 
 /// Why a cartridge can't be loaded.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Kwargs;
 use minijinja::{Environment, Error, ErrorKind, Value, context};
 use thiserror::Error;
 
@@ -25,6 +26,19 @@ pub enum ChatError {
     /// There is nothing to answer.
     #[error("the conversation is empty; give at least one message")]
     Empty,
+}
+
+/// What is escaped for HTML in JSON, and what it stands for.
+const HTML_ESCAPES: [(&str, char); 4] =
+    [("\\u003c", '<'), ("\\u003e", '>'), ("\\u0026", '&'), ("\\u0027", '\'')];
+
+/// How a rendered conversation ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// With what comes before an answer of the assistant.
+    Answer,
+    /// With the last message.
+    Closed,
 }
 
 /// A Jinja template, rendered as `transformers` does it: blocks are trimmed, Python's string and
@@ -63,12 +77,27 @@ impl ChatTemplate {
         if messages.is_empty() {
             return Err(ChatError::Empty);
         }
+        self.render_as(messages, Ending::Answer, now)
+    }
+
+    /// The conversation as text, with the ending that is asked for. It may be empty.
+    ///
+    /// # Errors
+    /// The template refuses the messages.
+    pub fn render_as(
+        &self,
+        messages: &[Message],
+        ending: Ending,
+        now: Duration,
+    ) -> Result<String, ChatError> {
         let environment = environment(now);
         let template = environment.template_from_str(&self.source).map_err(ChatError::Template)?;
         template
             .render(context! {
                 messages => turns(messages),
-                add_generation_prompt => true,
+                tools => (),
+                documents => (),
+                add_generation_prompt => ending == Ending::Answer,
                 bos_token => self.bos.as_str(),
                 eos_token => self.eos.as_str(),
             })
@@ -92,9 +121,36 @@ fn environment(now: Duration) -> Environment<'static> {
     });
     environment
         .add_function("strftime_now", move |format: String| calendar::strftime(&format, now));
+    environment.add_filter("tojson", to_json);
     // A template is data from outside: it gets a bounded number of steps.
     environment.set_recursion_limit(64);
     environment
+}
+
+/// Python's `json.dumps`, as `transformers` has it. The engine's own filter escapes for HTML as well.
+fn to_json(value: &Value, indent: Option<Value>, options: Kwargs) -> Result<Value, Error> {
+    let escaped = minijinja::filters::tojson(value, indent, options)?.to_string();
+    let mut text = String::with_capacity(escaped.len());
+    let mut rest = escaped.as_str();
+    while let Some(at) = rest.find('\\') {
+        let (before, escape) = rest.split_at(at);
+        text.push_str(before);
+        // A backslash in a text is escaped itself, so every escape begins where one is looked for.
+        let plain = HTML_ESCAPES.iter().find(|(html, _)| escape.starts_with(html));
+        let taken = match plain {
+            Some((html, plain)) => {
+                text.push(*plain);
+                html.len()
+            }
+            None => 2.min(escape.len()),
+        };
+        if plain.is_none() {
+            text.push_str(&escape[..taken]);
+        }
+        rest = &escape[taken..];
+    }
+    text.push_str(rest);
+    Ok(Value::from(text))
 }
 
 #[cfg(test)]
@@ -113,6 +169,13 @@ mod tests {
             {{ strftime_now('%d %b %Y') }}{% if add_generation_prompt %}>{% endif %}";
         let text = render(source, &[Message::new("user", "  hi <b> ")]).unwrap();
         assert_eq!(text, "<s>\n[HI <B>]</s>\n29 Feb 2000>");
+    }
+
+    #[test]
+    fn json_is_pythons_and_not_made_safe_for_html() {
+        let text =
+            render("{{ messages[0].content | tojson }}", &[Message::new("user", "<'\\u003c\n")]);
+        assert_eq!(text.unwrap(), r#""<'\\u003c\n""#);
     }
 
     #[test]

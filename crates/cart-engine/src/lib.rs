@@ -31,10 +31,12 @@ mod weights;
 
 pub use agent::{Agent, LoadError, LoadOptions};
 pub use calibration::CalibrationError;
-pub use chat::{ChatError, ChatTemplate};
+pub use chat::{ChatError, ChatTemplate, Ending};
 pub use event::{FinishReason, GenerateEvent, Generation, MemoryUse, SlotRead, StepEvent, Timings};
 pub use memory_loop::MemoryLoopError;
-pub use memory_section::{MemorySectionError, SaveError, Saved, with_memory, without_memory};
+pub use memory_section::{
+    MemorySectionError, SaveError, Saved, read_memory, with_memory, without_memory,
+};
 pub use options::{
     GenerateOptions, KnnOptions, KnnScope, MAX_STOPS, MAX_TOP_LOGPROBS, MemoryControl,
     MemoryOptions, Message, OptionsError, PrefixOptions, Prompt,

@@ -8,7 +8,9 @@ use cart_format::{
     TensorName,
 };
 use cart_memory::{MemorySnapshot, MemoryTensor, RestoreError, UnifiedMemory};
-use cart_store::{BlobError, IngestError, ObjectError, Silent, SourceRange, Store, Verified};
+use cart_store::{
+    BlobError, Cartridge, IngestError, ObjectError, Silent, SourceRange, Store, Verified,
+};
 use thiserror::Error;
 
 use crate::agent::Agent;
@@ -22,6 +24,12 @@ pub enum MemorySectionError {
     /// A blob can't be read.
     #[error(transparent)]
     Blob(#[from] BlobError),
+    /// A blob's bytes are not those of its id.
+    #[error("the memory's blob {blob} is damaged; `cart verify` shows all damage")]
+    Damaged {
+        /// The blob.
+        blob: BlobId,
+    },
     /// The state is not canonical JSON.
     #[error("the memory's state can't be read: {0}")]
     State(#[from] JsonError),
@@ -150,18 +158,42 @@ fn section(
     Ok(section)
 }
 
-/// The memory of a cartridge, if it has one.
+/// The memory of a cartridge that was not verified as a whole, to be looked at. Every blob that is
+/// read is checked against its id.
+///
+/// # Errors
+/// A blob is missing or damaged, or the parts don't make a memory.
+pub fn read_memory(cartridge: &Cartridge) -> Result<Option<UnifiedMemory>, MemorySectionError> {
+    let read = |blob: &BlobId| {
+        let bytes = cartridge.read(blob, u64::MAX)?;
+        if BlobId::of(&bytes) == *blob {
+            return Ok(bytes);
+        }
+        Err(MemorySectionError::Damaged { blob: *blob })
+    };
+    let snapshot = snapshot(cartridge.manifest(), read)?;
+    Ok(snapshot.map(|snapshot| UnifiedMemory::restore(&snapshot)).transpose()?)
+}
+
+/// The memory of a cartridge, if it has one. It must belong to `space`.
 pub(crate) fn restore(
     verified: &Verified,
     space: SpaceId,
 ) -> Result<Option<UnifiedMemory>, MemorySectionError> {
-    let Some(section) = &verified.manifest().memory else { return Ok(None) };
-    let state = verified.read(&section.state, STATE_BYTES)?;
+    let snapshot = snapshot(verified.manifest(), |blob| Ok(verified.read(blob, u64::MAX)?))?;
+    Ok(snapshot.map(|snapshot| UnifiedMemory::restore_for(&snapshot, space)).transpose()?)
+}
+
+fn snapshot(
+    manifest: &Manifest,
+    read: impl Fn(&BlobId) -> Result<Vec<u8>, MemorySectionError>,
+) -> Result<Option<MemorySnapshot>, MemorySectionError> {
+    let Some(section) = &manifest.memory else { return Ok(None) };
     let mut tensors = Vec::new();
     for (name, tensor) in &section.tensors {
         let mut bytes = Vec::new();
         for block in &tensor.blocks {
-            bytes.extend_from_slice(&verified.map(block)?);
+            bytes.extend_from_slice(&read(block)?);
         }
         tensors.push(MemoryTensor {
             name: name.to_string(),
@@ -171,11 +203,10 @@ pub(crate) fn restore(
             bytes,
         });
     }
-    let snapshot = MemorySnapshot {
+    Ok(Some(MemorySnapshot {
         space: section.space,
         dim: section.dim,
-        state: json::from_canonical(&state, STATE_BYTES)?,
+        state: json::from_canonical(&read(&section.state)?, STATE_BYTES)?,
         tensors,
-    };
-    Ok(Some(UnifiedMemory::restore_for(&snapshot, space)?))
+    }))
 }

@@ -44,7 +44,8 @@ impl Message {
 pub struct GenerateOptions {
     /// How tokens are chosen.
     pub sampling: SamplingOptions,
-    /// Most tokens to generate; none for what the context has room for.
+    /// Most tokens to generate; none for what the context has room for. With 0 the prompt is only
+    /// read, which tells it to a memory that is written.
     pub max_tokens: Option<usize>,
     /// Texts that end the generation. They are never part of the output.
     pub stop: Vec<String>,
@@ -130,7 +131,7 @@ pub struct PrefixOptions {
 
 impl Default for PrefixOptions {
     fn default() -> Self {
-        Self { top_k: 1, min_score: 0.35, attention_bias: 1.5 }
+        Self { top_k: 1, min_score: 0.38, attention_bias: 2.5 }
     }
 }
 
@@ -158,8 +159,8 @@ impl Default for KnnOptions {
             k: 8,
             lambda_max: 0.9,
             temperature: 0.05,
-            min_cosine: 0.4,
-            full_cosine: 0.6,
+            min_cosine: 0.5,
+            full_cosine: 0.7,
             scope: KnnScope::Recalled,
         }
     }

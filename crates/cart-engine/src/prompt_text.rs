@@ -25,6 +25,8 @@ pub(crate) struct PromptText {
     pub(crate) told: Vec<Told>,
     /// What memory calls the answer.
     pub(crate) answer: &'static str,
+    /// Whether the answer goes on with the prompt's last sentence.
+    pub(crate) continues: bool,
 }
 
 impl PromptText {
@@ -55,7 +57,7 @@ impl PromptText {
 
     fn plain(tokens: Vec<u32>) -> Self {
         let told = vec![Told { tokens: 0..tokens.len(), source: "prompt" }];
-        Self { query: tokens.clone(), told, answer: "answer", tokens }
+        Self { query: tokens.clone(), told, answer: "answer", continues: true, tokens }
     }
 
     fn chat(
@@ -76,6 +78,7 @@ impl PromptText {
             query: tokenizer.encode(query, ParseSpecial::No)?,
             told,
             answer: "assistant",
+            continues: false,
         })
     }
 }

@@ -230,7 +230,8 @@ impl Session {
         if found >= context {
             return Err(StartError::PromptTooLong { found, context });
         }
-        let text = PromptText { tokens, query, told: Vec::new(), answer: "answer" };
+        let text =
+            PromptText { tokens, query, told: Vec::new(), answer: "answer", continues: false };
         let mut state = to.model().new_state();
         let memory = MemoryLoop::start(to, &text, &self.options.memory, &mut state)?;
         let output = self.output.resumed(to, &text.tokens)?;
@@ -309,7 +310,8 @@ impl Session {
             self.decode += took;
         }
         let began = Instant::now();
-        let event = match logits[0].last().filter(|_| reading.ends_prompt) {
+        let only_reads = self.options.max_tokens == Some(0);
+        let event = match logits[0].last().filter(|_| reading.ends_prompt && !only_reads) {
             Some(row) => {
                 if !distribution::all_finite(row) {
                     return Err(StepError::NotFinite { position: self.read });
@@ -322,6 +324,9 @@ impl Session {
             }
             None => {
                 self.tell(agent, first, reading, &logits[0], None)?;
+                if reading.ends_prompt {
+                    self.finished = Some(FinishReason::Length);
+                }
                 StepEvent::Prefilled { done: self.read, total: self.tokens.len() }
             }
         };

@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn far_neighbours_and_slots_that_were_not_recalled_change_nothing() {
-        let all = KnnOptions { scope: KnnScope::All, min_cosine: 0.5, ..KnnOptions::default() };
+        let all = KnnOptions { scope: KnnScope::All, ..KnnOptions::default() };
         let logits = [0.0, 1.0, 2.0];
         assert_eq!(neighbours(all.clone()).mix(&logits, &[-1.0, -0.5]).unwrap(), None);
         let recalled = KnnOptions { scope: KnnScope::Recalled, ..all };
@@ -122,8 +122,8 @@ mod tests {
     #[test]
     fn lambda_rises_between_its_bounds() {
         let neighbours = neighbours(KnnOptions::default());
-        assert_eq!(neighbours.lambda(0.4), 0.0);
-        assert!((neighbours.lambda(0.5) - 0.45).abs() < 1e-6);
+        assert_eq!(neighbours.lambda(0.5), 0.0);
+        assert!((neighbours.lambda(0.6) - 0.45).abs() < 1e-6);
         assert!((neighbours.lambda(0.9) - 0.9).abs() < 1e-6);
     }
 }

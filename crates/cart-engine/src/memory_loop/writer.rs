@@ -19,6 +19,8 @@ pub(super) struct Writer {
     /// Tokens of the prompt.
     prompt: usize,
     answer: &'static str,
+    /// The part that the answer belongs to: the prompt's last, or one of its own.
+    answer_part: usize,
     longest: usize,
     open: Option<Open>,
     /// −ln p of the token that is read next, if it is known.
@@ -43,8 +45,16 @@ struct Open {
 impl Writer {
     pub(super) fn new(agent: &Agent, text: &PromptText) -> Self {
         let longest = agent.max_span_tokens();
-        let (told, prompt, answer) = (text.told.clone(), text.tokens.len(), text.answer);
-        Self { told, prompt, answer, longest, open: None, next: None }
+        let parts = text.told.len();
+        Self {
+            told: text.told.clone(),
+            prompt: text.tokens.len(),
+            answer: text.answer,
+            answer_part: if text.continues { parts.saturating_sub(1) } else { parts },
+            longest,
+            open: None,
+            next: None,
+        }
     }
 
     /// Takes in a token that was read.
@@ -87,7 +97,7 @@ impl Writer {
     /// The part that a position belongs to, with its source.
     fn place(&self, position: usize) -> Option<(usize, &'static str)> {
         if position >= self.prompt {
-            return Some((self.told.len(), self.answer));
+            return Some((self.answer_part, self.answer));
         }
         let part = self.told.iter().position(|told| told.tokens.contains(&position))?;
         Some((part, self.told[part].source))

@@ -1,0 +1,14 @@
+//! The engine on real cartridges in real stores: the tiny model and the checkpoints whose logits
+//! `transformers` has computed.
+
+#![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
+
+mod chatting;
+mod generation;
+mod given;
+mod loading;
+mod logits;
+mod measuring;
+mod memory;
+mod smollm2;
+mod tokenizing;

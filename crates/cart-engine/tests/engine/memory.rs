@@ -1,0 +1,209 @@
+//! Memory in the loop: exact where it is empty, written while the model generates, saved and
+//! restored, and of one space.
+
+use cart_engine::{
+    Agent, GenerateOptions, KnnOptions, KnnScope, LoadError, LoadOptions, MemoryControl,
+    MemoryOptions, MemorySectionError, Message, PrefixOptions, Prompt, SaveError,
+};
+use cart_memory::{RestoreError, StoreKind};
+
+use crate::given::{fixture, greedy, raw, shelf};
+
+const FACT: &str = "The code of the red boat is 4821.";
+const QUESTION: &str = "The code of the red boat is";
+
+fn with(memory: MemoryOptions, max_tokens: usize) -> GenerateOptions {
+    GenerateOptions { memory, top_logprobs: 5, ..greedy(max_tokens) }
+}
+
+/// Reads whatever is there, however far.
+fn eager() -> MemoryOptions {
+    MemoryOptions {
+        prefix: Some(PrefixOptions { min_score: -1.0, ..PrefixOptions::default() }),
+        knn: Some(KnnOptions { min_cosine: 0.0, scope: KnnScope::All, ..KnnOptions::default() }),
+        compare: true,
+        ..MemoryOptions::default()
+    }
+}
+
+fn tell(agent: &Agent, text: &str) {
+    let told = raw(agent, text, &with(MemoryOptions::write_only(), 0));
+    assert!(told.token_ids.is_empty());
+    assert_eq!(told.memory.unwrap().written, 1);
+}
+
+#[test]
+fn empty_memory_is_exact_to_the_bit() {
+    let shelf = shelf();
+    let agent = shelf.tiny();
+    let bare = raw(&agent, QUESTION, &with(MemoryOptions::default(), 24));
+    let empty = raw(&agent, QUESTION, &with(eager(), 24));
+    agent.update_memory(|memory| assert!(memory.is_empty())).unwrap();
+    let born = raw(&agent, QUESTION, &with(eager(), 24));
+    for with_memory in [empty, born] {
+        assert_eq!(with_memory.token_ids, bare.token_ids);
+        assert_eq!(with_memory.top_logprobs, bare.top_logprobs);
+        assert_eq!(bits(&with_memory.logprobs), bits(&bare.logprobs));
+        let used = with_memory.memory.unwrap();
+        assert!(used.read.is_empty() && used.prefix_tokens == 0 && used.knn_steps == 0);
+        assert_eq!((used.delta_logprob, used.kl), (Some(0.0), Some(0.0)));
+    }
+}
+
+fn bits(values: &[f64]) -> Vec<u64> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+#[test]
+fn writing_does_not_change_what_is_generated() {
+    let shelf = shelf();
+    let agent = shelf.tiny();
+    let bare = raw(&agent, "One day, Anna", &with(MemoryOptions::default(), 40));
+    let written = raw(&agent, "One day, Anna", &with(MemoryOptions::write_only(), 40));
+    assert_eq!(written.token_ids, bare.token_ids);
+    let memory = agent.memory().unwrap();
+    let used = written.memory.unwrap();
+    assert_eq!(used.slots_added, memory.report().stm.slots);
+    assert!(used.slots_added >= 2, "{used:?}");
+    // Whole sentences, in order, with everything that was read but nothing else.
+    let texts: Vec<&str> = memory.slots().map(|(_, slot)| slot.value.text.as_str()).collect();
+    assert!(texts[0].starts_with("One day, Anna went") && texts[0].ends_with('.'), "{texts:?}");
+    let all = format!("One day, Anna{}", bare.text);
+    assert!(texts.iter().all(|text| all.contains(text)), "{texts:?}\n{all}");
+    for (_, slot) in memory.slots() {
+        assert_eq!(slot.token_keys.len(), slot.value.token_ids.len());
+    }
+    let energies: Vec<f32> = memory.slots().map(|(_, slot)| slot.energy).collect();
+    assert!(energies.windows(2).any(|pair| pair[0] != pair[1]), "{energies:?}");
+}
+
+#[test]
+fn chats_are_remembered_without_their_markers() {
+    let shelf = shelf();
+    let agent = shelf.tiny();
+    let messages = vec![
+        Message::new("user", "An old question."),
+        Message::new("assistant", "An old answer."),
+        Message::new("user", "My name is Vera. My boat is red."),
+    ];
+    let options = with(MemoryOptions::write_only(), 60);
+    agent.generate(&Prompt::Chat(messages), &options, |_| {}).unwrap();
+    let memory = agent.memory().unwrap();
+    let slots: Vec<(&str, &str)> = memory
+        .slots()
+        .filter(|(at, _)| at.store == StoreKind::Stm)
+        .map(|(_, slot)| (slot.source.as_str(), slot.value.text.as_str()))
+        .collect();
+    assert_eq!(slots[..2], [("user", "My name is Vera."), ("user", "My boat is red.")]);
+    assert!(
+        slots.len() > 2 && slots[2..].iter().all(|(source, _)| *source == "assistant"),
+        "{slots:?}"
+    );
+    assert!(slots.iter().all(|(_, text)| !text.contains("im_") && !text.contains("old")));
+}
+
+#[test]
+fn a_fact_that_was_told_comes_back_and_its_use_is_reported() {
+    let shelf = shelf();
+    let agent = shelf.tiny();
+    for fact in [FACT, "Tom ate soup in the evening.", "The frog lives in the barn."] {
+        tell(&agent, fact);
+    }
+    let bare = raw(&agent, QUESTION, &with(MemoryOptions::default(), 6));
+    assert!(!bare.text.contains("4821"), "{}", bare.text);
+    let options = MemoryOptions { compare: true, ..MemoryOptions::read_only() };
+    let recalled = raw(&agent, QUESTION, &with(options, 6));
+    let used = recalled.memory.unwrap();
+    assert_eq!(used.read[0].text, FACT, "{used:?}");
+    assert_eq!(used.slots, 3);
+    assert!(used.prefix_tokens > 8);
+    assert!(recalled.text.contains("4821"), "{} {used:?}", recalled.text);
+    assert!(used.delta_logprob.unwrap() > 0.5 && used.kl.unwrap() > 0.1, "{used:?}");
+    assert!(used.micros_per_token > 0.0);
+    assert_eq!(agent.memory().unwrap().counters().recalls, 1);
+}
+
+#[test]
+fn a_shuffled_memory_reads_as_much_and_knows_nothing() {
+    let shelf = shelf();
+    let agent = shelf.tiny();
+    for fact in [FACT, "Tom ate soup in the evening.", "The frog lives in the barn."] {
+        tell(&agent, fact);
+    }
+    let before = agent.memory().unwrap().snapshot();
+    let control = MemoryControl::Shuffled(1);
+    let options = MemoryOptions { control, ..MemoryOptions::read_only() };
+    let shuffled = raw(&agent, QUESTION, &with(options, 6));
+    let used = shuffled.memory.unwrap();
+    assert_eq!(used.read.len(), 1);
+    assert_ne!(used.read[0].text, FACT);
+    assert!(!shuffled.text.contains("4821"), "{}", shuffled.text);
+    assert_eq!(agent.memory().unwrap().snapshot(), before, "a control leaves no trace");
+}
+
+#[test]
+fn the_same_calls_give_the_same_memory() {
+    let shelf = shelf();
+    let memory = || {
+        let agent = shelf.tiny();
+        tell(&agent, FACT);
+        raw(&agent, QUESTION, &with(MemoryOptions::on(), 12));
+        agent.memory().unwrap().snapshot()
+    };
+    assert_eq!(memory(), memory());
+}
+
+#[test]
+fn save_load_save_gives_the_same_id_and_recalls_the_same() {
+    let shelf = shelf();
+    let agent = shelf.tiny();
+    let nothing = agent.save_memory(&shelf.store);
+    assert!(matches!(nothing, Err(SaveError::NoMemory)), "{nothing:?}");
+    tell(&agent, FACT);
+    tell(&agent, "Tom ate soup in the evening.");
+    let saved = agent.save_memory(&shelf.store).unwrap();
+    assert_eq!(saved.slots, 2);
+    assert!(saved.new_bytes > 0);
+    assert_eq!(saved.manifest.model, agent.manifest().model);
+    assert_eq!(saved.manifest.origin, agent.manifest().origin);
+
+    let loaded = shelf.agent(saved.id);
+    assert_eq!(loaded.space(), agent.space());
+    assert_eq!(loaded.memory().unwrap().snapshot(), agent.memory().unwrap().snapshot());
+    let again = loaded.save_memory(&shelf.store).unwrap();
+    assert_eq!((again.id, again.new_bytes), (saved.id, 0));
+
+    let options = with(MemoryOptions::read_only(), 6);
+    assert_eq!(raw(&loaded, QUESTION, &options).text, raw(&agent, QUESTION, &options).text);
+    tell(&loaded, "The frog lives in the barn.");
+    assert_ne!(loaded.save_memory(&shelf.store).unwrap().id, saved.id);
+}
+
+#[test]
+fn a_memory_of_another_space_is_refused() {
+    let shelf = shelf();
+    let agent = shelf.tiny();
+    tell(&agent, FACT);
+    let saved = agent.save_memory(&shelf.store).unwrap();
+    let small = shelf.verified(shelf.import(&fixture("logits/llama-f32-tied")));
+    let mut mixed = small.manifest().clone();
+    mixed.memory.clone_from(&saved.manifest.memory);
+    for (what, blob) in saved.manifest.uses() {
+        if what.starts_with("memory") {
+            mixed.blobs.insert(blob, saved.manifest.blobs[&blob].clone());
+        }
+    }
+    let refused = Agent::load(&shelf.put(&mixed), &LoadOptions::default());
+    assert!(
+        matches!(
+            refused,
+            Err(LoadError::Memory(MemorySectionError::Restore(RestoreError::ForeignSpace(_))))
+        ),
+        "{refused:?}"
+    );
+    let other = shelf.agent(small.manifest_id());
+    let memory = (*agent.memory().unwrap()).clone();
+    assert!(other.set_memory(Some(memory.clone())).is_err());
+    assert!(other.memory().is_none());
+    assert!(shelf.tiny().set_memory(Some(memory)).is_ok());
+}
