@@ -1,4 +1,5 @@
 //! Every way in which a file can be wrong, each with the error that it must cause.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 use std::collections::BTreeSet;
 use std::fs;

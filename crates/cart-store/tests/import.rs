@@ -1,4 +1,5 @@
 //! Models taken in and given back.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
