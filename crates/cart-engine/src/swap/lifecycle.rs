@@ -57,9 +57,8 @@ impl SwapState {
             Staged => &[Verified, Dropped],
             Verified => &[Loaded, Dropped],
             Loaded => &[Warm, Dropped],
-            Warm => &[Active, Dropped],
+            Warm | Draining => &[Active, Dropped],
             Active => &[Draining],
-            Draining => &[Active, Dropped],
             Dropped => &[],
         };
         next.contains(&to)
