@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn the_way_to_active_skips_nothing() {
         for (index, &from) in SwapState::ALL.iter().enumerate() {
-            for &to in &SwapState::ALL[index + 2..] {
+            for &to in SwapState::ALL.iter().skip(index + 2) {
                 if to != SwapState::Dropped {
                     assert!(!from.may_become(to), "{from:?} to {to:?}");
                 }
