@@ -75,7 +75,9 @@ fn safetensors_of(tensors: &[(&str, &[u8])]) -> Vec<u8> {
     let listed: Vec<(&TensorName, DType, &[u64])> =
         names.iter().zip(&shapes).map(|(name, shape)| (name, DType::U8, &shape[..])).collect();
     let mut file = safetensors::new_header(&listed).unwrap();
-    tensors.iter().for_each(|(_, bytes)| file.extend_from_slice(bytes));
+    for (_, bytes) in tensors {
+        file.extend_from_slice(bytes);
+    }
     file
 }
 
