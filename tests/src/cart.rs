@@ -195,8 +195,12 @@ impl Cart {
         if !self.documents.lock().unwrap().insert(path.to_owned()) {
             return None;
         }
-        let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
-        Some(serde_json::from_slice(&bytes).unwrap_or_else(|error| panic!("{path:?}: {error}")))
+        let bytes =
+            std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        Some(
+            serde_json::from_slice(&bytes)
+                .unwrap_or_else(|error| panic!("{}: {error}", path.display())),
+        )
     }
 }
 

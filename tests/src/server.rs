@@ -40,7 +40,7 @@ impl Server {
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).for_each(drop));
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_global(Some(Duration::from_secs(120)))
+            .timeout_global(Some(Duration::from_mins(2)))
             .build();
         Self { child, url, agent: ureq::Agent::new_with_config(config) }
     }

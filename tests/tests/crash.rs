@@ -1,4 +1,5 @@
 //! `kill -9` at any instant of a pack: the store is sound, and the next pack succeeds.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
 //! Damage is found wherever it is, and named.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
 //! What people read: help, listings, refusals. Whole outputs, in an empty environment.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 use cart_tests::{Cart, fixture, models};
 

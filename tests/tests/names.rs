@@ -1,4 +1,5 @@
 //! Names, history, prefixes and what gc takes.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
 //! Bad input: a clear error, exit code 1 (2 for arguments), and the store as it was.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 use std::path::{Path, PathBuf};
 

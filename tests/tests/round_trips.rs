@@ -1,4 +1,5 @@
 //! What goes in comes out again, byte for byte, whatever it was.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 use std::path::Path;
 

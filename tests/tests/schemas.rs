@@ -1,4 +1,5 @@
 //! The schemas themselves: they are schemas, every report has one, and a real memory fits its own.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,4 +1,5 @@
 //! The server over loopback: the real binary, OpenAI's paths, streams, and swaps under them.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 use cart_tests::{Cart, Server, damage, fixture, schemas};
 use serde_json::{Value, json};
