@@ -245,12 +245,11 @@ impl Agent {
 
     /// An empty memory for this model.
     fn new_memory(&self) -> Result<UnifiedMemory, CalibrationError> {
-        let normalization = match self.core.normalization.get() {
-            Some(fitted) => fitted.clone(),
-            None => {
-                let fitted = calibration::normalization(self)?;
-                self.core.normalization.get_or_init(|| fitted).clone()
-            }
+        let normalization = if let Some(fitted) = self.core.normalization.get() {
+            fitted.clone()
+        } else {
+            let fitted = calibration::normalization(self)?;
+            self.core.normalization.get_or_init(|| fitted).clone()
         };
         Ok(UnifiedMemory::new(self.core.space, normalization, self.core.memory_config.clone())?)
     }

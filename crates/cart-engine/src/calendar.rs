@@ -60,7 +60,9 @@ impl Moment {
         let day = from_march - (153 * month_from_march + 2) / 5 + 1;
         let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
         let year = year_of_era + era * 400 + u64::from(month <= 2);
-        let leap = u64::from(year % 4 == 0 && (year % 100 != 0 || year % 400 == 0));
+        let leap = u64::from(
+            year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)),
+        );
         let day_of_year = if month > 2 { from_march + 60 + leap } else { from_march - 305 };
         let weekday = (days % 7) as usize;
         Self { year, month, day, day_of_year, weekday, second_of_day: seconds % 86_400 }
@@ -92,9 +94,8 @@ impl Moment {
             Some('p') => write!(text, "{half}"),
             Some('F') => write!(text, "{year}-{number:02}-{day:02}"),
             Some('T') => write!(text, "{hour:02}:{minute:02}:{second:02}"),
-            Some('%') => write!(text, "%"),
+            Some('%') | None => write!(text, "%"),
             Some(other) => write!(text, "%{other}"),
-            None => write!(text, "%"),
         };
         written.expect("writing to a string can't fail");
     }

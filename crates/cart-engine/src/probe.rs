@@ -222,8 +222,9 @@ impl ProbeOutcome {
             let distance = (found - expected.logprob).abs();
             self.compared += 1;
             self.largest = self.largest.max(distance);
-            // Not `distance > tolerance`: a tolerance that is no number passes nothing.
-            if !(distance <= self.tolerance) {
+            // A distance or a tolerance that is no number passes nothing.
+            let within = distance <= self.tolerance;
+            if !within {
                 let expected = expected.logprob;
                 self.fail(ProbeFailure::Moved { step, token, expected, found });
             }

@@ -311,24 +311,22 @@ impl Session {
         }
         let began = Instant::now();
         let only_reads = self.options.max_tokens == Some(0);
-        let event = match logits[0].last().filter(|_| reading.ends_prompt && !only_reads) {
-            Some(row) => {
-                if !distribution::all_finite(row) {
-                    return Err(StepError::NotFinite { position: self.read });
-                }
-                let bare = logits.get(1).and_then(Logits::last);
-                let (token, event) = self.choose(agent, row, bare)?;
-                self.tell(agent, first, reading, &logits[0], Some(event.logprob))?;
-                self.tokens.push(token);
-                StepEvent::Generated(event)
+        let chooses = reading.ends_prompt && !only_reads;
+        let event = if let Some(row) = logits[0].last().filter(|_| chooses) {
+            if !distribution::all_finite(row) {
+                return Err(StepError::NotFinite { position: self.read });
             }
-            None => {
-                self.tell(agent, first, reading, &logits[0], None)?;
-                if reading.ends_prompt {
-                    self.finished = Some(FinishReason::Length);
-                }
-                StepEvent::Prefilled { done: self.read, total: self.tokens.len() }
+            let bare = logits.get(1).and_then(Logits::last);
+            let (token, event) = self.choose(agent, row, bare)?;
+            self.tell(agent, first, reading, &logits[0], Some(event.logprob))?;
+            self.tokens.push(token);
+            StepEvent::Generated(event)
+        } else {
+            self.tell(agent, first, reading, &logits[0], None)?;
+            if reading.ends_prompt {
+                self.finished = Some(FinishReason::Length);
             }
+            StepEvent::Prefilled { done: self.read, total: self.tokens.len() }
         };
         self.decode += began.elapsed();
         Ok(event)

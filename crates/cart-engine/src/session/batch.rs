@@ -26,13 +26,19 @@ pub fn step_many(
         Ok(logits) => {
             let took = began.elapsed();
             let mut logits = logits.as_slice();
-            let absorb = |(session, reading): (&mut &mut Session, &Option<Reading>)| {
-                let Some(reading) = *reading else { return finished(session) };
-                let (own, others) = logits.split_at(1 + usize::from(session.bare.is_some()));
-                logits = others;
-                session.absorb(agent, reading, own, took)
-            };
-            sessions.iter_mut().zip(&readings).map(absorb).collect()
+            let mut results = Vec::with_capacity(sessions.len());
+            for (session, reading) in sessions.iter_mut().zip(&readings) {
+                results.push(match *reading {
+                    Some(reading) => {
+                        let runs = 1 + usize::from(session.bare.is_some());
+                        let (own, others) = logits.split_at(runs);
+                        logits = others;
+                        session.absorb(agent, reading, own, took)
+                    }
+                    None => finished(session),
+                });
+            }
+            results
         }
         // Nothing has changed, so each one can show by itself whether it was the cause.
         Err(_) if sessions.len() > 1 => sessions

@@ -3,9 +3,25 @@
 
 use std::path::PathBuf;
 
-use cart_engine::{ParseSpecial, ShowSpecial, TextStream, perplexity};
+use cart_engine::{GenerateOptions, ParseSpecial, ShowSpecial, TextStream, perplexity};
 
-use crate::given::{fixture, shelf};
+use crate::given::{fixture, greedy, raw, shelf};
+
+/// Prompts with the five best first tokens and their ln p, by llama.cpp on the CPU.
+const FIRST_STEPS: [(&str, [(u32, f64); 5]); 3] = [
+    (
+        "The capital of France is",
+        [(7042, -0.2486), (260, -2.7849), (4528, -4.3539), (2250, -4.6861), (1315, -4.6949)],
+    ),
+    (
+        "def fibonacci(n):\n",
+        [(198, -1.4509), (1604, -1.5841), (3725, -2.4837), (19, -2.7073), (3272, -3.4822)],
+    ),
+    (
+        "<|im_start|>user\nName three colors.<|im_end|>\n<|im_start|>assistant\n",
+        [(33, -1.9297), (504, -2.3520), (4590, -2.6250), (788, -3.2030), (2122, -3.4810)],
+    ),
+];
 
 fn model() -> PathBuf {
     PathBuf::from(std::env::var_os("CART_SMOLLM2").expect("CART_SMOLLM2 names the GGUF file"))
@@ -57,4 +73,25 @@ fn the_tokenizer_agrees_with_the_reference() {
             assert_eq!(text, expected, "{ids:?}");
         }
     }
+}
+
+#[test]
+#[ignore = "needs the SmolLM2 file in CART_SMOLLM2"]
+fn the_first_steps_are_llama_cpps() {
+    let shelf = shelf();
+    let agent = shelf.agent(shelf.import(&model()));
+    let options = GenerateOptions { top_logprobs: 5, ..greedy(1) };
+    let mut largest = 0.0_f64;
+    for (prompt, expected) in FIRST_STEPS {
+        let found = raw(&agent, prompt, &options).top_logprobs.remove(0);
+        let found: Vec<(u32, f64)> = found.iter().map(|top| (top.token, top.logprob)).collect();
+        println!("{prompt:?}\n  found    {found:?}\n  expected {expected:?}");
+        for (token, logprob) in expected {
+            let own = found.iter().find(|found| found.0 == token);
+            let own = own.unwrap_or_else(|| panic!("{token} is not among the best: {found:?}"));
+            largest = largest.max((own.1 - logprob).abs());
+        }
+    }
+    println!("largest distance {largest} nat");
+    assert!(largest < 0.15, "{largest}");
 }
