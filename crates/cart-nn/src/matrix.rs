@@ -100,7 +100,8 @@ struct Part {
 impl Linear {
     /// A layer of matrices of equal inputs, each with an optional bias.
     pub(crate) fn new(parts: Vec<(Matrix, Option<Vec<f32>>)>) -> Self {
-        let parts: Vec<_> = parts.into_iter().map(|(matrix, bias)| Part { matrix, bias }).collect();
+        let parts: Vec<_> =
+            parts.into_iter().map(|(matrix, bias)| Part { matrix, bias }).collect();
         let inputs = parts[0].matrix.inputs;
         assert!(parts.iter().all(|part| part.matrix.inputs == inputs));
         let outputs = parts.iter().map(|part| part.matrix.outputs).sum();
@@ -109,36 +110,6 @@ impl Linear {
 
     /// `[rows, outputs]` from `[rows, inputs]`.
     pub(crate) fn apply(&self, kernels: Kernels, input: &[f32]) -> Vec<f32> {
-        let quantized = self.parts.iter().any(|part| part.matrix.dtype.is_quantized());
-        static ON: std::sync::OnceLock<String> = std::sync::OnceLock::new();
-        let on = ON.get_or_init(|| std::env::var("CART_RES").unwrap_or_default());
-        let kind = if self.inputs > self.outputs {
-            "d"
-        } else if self.outputs > 10000 {
-            "h"
-        } else if self.parts.len() == 3 {
-            "q"
-        } else if self.parts.len() == 2 {
-            "g"
-        } else {
-            "o"
-        };
-        if quantized && on.contains(kind) {
-            let q = Quantized::new(kernels, input, self.inputs);
-            let mut both = input.to_vec();
-            let n = input.len();
-            both.extend_from_slice(input);
-            for (i, v) in both[n..].iter_mut().enumerate() {
-                *v -= q.scales[i / 32].scale * f32::from(q.codes[i]);
-            }
-            let twice = self.apply_once(kernels, &both);
-            let half = twice.len() / 2;
-            return twice[..half].iter().zip(&twice[half..]).map(|(a, b)| a + b).collect();
-        }
-        self.apply_once(kernels, input)
-    }
-
-    fn apply_once(&self, kernels: Kernels, input: &[f32]) -> Vec<f32> {
         let rows = input.len() / self.inputs;
         let mut out = vec![0.0; rows * self.outputs];
         let quantized = self.parts.iter().any(|part| part.matrix.dtype.is_quantized());
