@@ -232,3 +232,50 @@ fn a_conversation_is_remembered() {
     assert!(saved.iter().any(|slot| slot["text"].as_str().unwrap().contains("Vera")), "{saved:?}");
     cart.ok(["verify", "tiny:vera"]);
 }
+
+#[test]
+fn recall_is_counted_four_ways_in_two_processes() {
+    let cart = tiny();
+    let report = cart.json(["bench", "recall", "tiny", "--facts", "6", "--seed", "2"]);
+    assert_eq!(report["facts"], 6);
+    assert!(report["slots"].as_u64().unwrap() >= 6, "{report}");
+    for row in report["rows"].as_array().unwrap() {
+        for way in ["memory", "none", "shuffled", "context"] {
+            assert!(row[way].as_u64().unwrap() <= 6, "{row}");
+        }
+        assert_eq!(row["none"], 0, "a made-up fact was known: {row}");
+    }
+    assert_eq!(cart.json(["bench", "recall", "tiny", "--facts", "6", "--seed", "2"]), report);
+}
+
+#[test]
+fn controls_and_comparisons_say_what_they_did() {
+    let cart = tiny();
+    for fact in [FACT, "The code of the blue hat is 7350.", "My name is Vera."] {
+        let from = if fact == FACT { "tiny" } else { "tiny:told" };
+        cart.ok(["run", from, "-p", fact, "-n", "0", "--memory", "--save", "tiny:told"]);
+    }
+    assert!(slots(&cart, "tiny:told").len() >= 3);
+    let ask = |extra: &[&str]| {
+        let question = ["run", "tiny:told", "-p", QUESTION, "-n", "6", "--memory", "--read-only"];
+        cart.json([&question[..], extra].concat())
+    };
+    let real = ask(&["--compare"]);
+    assert!(
+        real["memory"]["delta_logprob"].is_number() && real["memory"]["kl"].is_number(),
+        "{real}"
+    );
+    assert!(real["memory"]["kl"].as_f64().unwrap() > 0.0);
+    let shuffled = ask(&["--shuffled", "3"]);
+    assert_ne!(real["memory"]["read"], shuffled["memory"]["read"], "{shuffled}");
+    assert_eq!(shuffled, {
+        let mut again = ask(&["--shuffled", "3"]);
+        again["seconds"] = shuffled["seconds"].clone();
+        again["memory"]["micros_per_token"] = shuffled["memory"]["micros_per_token"].clone();
+        again
+    });
+    let writing =
+        cart.json(["run", "tiny:told", "-p", QUESTION, "-n", "2", "--memory", "--write-only"]);
+    assert_eq!(writing["memory"]["read"], json!([]));
+    assert!(writing["memory"]["written"].as_u64().unwrap() > 0);
+}
