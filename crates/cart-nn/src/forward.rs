@@ -8,6 +8,7 @@ use cart_format::arch::MlpSpec;
 use thiserror::Error;
 
 use crate::attention::Segment;
+use crate::kernel::Kernels;
 use crate::kernel::vector::soft_cap;
 use crate::model::{Layer, Model};
 use crate::ops::{Attend, Embed, LinearAdd, NormLinear, NormMlp, Normalize, with_floats};
@@ -125,9 +126,10 @@ pub enum ForwardError {
 impl Model {
     /// Runs the tokens of all `runs` through the decoder and appends them to their states.
     ///
-    /// Linear layers work on the rows of all runs together; attention works run by run. A run's
-    /// result does not depend on the rest of the batch beyond rounding. Long runs are cut into
-    /// chunks, so that working memory does not grow with them. Uses the current rayon pool.
+    /// Runs of one token go through the linear layers together, row by row as if each were alone;
+    /// attention works run by run. A longer run goes by itself, cut into chunks, so that working
+    /// memory does not grow with it. So a run's result is, bit for bit, what it would be without the
+    /// others. Uses the current rayon pool.
     ///
     /// Returns one [`Logits`] for each run, in order.
     ///
@@ -208,9 +210,12 @@ impl Model {
             .iter()
             .map(|rope| rope.table(pieces.iter().flat_map(Piece::positions)))
             .collect();
+        // All pieces of a chunk are steps, or there is one.
+        let steps = pieces.iter().all(|piece| piece.is_step(runs));
+        let kernels = if steps { self.kernels.by_row() } else { self.kernels };
         let mut hidden = self.embed(runs, pieces)?;
         for (index, layer) in self.layers.iter().enumerate() {
-            hidden = self.layer(index, layer, &hidden, &tables, runs, pieces)?;
+            hidden = Self::layer((index, layer), kernels, &hidden, &tables, runs, pieces)?;
             tap(index, &hidden, runs, pieces)?;
         }
         if pieces.iter().any(|piece| runs[piece.run].wants(self.layers.len())) {
@@ -218,7 +223,7 @@ impl Model {
             let normed = hidden.apply_op1_no_bwd(&norm)?;
             tap(self.layers.len(), &normed, runs, pieces)?;
         }
-        self.logits(&hidden, runs, pieces, logits)
+        self.logits(kernels, &hidden, runs, pieces, logits)
     }
 
     fn embed(&self, runs: &[Run<'_>], pieces: &[Piece]) -> Result<Tensor, ForwardError> {
@@ -234,15 +239,13 @@ impl Model {
     }
 
     fn layer(
-        &self,
-        index: usize,
-        layer: &Layer,
+        (index, layer): (usize, &Layer),
+        kernels: Kernels,
         hidden: &Tensor,
         tables: &[RopeTable],
         runs: &mut [Run<'_>],
         pieces: &[Piece],
     ) -> Result<Tensor, ForwardError> {
-        let kernels = self.kernels;
         let qkv = NormLinear { kernels, norm: &layer.attention_norm, linear: &layer.qkv };
         let attend = Attend {
             kernels,
@@ -272,12 +275,13 @@ impl Model {
     /// Appends the logits of the rows that ask for them.
     fn logits(
         &self,
+        kernels: Kernels,
         hidden: &Tensor,
         runs: &[Run<'_>],
         pieces: &[Piece],
         logits: &mut [Logits],
     ) -> Result<(), ForwardError> {
-        let kernels = self.kernels;
+        let vocab = self.spec.vocab_size as usize;
         let head = NormLinear { kernels, norm: &self.final_norm, linear: &self.head };
         let wanted: Vec<(usize, usize)> = pieces
             .iter()
@@ -288,16 +292,20 @@ impl Model {
                 rows.map(|token| (piece.run, piece.rows.start + token - piece.tokens.start))
             })
             .collect();
-        for group in wanted.chunk_by(|a, b| a.0 == b.0 && a.1 + 1 == b.1) {
+        for group in wanted.chunk_by(|a, b| a.1 + 1 == b.1) {
             for part in group.chunks(HEAD_ROWS) {
                 let rows = hidden.narrow(0, part[0].1, part.len())?.apply_op1_no_bwd(&head)?;
-                let logits = &mut logits[part[0].0];
-                let start = logits.data.len();
-                with_floats(&rows, |rows| logits.data.extend_from_slice(rows))?;
-                logits.rows += part.len();
-                if let Some(cap) = self.spec.logit_softcap {
-                    soft_cap(kernels, &mut logits.data[start..], cap as f32);
-                }
+                with_floats(&rows, |rows| {
+                    for (row, (run, _)) in rows.chunks_exact(vocab).zip(part) {
+                        let logits = &mut logits[*run];
+                        let start = logits.data.len();
+                        logits.data.extend_from_slice(row);
+                        logits.rows += 1;
+                        if let Some(cap) = self.spec.logit_softcap {
+                            soft_cap(kernels, &mut logits.data[start..], cap as f32);
+                        }
+                    }
+                })?;
             }
         }
         Ok(())
@@ -333,16 +341,25 @@ struct Piece {
 }
 
 impl Piece {
+    /// Whether this is the only token of its run.
+    fn is_step(&self, runs: &[Run<'_>]) -> bool {
+        runs[self.run].tokens.len() == 1
+    }
+
     fn positions(&self) -> Range<usize> {
         self.past..self.past + self.tokens.len()
     }
 }
 
-/// The next rows of the runs, in order, up to a chunk.
+/// The next rows: of the first run that is not done a chunk, or, if that run is one token, of all
+/// runs of one token, up to a chunk.
 fn next_chunk(runs: &[Run<'_>], done: &mut [usize]) -> Vec<Piece> {
-    let mut pieces = Vec::new();
+    let mut pieces: Vec<Piece> = Vec::new();
     let mut row = 0;
     for (index, (run, done)) in runs.iter().zip(done).enumerate() {
+        if pieces.first().is_some_and(|first| run.tokens.len() > 1 || !first.is_step(runs)) {
+            continue;
+        }
         let count = (run.tokens.len() - *done).min(CHUNK_ROWS - row);
         if count > 0 {
             let (tokens, rows) = (*done..*done + count, row..row + count);

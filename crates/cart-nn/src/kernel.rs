@@ -105,21 +105,35 @@ impl FromStr for KernelLevel {
 
 /// A level that this processor was seen to have: holding one is why calling its kernels is sound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Kernels(KernelLevel);
+pub(crate) struct Kernels {
+    level: KernelLevel,
+    by_row: bool,
+}
 
 impl Kernels {
     pub(crate) fn new(level: KernelLevel) -> Result<Self, KernelError> {
         if level.is_supported() {
-            return Ok(Self(level));
+            return Ok(Self { level, by_row: false });
         }
         Err(KernelError::Unsupported { level, best: KernelLevel::detect() })
     }
 
     pub(crate) fn detect() -> Self {
-        Self(KernelLevel::detect())
+        Self { level: KernelLevel::detect(), by_row: false }
     }
 
     pub(crate) fn level(self) -> KernelLevel {
-        self.0
+        self.level
+    }
+
+    /// The same, with every row multiplied as if it were alone: sums are taken in one order, however
+    /// many rows there are. So a session's text does not depend on the sessions beside it.
+    pub(crate) fn by_row(self) -> Self {
+        Self { by_row: true, ..self }
+    }
+
+    /// Whether rows are multiplied as if alone.
+    pub(crate) fn is_by_row(self) -> bool {
+        self.by_row
     }
 }

@@ -87,8 +87,19 @@ fn cast<T: float::Float>(bytes: &[u8]) -> &[T] {
 #[derive(Clone, Debug)]
 pub(crate) struct Linear {
     parts: Vec<Part>,
+    precision: Precision,
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
+}
+
+/// How finely a layer with quantized weights takes its input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Precision {
+    /// 8 bits in groups of 32, as llama.cpp does.
+    Coarse,
+    /// Twice that, for inputs with a few values far larger than their neighbours, which 8 bits
+    /// leave nothing for.
+    Fine,
 }
 
 #[derive(Clone, Debug)]
@@ -99,25 +110,52 @@ struct Part {
 
 impl Linear {
     /// A layer of matrices of equal inputs, each with an optional bias.
-    pub(crate) fn new(parts: Vec<(Matrix, Option<Vec<f32>>)>) -> Self {
-        let parts: Vec<_> =
-            parts.into_iter().map(|(matrix, bias)| Part { matrix, bias }).collect();
+    pub(crate) fn new(precision: Precision, parts: Vec<(Matrix, Option<Vec<f32>>)>) -> Self {
+        let parts: Vec<_> = parts.into_iter().map(|(matrix, bias)| Part { matrix, bias }).collect();
         let inputs = parts[0].matrix.inputs;
         assert!(parts.iter().all(|part| part.matrix.inputs == inputs));
         let outputs = parts.iter().map(|part| part.matrix.outputs).sum();
-        Self { parts, inputs, outputs }
+        Self { parts, precision, inputs, outputs }
     }
 
     /// `[rows, outputs]` from `[rows, inputs]`.
     pub(crate) fn apply(&self, kernels: Kernels, input: &[f32]) -> Vec<f32> {
         let rows = input.len() / self.inputs;
+        let all_quantized = self.parts.iter().all(|part| part.matrix.dtype.is_quantized());
+        if self.precision == Precision::Fine && all_quantized {
+            let codes = Quantized::fine(kernels, input, self.inputs);
+            let mut out = self.products(kernels, input, Some(&codes), 2 * rows);
+            let rest = out.split_off(rows * self.outputs);
+            vector::add(kernels, &mut out, &rest);
+            return self.with_bias(kernels, out);
+        }
+        let any_quantized = self.parts.iter().any(|part| part.matrix.dtype.is_quantized());
+        let codes = any_quantized.then(|| Quantized::new(kernels, input, self.inputs));
+        let out = self.products(kernels, input, codes.as_ref(), rows);
+        self.with_bias(kernels, out)
+    }
+
+    /// `[rows, outputs]`, without biases.
+    fn products(
+        &self,
+        kernels: Kernels,
+        input: &[f32],
+        codes: Option<&Quantized>,
+        rows: usize,
+    ) -> Vec<f32> {
         let mut out = vec![0.0; rows * self.outputs];
-        let quantized = self.parts.iter().any(|part| part.matrix.dtype.is_quantized());
-        let codes = quantized.then(|| Quantized::new(kernels, input, self.inputs));
         let mut column = 0;
         for part in &self.parts {
             let target = Rows::new(&mut out, self.outputs);
-            part.matrix.product(kernels, input, codes.as_ref(), target, column);
+            part.matrix.product(kernels, input, codes, target, column);
+            column += part.matrix.outputs;
+        }
+        out
+    }
+
+    fn with_bias(&self, kernels: Kernels, mut out: Vec<f32>) -> Vec<f32> {
+        let mut column = 0;
+        for part in &self.parts {
             let end = column + part.matrix.outputs;
             if let Some(bias) = &part.bias {
                 for row in out.chunks_exact_mut(self.outputs) {

@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::attention::Attention;
 use crate::bytes::WeightSource;
 use crate::kernel::{KernelError, KernelLevel, Kernels};
-use crate::matrix::{Linear, Matrix};
+use crate::matrix::{Linear, Matrix, Precision};
 use crate::model::binding::Binder;
 use crate::model::names::{Names, Part};
 use crate::norm::Norm;
@@ -144,7 +144,7 @@ impl Model {
             embedding,
             layers,
             final_norm,
-            head: Linear::new(vec![(head, None)]),
+            head: Linear::new(Precision::Coarse, vec![(head, None)]),
             ropes: rope_specs.into_iter().map(Rope::new).collect(),
             weight_bytes: binder.bytes,
         })
@@ -238,9 +238,9 @@ impl LayerBinder<'_, '_> {
             after_mlp_norm: after(Part::AfterMlpNorm)?,
             attention_norm: self.norm(Part::AttentionNorm)?,
             mlp_norm: self.norm(Part::MlpNorm)?,
-            qkv: Linear::new(vec![query, key, value]),
+            qkv: Linear::new(Precision::Fine, vec![query, key, value]),
             attention,
-            out: Linear::new(vec![out]),
+            out: Linear::new(Precision::Coarse, vec![out]),
             mlp,
             mlp_spec: block.mlp.clone(),
             down,
@@ -257,7 +257,8 @@ impl LayerBinder<'_, '_> {
         }
         inputs.push(self.matrix(Part::Up, intermediate, hidden, bias)?);
         let down = self.matrix(Part::Down, hidden, intermediate, bias)?;
-        Ok((Linear::new(inputs), Linear::new(vec![down])))
+        let up = Linear::new(Precision::Coarse, inputs);
+        Ok((up, Linear::new(Precision::Fine, vec![down])))
     }
 
     fn name(&self, part: Part) -> String {

@@ -9,7 +9,8 @@ use crate::agent::Agent;
 use crate::event::StepEvent;
 
 /// Tokens of prompts that one step reads, over all sessions: so long does a long prompt hold up
-/// the others.
+/// the others. A prompt is cut at multiples of it, whoever else is there, so that its text does not
+/// depend on them.
 pub const PREFILL_CHUNK: usize = 256;
 
 /// Moves every session on by one step, all of them in one pass through the model: those with a
@@ -35,7 +36,7 @@ pub fn step_many(
                         logits = others;
                         session.absorb(agent, reading, own, took)
                     }
-                    None => finished(session),
+                    None => waiting(session),
                 });
             }
             results
@@ -49,13 +50,23 @@ pub fn step_many(
     }
 }
 
-/// What each session reads; none for those that have ended.
+/// What each session reads; none for those that have ended and those whose prompt waits for its
+/// turn.
 fn readings(sessions: &[&mut Session]) -> Vec<Option<Reading>> {
     let going = |session: &Session| session.finished.is_none();
     let reads_prompt = |session: &Session| session.tokens.len() - session.read > 1;
-    let prompts = sessions.iter().filter(|session| going(session) && reads_prompt(session)).count();
-    let share = (PREFILL_CHUNK / prompts.max(1)).max(1);
-    sessions.iter().map(|session| going(session).then(|| session.reading(share))).collect()
+    let mut room = PREFILL_CHUNK;
+    let reading = |session: &&mut Session| {
+        if !going(session) {
+            return None;
+        }
+        if reads_prompt(session) {
+            let count = (session.tokens.len() - session.read).min(PREFILL_CHUNK);
+            room = room.checked_sub(count)?;
+        }
+        Some(session.reading(PREFILL_CHUNK))
+    };
+    sessions.iter().map(reading).collect()
 }
 
 fn forward(
@@ -72,7 +83,10 @@ fn forward(
     if runs.is_empty() { Ok(Vec::new()) } else { agent.forward(&mut runs) }
 }
 
-fn finished(session: &Session) -> Result<StepEvent, StepError> {
-    let reason = session.finished.expect("only sessions that have ended read nothing");
-    Err(StepError::Finished(reason))
+/// The event of a session that read nothing.
+fn waiting(session: &Session) -> Result<StepEvent, StepError> {
+    match session.finished {
+        Some(reason) => Err(StepError::Finished(reason)),
+        None => Ok(StepEvent::Prefilled { done: session.read, total: session.tokens.len() }),
+    }
 }

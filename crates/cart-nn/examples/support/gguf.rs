@@ -10,9 +10,9 @@ use cart_format::{ArchSpec, DType};
 use cart_nn::{SharedBytes, WeightTensor};
 
 /// Numbers of the metadata by key, and the tensors.
-pub struct Gguf {
-    pub numbers: BTreeMap<String, f64>,
-    pub tensors: BTreeMap<String, WeightTensor>,
+pub(crate) struct Gguf {
+    pub(crate) numbers: BTreeMap<String, f64>,
+    pub(crate) tensors: BTreeMap<String, WeightTensor>,
 }
 
 struct Reader<'a> {
@@ -68,7 +68,7 @@ impl Reader<'_> {
 }
 
 impl Gguf {
-    pub fn parse(file: Vec<u8>) -> Self {
+    pub(crate) fn parse(file: Vec<u8>) -> Self {
         let all = SharedBytes::new(file);
         let mut reader = Reader { bytes: &all, at: 8 };
         let (tensor_count, value_count) = (reader.u64(), reader.u64());
@@ -100,7 +100,7 @@ impl Gguf {
     }
 
     /// The architecture of a Llama.
-    pub fn llama(&self) -> ArchSpec {
+    pub(crate) fn llama(&self) -> ArchSpec {
         let number = |key: &str| self.numbers[&format!("llama.{key}")];
         let (hidden, heads) =
             (number("embedding_length") as u64, number("attention.head_count") as u64);

@@ -49,6 +49,20 @@ impl Quantized {
         Self { rows, groups, codes, scales }
     }
 
+    /// Quantizes `values` twice as finely: to the rows of [`Quantized::new`] come as many again,
+    /// which are what those left over. The product of a row is the sum of its two.
+    pub(crate) fn fine(kernels: Kernels, values: &[f32], width: usize) -> Self {
+        let coarse = Self::new(kernels, values, width);
+        let groups = coarse.codes.as_chunks::<GROUP>().0.iter().zip(&coarse.scales);
+        let mut both = Vec::with_capacity(2 * values.len());
+        both.extend_from_slice(values);
+        for ((codes, shared), values) in groups.zip(values.as_chunks::<GROUP>().0) {
+            let left = codes.iter().zip(values);
+            both.extend(left.map(|(code, value)| value - shared.scale * f32::from(*code)));
+        }
+        Self::new(kernels, &both, width)
+    }
+
     #[inline(always)]
     pub(crate) fn row_codes(&self, row: usize) -> &[i8] {
         &self.codes[row * self.groups * GROUP..][..self.groups * GROUP]

@@ -99,7 +99,7 @@ pub(crate) fn product<T: Float>(
 ) {
     let rows = input.len() / width;
     let outputs = weights.len() / width;
-    if rows <= FEW || kernels.level() == KernelLevel::Portable {
+    if rows <= FEW || kernels.is_by_row() || kernels.level() == KernelLevel::Portable {
         split(outputs, TASK_BYTES / (width * size_of::<T>()), &|range| {
             let weights = &weights[range.start * width..range.end * width];
             let columns = column + range.start..column + range.end;

@@ -64,7 +64,7 @@ fn product_of<F: Kernel>(
     let row_bytes = weights.inputs / (F::GROUPS * GROUP) * F::BYTES;
     let rows_of =
         |outputs: Range<usize>| &weights.bytes[outputs.start * row_bytes..outputs.end * row_bytes];
-    if input.rows <= FEW {
+    if input.rows <= FEW || kernels.is_by_row() {
         split(weights.outputs, TASK_BYTES / row_bytes, &|outputs| {
             let columns = column + outputs.start..column + outputs.end;
             few_rows::<F>(kernels, rows_of(outputs), row_bytes, input, out, columns);
@@ -92,12 +92,17 @@ fn few_rows<F: Kernel>(
 ) {
     // SAFETY: `product_of` gives these columns to this task only.
     let part = |row| unsafe { out.part(row, columns.clone()) };
-    match input.rows {
-        1 => few::<F, 1>(kernels, weights, row_bytes, input, [part(0)]),
-        2 => few::<F, 2>(kernels, weights, row_bytes, input, [part(0), part(1)]),
-        3 => few::<F, 3>(kernels, weights, row_bytes, input, [0, 1, 2].map(part)),
-        4 => few::<F, 4>(kernels, weights, row_bytes, input, [0, 1, 2, 3].map(part)),
-        rows => unreachable!("{rows} rows are not few"),
+    let mut first = 0;
+    while first < input.rows {
+        let part = |row| part(first + row);
+        let at = (input, first);
+        first += match input.rows - first {
+            1 => few::<F, 1>(kernels, weights, row_bytes, at, [part(0)]),
+            2 => few::<F, 2>(kernels, weights, row_bytes, at, [0, 1].map(part)),
+            3 => few::<F, 3>(kernels, weights, row_bytes, at, [0, 1, 2].map(part)),
+            4..8 => few::<F, 4>(kernels, weights, row_bytes, at, [0, 1, 2, 3].map(part)),
+            _ => few::<F, 8>(kernels, weights, row_bytes, at, std::array::from_fn(part)),
+        };
     }
 }
 
@@ -105,9 +110,9 @@ fn few<F: Kernel, const R: usize>(
     kernels: Kernels,
     weights: &[u8],
     row_bytes: usize,
-    input: &Quantized,
+    input: (&Quantized, usize),
     out: [&mut [f32]; R],
-) {
+) -> usize {
     match kernels.level() {
         KernelLevel::Portable => few_portable::<F, R>(weights, row_bytes, input, out),
         #[cfg(target_arch = "x86_64")]
@@ -121,12 +126,13 @@ fn few<F: Kernel, const R: usize>(
         #[cfg(not(target_arch = "x86_64"))]
         _ => few_portable::<F, R>(weights, row_bytes, input, out),
     }
+    R
 }
 
 fn few_portable<F: Format, const R: usize>(
     weights: &[u8],
     row_bytes: usize,
-    input: &Quantized,
+    (input, first): (&Quantized, usize),
     mut out: [&mut [f32]; R],
 ) {
     for (output, row) in weights.chunks_exact(row_bytes).enumerate() {
@@ -136,8 +142,8 @@ fn few_portable<F: Format, const R: usize>(
                 let group = F::group(block, index);
                 let at = number * F::GROUPS + index;
                 for (row, sum) in sums.iter_mut().enumerate() {
-                    let codes = &input.row_codes(row)[at * GROUP..][..GROUP];
-                    let shared = input.row_scales(row)[at];
+                    let codes = &input.row_codes(first + row)[at * GROUP..][..GROUP];
+                    let shared = input.row_scales(first + row)[at];
                     let mut dots = [0_i32; 2];
                     for (index, (code, x)) in group.codes.iter().zip(codes).enumerate() {
                         dots[index / 16] += (i32::from(*code) - F::ZERO) * i32::from(*x);

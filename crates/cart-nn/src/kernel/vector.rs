@@ -79,7 +79,7 @@ pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     let rest = multiply_add::<FMA>(power, -0.693_359_4, clamped);
     let rest = multiply_add::<FMA>(power, 2.121_944_4e-4, rest);
     let mut series = 1.987_569_1e-4;
-    for factor in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+    for factor in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         series = multiply_add::<FMA>(series, rest, factor);
     }
     let value = multiply_add::<FMA>(series, rest * rest, rest + 1.0);

@@ -3,6 +3,7 @@
 //! Helpers are `inline(always)` without a target feature of their own: they become part of the
 //! `target_feature` functions at the end of a section, which are the only ones called from outside.
 
+#[allow(clippy::wildcard_imports, reason = "sixty intrinsics by name say nothing")]
 use std::arch::x86_64::*;
 
 use crate::kernel::activations::{GroupScale, Quantized};
@@ -282,11 +283,12 @@ unsafe fn horizontal_sum(lanes: __m256) -> f32 {
 unsafe fn few<F: Unpack, const VNNI: bool, const R: usize>(
     weights: &[u8],
     row_bytes: usize,
-    input: &Quantized,
+    (input, first): (&Quantized, usize),
     mut out: [&mut [f32]; R],
 ) {
-    let rows: [(*const i8, *const GroupScale); R] =
-        std::array::from_fn(|row| (input.row_codes(row).as_ptr(), input.row_scales(row).as_ptr()));
+    let rows: [(*const i8, *const GroupScale); R] = std::array::from_fn(|row| {
+        (input.row_codes(first + row).as_ptr(), input.row_scales(first + row).as_ptr())
+    });
     assert_eq!(row_bytes / F::BYTES * F::GROUPS, input.groups);
     for (output, row) in weights.chunks_exact(row_bytes).enumerate() {
         // SAFETY: the caller has the instructions; `at` stays under `input.groups`, as asserted.
@@ -332,7 +334,7 @@ unsafe fn few<F: Unpack, const VNNI: bool, const R: usize>(
 pub(super) unsafe fn few_avx2<F: Unpack, const R: usize>(
     weights: &[u8],
     row_bytes: usize,
-    input: &Quantized,
+    input: (&Quantized, usize),
     out: [&mut [f32]; R],
 ) {
     // SAFETY: as promised.
@@ -347,7 +349,7 @@ pub(super) unsafe fn few_avx2<F: Unpack, const R: usize>(
 pub(super) unsafe fn few_vnni<F: Unpack, const R: usize>(
     weights: &[u8],
     row_bytes: usize,
-    input: &Quantized,
+    input: (&Quantized, usize),
     out: [&mut [f32]; R],
 ) {
     // SAFETY: as promised.
@@ -368,6 +370,7 @@ pub(super) unsafe fn pack<F: Unpack>(tile: &mut Tile, weights: &[u8], row_bytes:
 /// # Safety
 /// The processor has AVX2 and FMA.
 #[target_feature(enable = "avx2,fma,f16c")]
+#[expect(clippy::cast_ptr_alignment, reason = "tiles are aligned; codes are read unaligned")]
 pub(super) unsafe fn tile_avx2<F: Unpack, const R: usize>(
     tile: &Tile,
     input: &Quantized,
@@ -445,6 +448,7 @@ unsafe fn tile_dots<F: Unpack>(codes: __m256i, x: __m256i) -> __m256i {
 /// # Safety
 /// The processor has AVX-512 F, BW, VL and VNNI.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[expect(clippy::cast_ptr_alignment, reason = "tiles are aligned; codes are read unaligned")]
 pub(super) unsafe fn tile_vnni<F: Unpack, const R: usize>(
     tile: &Tile,
     input: &Quantized,
