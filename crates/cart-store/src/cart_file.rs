@@ -74,6 +74,8 @@ pub struct ImportedCart {
     pub blobs: u64,
     /// Bytes in the file's blobs.
     pub bytes: u64,
+    /// Blobs that the store did not have.
+    pub new_blobs: u64,
     /// Bytes of blobs that the store did not have.
     pub new_bytes: u64,
 }
@@ -160,6 +162,7 @@ impl Store {
             commit,
             blobs: wanted.len() as u64,
             bytes: manifest.total_bytes(),
+            new_blobs: taken.iter().filter(|blob| blob.new_bytes > 0).count() as u64,
             new_bytes: taken.iter().map(|blob| blob.new_bytes).sum(),
         })
     }

@@ -267,7 +267,11 @@ fn a_file_that_another_tool_saved_again_is_told_apart() {
     assert!(matches!(error, Format::Resaved { lost: Lost::Metadata }), "{error}");
     let error = case.refused(|bytes| *bytes = resave(&path, true, |_| ()));
     assert!(matches!(error, Format::Resaved { lost: Lost::DataStart { .. } }), "{error}");
-    let without = |index: usize| move |order: &mut Vec<usize>| drop(order.remove(index));
+    let without = |index: usize| {
+        move |order: &mut Vec<usize>| {
+            order.remove(index);
+        }
+    };
     let error = case.refused(|bytes| *bytes = resave(&path, true, without(4)));
     assert!(matches!(error, Format::Resaved { lost: Lost::Tensor { .. } }), "{error}");
     let error = case.refused(|bytes| *bytes = resave(&path, true, without(0)));
@@ -275,7 +279,9 @@ fn a_file_that_another_tool_saved_again_is_told_apart() {
     assert!(matches!(&error, Format::Resaved { lost: found } if *found == lost), "{error}");
     assert!(error.to_string().contains("saved it again"), "{error}");
     let error = case.refused(|bytes| {
-        let neither = |order: &mut Vec<usize>| drop(order.remove(0));
+        let neither = |order: &mut Vec<usize>| {
+            order.remove(0);
+        };
         *bytes = resave(&path, false, neither);
     });
     assert!(matches!(error, Format::Foreign), "{error}");

@@ -1,6 +1,7 @@
 //! Small cartridges to test with.
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, reason = "these are parts of tests")]
+#![allow(unreachable_pub, reason = "each test that includes this uses some of it")]
 
 use cart_format::{
     BlobId, Commit, CommitId, DType, Manifest, ManifestId, Recipe, TensorEntry, TensorName,
