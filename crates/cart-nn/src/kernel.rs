@@ -4,6 +4,8 @@ pub(crate) mod activations;
 pub(crate) mod float;
 pub(crate) mod format;
 pub(crate) mod quantized;
+#[cfg(test)]
+mod tests;
 pub(crate) mod tile;
 pub(crate) mod vector;
 #[cfg(target_arch = "x86_64")]

@@ -1,0 +1,192 @@
+//! Every kernel against plain arithmetic on the same codes, at every level of this processor.
+
+use cart_format::DType;
+use half::{bf16, f16};
+use proptest::prelude::*;
+
+use crate::kernel::activations::Quantized;
+use crate::kernel::format::{GROUP, dequantize, with_format};
+use crate::kernel::{KernelLevel, Kernels, float, quantized};
+use crate::parallel::Rows;
+
+const BLOCK_TYPES: [DType; 8] = [
+    DType::Q4_0,
+    DType::Q4_1,
+    DType::Q5_0,
+    DType::Q5_1,
+    DType::Q8_0,
+    DType::Q4_K,
+    DType::Q5_K,
+    DType::Q6_K,
+];
+
+/// A stream of numbers that looks random and is the same everywhere (SplitMix64).
+struct Stream(u64);
+
+impl Stream {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// From −1 to 1.
+    fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    fn activations(&mut self, count: usize) -> Vec<f32> {
+        // A few values far larger than the rest, as in real models.
+        let large = |stream: &mut Self| if stream.next().is_multiple_of(50) { 30.0 } else { 1.0 };
+        (0..count).map(|_| self.unit() * large(self)).collect()
+    }
+
+    /// Random blocks, with scales and minimums of a sensible size at `halves`.
+    fn blocks(&mut self, dtype: DType, count: usize) -> Vec<u8> {
+        let halves: &[usize] = match dtype {
+            DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K => &[0, 2],
+            DType::Q6_K => &[208],
+            _ => &[0],
+        };
+        let size = dtype.block_bytes() as usize;
+        let mut bytes: Vec<u8> = (0..count * size).map(|_| self.next() as u8).collect();
+        for block in bytes.chunks_exact_mut(size) {
+            for &at in halves {
+                let value = f16::from_f32(self.unit() / 10.0);
+                block[at..at + 2].copy_from_slice(&value.to_le_bytes());
+            }
+        }
+        bytes
+    }
+}
+
+fn levels() -> impl Iterator<Item = Kernels> {
+    KernelLevel::ALL.into_iter().filter_map(|level| Kernels::new(level).ok())
+}
+
+/// `input · weightsᵀ` in `f64`, and the sum of magnitudes, for a tolerance.
+fn reference(weights: &[f32], width: usize, input: &[f32]) -> Vec<(f64, f64)> {
+    let row = |x: &[f32]| {
+        let terms = |w: &[f32]| {
+            let products = w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x));
+            products.fold((0.0, 0.0), |(sum, size), p| (sum + p, size + p.abs()))
+        };
+        weights.chunks_exact(width).map(terms).collect::<Vec<_>>()
+    };
+    input.chunks_exact(width).flat_map(row).collect()
+}
+
+fn assert_close(found: &[f32], exact: &[(f64, f64)], what: &str) {
+    assert_eq!(found.len(), exact.len());
+    for (index, (found, (exact, size))) in found.iter().zip(exact).enumerate() {
+        let error = (f64::from(*found) - exact).abs();
+        assert!(error <= size * 2e-6 + 1e-6, "{what} at {index}: {found}, exactly {exact}");
+    }
+}
+
+fn check_quantized(dtype: DType, rows: usize, outputs: usize, blocks: usize, seed: u64) {
+    let mut stream = Stream(seed);
+    let width = blocks * dtype.block_elements() as usize;
+    let bytes = stream.blocks(dtype, outputs * blocks);
+    let mut weights = vec![0.0; outputs * width];
+    with_format!(dtype, F => dequantize::<F>(&bytes, &mut weights), else unreachable!());
+    let input = stream.activations(rows * width);
+    for kernels in levels() {
+        let codes = Quantized::new(kernels, &input, width);
+        let scales = codes.scales.iter().flat_map(|shared| [shared.scale; GROUP]);
+        let taken: Vec<f32> =
+            codes.codes.iter().zip(scales).map(|(code, scale)| f32::from(*code) * scale).collect();
+        let exact = reference(&weights, width, &taken);
+        for kernels in [kernels, kernels.by_row()] {
+            let mut out = vec![0.0; rows * (outputs + 3)];
+            let weights = quantized::Weights { dtype, bytes: &bytes, outputs, inputs: width };
+            let target = Rows::new(&mut out, outputs + 3);
+            quantized::product(kernels, weights, &codes, target, 2);
+            let found: Vec<f32> = out
+                .chunks_exact(outputs + 3)
+                .flat_map(|row| &row[2..outputs + 2])
+                .copied()
+                .collect();
+            assert_close(&found, &exact, &format!("{dtype} {kernels:?}"));
+            let outside = |row: &[f32]| row[..2] == [0.0; 2] && row[outputs + 2..] == [0.0];
+            assert!(out.chunks_exact(outputs + 3).all(outside), "{dtype} writes other columns");
+        }
+    }
+}
+
+#[test]
+fn quantized_products_are_those_of_the_values() {
+    for dtype in BLOCK_TYPES {
+        for rows in [1, 2, 3, 4, 5, 8, 17, 33] {
+            for (outputs, blocks) in [(1, 1), (16, 3), (37, 2)] {
+                check_quantized(dtype, rows, outputs, blocks, rows as u64 * 31 + outputs as u64);
+            }
+        }
+    }
+}
+
+#[test]
+fn activations_lose_at_most_half_a_step() {
+    let mut stream = Stream(7);
+    let values = [stream.activations(96), vec![0.0; 32], vec![-2.5; 32]].concat();
+    for kernels in levels() {
+        let codes = Quantized::new(kernels, &values, 160);
+        for (index, value) in values.iter().enumerate() {
+            let shared = codes.scales[index / GROUP];
+            let error = (value - f32::from(codes.codes[index]) * shared.scale).abs();
+            assert!(error <= shared.scale * 0.5001, "{kernels:?} {index}: {value}");
+        }
+        for (codes, shared) in codes.codes.chunks_exact(GROUP).zip(&codes.scales) {
+            let half = |codes: &[i8]| codes.iter().map(|code| i32::from(*code)).sum::<i32>();
+            assert_eq!(shared.halves, [half(&codes[..16]), half(&codes[16..])]);
+            assert_eq!(shared.sum, shared.scale * (shared.halves[0] + shared.halves[1]) as f32);
+        }
+    }
+}
+
+fn check_float<T: float::Float>(convert: fn(f32) -> T, rows: usize, outputs: usize, width: usize) {
+    let mut stream = Stream((rows * 1000 + outputs) as u64);
+    let weights: Vec<T> = (0..outputs * width).map(|_| convert(stream.unit())).collect();
+    let wide: Vec<f32> = weights.iter().map(|weight| weight.one()).collect();
+    let input = stream.activations(rows * width);
+    let exact = reference(&wide, width, &input);
+    for kernels in levels() {
+        let mut widened = vec![0.0; wide.len()];
+        float::widen(kernels, &weights, &mut widened);
+        assert_eq!(widened, wide);
+        for kernels in [kernels, kernels.by_row()] {
+            let mut out = vec![0.0; rows * outputs];
+            let target = Rows::new(&mut out, outputs);
+            float::product(kernels, &weights, width, &input, target, 0);
+            assert_close(&out, &exact, &format!("{kernels:?}"));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn quantized_products_at_any_shape(
+        dtype in prop::sample::select(&BLOCK_TYPES[..]),
+        rows in 1..20_usize,
+        outputs in 1..70_usize,
+        blocks in 1..5_usize,
+        seed: u64,
+    ) {
+        check_quantized(dtype, rows, outputs, blocks, seed);
+    }
+
+    #[test]
+    fn float_products_at_any_shape(
+        rows in 1..20_usize,
+        outputs in 1..70_usize,
+        width in 1..130_usize,
+    ) {
+        check_float::<f32>(|value| value, rows, outputs, width);
+        check_float(f16::from_f32, rows, outputs, width);
+        check_float(bf16::from_f32, rows, outputs, width);
+    }
+}
