@@ -190,3 +190,28 @@ proptest! {
         check_float(bf16::from_f32, rows, outputs, width);
     }
 }
+
+/// Blocks and the values that the Python package `gguf` reads from them.
+#[derive(serde::Deserialize)]
+struct Case {
+    dtype: DType,
+    bytes: String,
+    values: Vec<f32>,
+}
+
+#[test]
+fn blocks_have_the_values_that_gguf_gives_them() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/nn/blocks.json");
+    let cases: Vec<Case> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    assert_eq!(cases.iter().map(|case| case.dtype).collect::<Vec<_>>(), BLOCK_TYPES);
+    for case in cases {
+        let byte = |at: usize| u8::from_str_radix(&case.bytes[at..at + 2], 16).unwrap();
+        let bytes: Vec<u8> = (0..case.bytes.len()).step_by(2).map(byte).collect();
+        let mut values = vec![0.0; case.values.len()];
+        with_format!(case.dtype, F => dequantize::<F>(&bytes, &mut values), else unreachable!());
+        for (index, (found, expected)) in values.iter().zip(&case.values).enumerate() {
+            let error = (found - expected).abs();
+            assert!(error <= 1e-6 * expected.abs().max(0.1), "{} {index}: {found}", case.dtype);
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! A decoder in plain `f64` loops, written from the documentation of `ArchSpec`: what the real one
+//! is compared with.
+
+use std::collections::BTreeMap;
+use std::f64::consts::{PI, SQRT_2};
+
+use cart_format::ArchSpec;
+use cart_format::arch::{
+    Activation, AttentionSpec, BlockSpec, MixerSpec, MlpSpec, NormKind, NormPlacement, NormSpec,
+    RopePairing, RopeScaling, RopeSpec, TensorNaming,
+};
+
+/// Values of tensors by name.
+pub(crate) type Weights = BTreeMap<String, Vec<f64>>;
+
+type Rows = Vec<Vec<f64>>;
+
+/// What a query sees of a key: nothing, or the key with something added to its score.
+pub(crate) type Sees<'a> = &'a dyn Fn(usize, usize) -> Option<f64>;
+
+pub(crate) struct Plain<'a> {
+    pub(crate) spec: &'a ArchSpec,
+    pub(crate) weights: &'a Weights,
+}
+
+impl Plain<'_> {
+    /// Logits of every position of `tokens`; `sees` narrows the causal view further.
+    pub(crate) fn logits(&self, tokens: &[u32], sees: Sees<'_>) -> Rows {
+        let hidden = self.spec.hidden_size as usize;
+        let names = match self.spec.naming {
+            TensorNaming::Hf => ["model.embed_tokens", "model.norm", "lm_head"],
+            TensorNaming::Gguf => ["token_embd", "output_norm", "output"],
+        };
+        let embedding = &self.weights[&format!("{}.weight", names[0])];
+        let scale = self.spec.embedding_scale.unwrap_or(1.0);
+        let mut x: Rows = tokens
+            .iter()
+            .map(|&token| embedding[token as usize * hidden..][..hidden].iter().map(|v| v * scale))
+            .map(Iterator::collect)
+            .collect();
+        for (index, block) in self.spec.layer_blocks().enumerate() {
+            self.block(index, block, &mut x, sees);
+        }
+        let head = if self.spec.tied_head { names[0] } else { names[2] };
+        let cap = |v: f64| self.spec.logit_softcap.map_or(v, |cap| cap * (v / cap).tanh());
+        let logits = |row: &Vec<f64>| {
+            let row = self.norm(names[1], &self.spec.final_norm, row);
+            self.linear(head, &row, false).into_iter().map(cap).collect()
+        };
+        x.iter().map(logits).collect()
+    }
+
+    fn block(&self, index: usize, block: &BlockSpec, x: &mut Rows, sees: Sees<'_>) {
+        let name = |hf: &str, gguf: &str| match self.spec.naming {
+            TensorNaming::Hf => format!("model.layers.{index}.{hf}"),
+            TensorNaming::Gguf => format!("blk.{index}.{gguf}"),
+        };
+        let sandwich = block.placement == NormPlacement::Sandwich;
+        let MixerSpec::Attention(attention) = &block.mixer;
+        let normed: Rows = x
+            .iter()
+            .map(|row| self.norm(&name("input_layernorm", "attn_norm"), &block.norm, row))
+            .collect();
+        let mixed = self.attention(&name, attention, &normed, sees);
+        for (x, mut row) in x.iter_mut().zip(mixed) {
+            if sandwich {
+                let name = name("post_attention_layernorm", "post_attention_norm");
+                row = self.norm(&name, &block.norm, &row);
+            }
+            x.iter_mut().zip(row).for_each(|(x, value)| *x += value);
+        }
+        let mlp_norm =
+            if sandwich { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
+        for x in x {
+            let mut row = self.norm(&name(mlp_norm, "ffn_norm"), &block.norm, x);
+            row = self.mlp(&name, &block.mlp, &row);
+            if sandwich {
+                row = self.norm(
+                    &name("post_feedforward_layernorm", "post_ffw_norm"),
+                    &block.norm,
+                    &row,
+                );
+            }
+            x.iter_mut().zip(row).for_each(|(x, value)| *x += value);
+        }
+    }
+
+    fn attention(
+        &self,
+        name: &dyn Fn(&str, &str) -> String,
+        spec: &AttentionSpec,
+        rows: &Rows,
+        sees: Sees<'_>,
+    ) -> Rows {
+        let dim = spec.head_dim as usize;
+        let project = |hf: &str, gguf: &str, norm: Option<(&str, &str)>| -> Vec<Rows> {
+            let heads = |(position, row): (usize, &Vec<f64>)| {
+                let row = self.linear(&name(hf, gguf), row, spec.qkv_bias);
+                let head = |head: &[f64]| {
+                    let mut head = head.to_vec();
+                    let Some((hf, gguf)) = norm else { return head };
+                    if let Some(norm) = &spec.qk_norm {
+                        head = self.norm(&name(hf, gguf), norm, &head);
+                    }
+                    if let Some(rope) = &spec.rope {
+                        rotate(rope, position, &mut head);
+                    }
+                    head
+                };
+                row.chunks(dim).map(head).collect()
+            };
+            rows.iter().enumerate().map(heads).collect()
+        };
+        let queries =
+            project("self_attn.q_proj", "attn_q", Some(("self_attn.q_norm", "attn_q_norm")));
+        let keys = project("self_attn.k_proj", "attn_k", Some(("self_attn.k_norm", "attn_k_norm")));
+        let values = project("self_attn.v_proj", "attn_v", None);
+        let scale = spec.scale.unwrap_or(1.0 / (dim as f64).sqrt());
+        let group = (spec.heads / spec.kv_heads) as usize;
+        let mix = |position: usize| {
+            let mut out = Vec::new();
+            for (head, query) in queries[position].iter().enumerate() {
+                let (mut total, mut sum) = (0.0, vec![0.0; dim]);
+                for key in 0..=position {
+                    let Some(bias) = sees(position, key) else { continue };
+                    if spec.window.is_some_and(|window| position - key >= window as usize) {
+                        continue;
+                    }
+                    let mut score = dot(query, &keys[key][head / group]) * scale;
+                    if let Some(cap) = spec.score_softcap {
+                        score = cap * (score / cap).tanh();
+                    }
+                    let weight = (score + bias).exp();
+                    total += weight;
+                    let value = &values[key][head / group];
+                    sum.iter_mut().zip(value).for_each(|(sum, value)| *sum += weight * value);
+                }
+                out.extend(sum.into_iter().map(|value| value / total));
+            }
+            self.linear(&name("self_attn.o_proj", "attn_output"), &out, spec.out_bias)
+        };
+        (0..rows.len()).map(mix).collect()
+    }
+
+    fn mlp(&self, name: &dyn Fn(&str, &str) -> String, spec: &MlpSpec, row: &[f64]) -> Vec<f64> {
+        let (MlpSpec::Gated(dense) | MlpSpec::Plain(dense)) = spec;
+        let up = self.linear(&name("mlp.up_proj", "ffn_up"), row, dense.bias);
+        let inner: Vec<f64> = if matches!(spec, MlpSpec::Gated(_)) {
+            let gate = self.linear(&name("mlp.gate_proj", "ffn_gate"), row, dense.bias);
+            gate.iter().zip(up).map(|(gate, up)| activate(dense.activation, *gate) * up).collect()
+        } else {
+            up.iter().map(|up| activate(dense.activation, *up)).collect()
+        };
+        self.linear(&name("mlp.down_proj", "ffn_down"), &inner, dense.bias)
+    }
+
+    fn linear(&self, name: &str, row: &[f64], bias: bool) -> Vec<f64> {
+        let weight = &self.weights[&format!("{name}.weight")];
+        let mut out: Vec<f64> = weight.chunks(row.len()).map(|weight| dot(weight, row)).collect();
+        if bias {
+            let bias = &self.weights[&format!("{name}.bias")];
+            out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
+        }
+        out
+    }
+
+    fn norm(&self, name: &str, spec: &NormSpec, row: &[f64]) -> Vec<f64> {
+        let weight = &self.weights[&format!("{name}.weight")];
+        let count = row.len() as f64;
+        let mean = match spec.kind {
+            NormKind::Rms => 0.0,
+            NormKind::Layer => row.iter().sum::<f64>() / count,
+        };
+        let square = row.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / count;
+        let offset = if spec.unit_offset { 1.0 } else { 0.0 };
+        let scaled = row
+            .iter()
+            .zip(weight)
+            .map(|(v, weight)| (v - mean) / (square + spec.eps).sqrt() * (weight + offset));
+        match spec.kind {
+            NormKind::Rms => scaled.collect(),
+            NormKind::Layer => scaled
+                .zip(&self.weights[&format!("{name}.bias")])
+                .map(|(v, bias)| v + bias)
+                .collect(),
+        }
+    }
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn rotate(spec: &RopeSpec, position: usize, head: &mut [f64]) {
+    let pairs = spec.dims as usize / 2;
+    for pair in 0..pairs {
+        let mut frequency = spec.theta.powf(-2.0 * pair as f64 / spec.dims as f64);
+        match &spec.scaling {
+            None => {}
+            Some(RopeScaling::Linear { factor }) => frequency /= factor,
+            Some(RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_context,
+            }) => {
+                let wavelength = 2.0 * PI / frequency;
+                let original = *original_context as f64;
+                if wavelength > original / low_freq_factor {
+                    frequency /= factor;
+                } else if wavelength >= original / high_freq_factor {
+                    let smooth = (original / wavelength - low_freq_factor)
+                        / (high_freq_factor - low_freq_factor);
+                    frequency = (1.0 - smooth) * frequency / factor + smooth * frequency;
+                }
+            }
+        }
+        let (first, second) = match spec.pairing {
+            RopePairing::Halves => (pair, pair + pairs),
+            RopePairing::Interleaved => (2 * pair, 2 * pair + 1),
+        };
+        let (sine, cosine) = (position as f64 * frequency).sin_cos();
+        let (a, b) = (head[first], head[second]);
+        (head[first], head[second]) = (a * cosine - b * sine, b * cosine + a * sine);
+    }
+}
+
+fn activate(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Gelu => x / 2.0 * (1.0 + erf(x / SQRT_2)),
+        Activation::GeluTanh => {
+            x / 2.0 * (1.0 + ((2.0 / PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+        }
+        Activation::Relu => x.max(0.0),
+    }
+}
+
+/// The series `2/√π · Σ (−1)ⁿ x²ⁿ⁺¹ / (n! (2n+1))`, enough for `|x| < 4`.
+fn erf(x: f64) -> f64 {
+    let (mut term, mut sum) = (x, x);
+    for n in 1..120 {
+        let n = f64::from(n);
+        term *= -x * x / n;
+        sum += term / (2.0 * n + 1.0);
+    }
+    2.0 / PI.sqrt() * sum
+}

@@ -1,0 +1,65 @@
+//! What a forward refuses, and that it leaves the states as they were.
+
+use cart_nn::{ForwardError, LogitsFor, Run};
+
+use crate::specimens::{gemma, llama, tokens};
+use crate::{forward, model};
+
+#[test]
+fn bad_runs_are_refused_and_change_nothing() {
+    let (model, other) = (model(&llama()), model(&gemma()));
+    let mut good = model.new_state();
+    forward(&model, &mut good, &tokens(690), LogitsFor::None);
+    let before = good.clone();
+    let mut foreign = other.new_state();
+    let mut refuse = |state: Option<&mut cart_nn::State>, tokens: &[u32]| {
+        let mut second = before.clone();
+        let state = state.unwrap_or(&mut second);
+        let mut runs = [
+            Run { state: &mut good, tokens: &[1], logits: LogitsFor::Last, taps: None },
+            Run { state, tokens, logits: LogitsFor::Last, taps: None },
+        ];
+        let error = model.forward(&mut runs).unwrap_err();
+        assert_eq!(good, before);
+        error
+    };
+    assert!(matches!(refuse(None, &[]), ForwardError::Empty { run: 1 }));
+    let error = refuse(None, &[0, 50]);
+    assert!(matches!(
+        error,
+        ForwardError::TokenOutOfRange { run: 1, index: 1, token: 50, vocab: 50 }
+    ));
+    let error = refuse(None, &tokens(11));
+    assert!(matches!(
+        error,
+        ForwardError::ContextFull { run: 1, past: 690, new: 11, context: 700 }
+    ));
+    assert_eq!(
+        refuse(Some(&mut foreign), &[1]).to_string(),
+        "run 1: the state or span has 4 × 12 layers × key width, but this model has 3 × 16; \
+         make it with this model"
+    );
+    forward(&model, &mut good, &tokens(10), LogitsFor::None);
+    assert_eq!(good.len(), 700);
+}
+
+#[test]
+fn bad_spans_are_refused() {
+    let (model, other) = (model(&llama()), model(&gemma()));
+    assert!(matches!(model.encode_span(&[1], &[]), Err(ForwardError::Empty { .. })));
+    assert!(matches!(
+        model.encode_span(&[], &[1, 99]),
+        Err(ForwardError::TokenOutOfRange { token: 99, .. })
+    ));
+    let span = other.encode_span(&[], &[1, 2]).unwrap();
+    let mut state = model.new_state();
+    assert!(matches!(
+        model.push_span(&mut state, &span, 0.0),
+        Err(ForwardError::OtherModel { .. })
+    ));
+    let span = model.encode_span(&[], &tokens(400)).unwrap();
+    model.push_span(&mut state, &span, 0.0).unwrap();
+    let error = model.push_span(&mut state, &span, 0.0).unwrap_err();
+    assert!(matches!(error, ForwardError::ContextFull { past: 400, new: 400, .. }));
+    assert_eq!(state.len(), 400);
+}

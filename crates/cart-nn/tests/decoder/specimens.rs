@@ -1,0 +1,196 @@
+//! Small random models that between them use everything an `ArchSpec` can say.
+
+use std::collections::BTreeMap;
+
+use cart_format::arch::{
+    Activation, AttentionSpec, BlockSpec, DenseSpec, MixerSpec, MlpSpec, NormKind, NormPlacement,
+    NormSpec, RopePairing, RopeScaling, RopeSpec, TensorNaming,
+};
+use cart_format::{ArchSpec, DType};
+use cart_nn::{SharedBytes, WeightSource, WeightTensor};
+
+use crate::plain::Weights;
+
+/// An architecture with random weights.
+pub(crate) struct Specimen {
+    pub(crate) spec: ArchSpec,
+    pub(crate) weights: Weights,
+    pub(crate) tensors: BTreeMap<String, WeightTensor>,
+}
+
+/// Answers with random tensors of whatever shape it is first asked for in `shapes`.
+struct Filler {
+    tensors: BTreeMap<String, WeightTensor>,
+}
+
+impl WeightSource for Filler {
+    fn tensor(&self, name: &str) -> Option<WeightTensor> {
+        self.tensors.get(name).cloned()
+    }
+}
+
+impl Specimen {
+    fn new(spec: ArchSpec) -> Self {
+        let mut specimen = Self { spec, weights: Weights::new(), tensors: BTreeMap::new() };
+        // The loader says which tensor it misses; its shape comes from the next refusal.
+        loop {
+            let source = Filler { tensors: specimen.tensors.clone() };
+            match cart_nn::Model::load(&specimen.spec, &source) {
+                Ok(_) => return specimen,
+                Err(cart_nn::LoadError::Missing { name }) => specimen.fill(&name, &[0]),
+                Err(cart_nn::LoadError::Shape { name, expected, .. }) => {
+                    specimen.fill(&name, &expected);
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+
+    fn fill(&mut self, name: &str, shape: &[usize]) {
+        let mut state = name
+            .bytes()
+            .fold(7_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        let mut unit = || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        };
+        let count = shape.iter().product();
+        let norm = shape.len() == 1 && name.ends_with("norm.weight");
+        let size = if shape.len() == 2 { 1.5 / (shape[1] as f32).sqrt() } else { 0.3 };
+        let values: Vec<f32> =
+            (0..count).map(|_| unit() * size + if norm { 1.0 } else { 0.0 }).collect();
+        self.weights.insert(name.to_owned(), values.iter().map(|v| f64::from(*v)).collect());
+        self.tensors.insert(name.to_owned(), tensor(DType::F32, shape, &bytes(&values)));
+    }
+}
+
+/// Little-endian bytes of `f32`.
+pub(crate) fn bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// A tensor with a copy of `bytes`, at an address that suits 8-byte numbers.
+pub(crate) fn tensor(dtype: DType, shape: &[usize], bytes: &[u8]) -> WeightTensor {
+    let mut room = vec![0; bytes.len() + 8];
+    let start = room.as_ptr().align_offset(8);
+    room[start..start + bytes.len()].copy_from_slice(bytes);
+    let bytes = SharedBytes::new(room).slice(start..start + bytes.len()).unwrap();
+    WeightTensor { dtype, shape: shape.to_vec(), bytes }
+}
+
+fn rope(theta: f64, dims: u64, pairing: RopePairing, scaling: Option<RopeScaling>) -> RopeSpec {
+    RopeSpec { theta, dims, pairing, scaling }
+}
+
+fn attention(heads: u64, kv_heads: u64, head_dim: u64, rope: Option<RopeSpec>) -> AttentionSpec {
+    AttentionSpec {
+        heads,
+        kv_heads,
+        head_dim,
+        scale: None,
+        rope,
+        window: None,
+        score_softcap: None,
+        qkv_bias: false,
+        out_bias: false,
+        qk_norm: None,
+    }
+}
+
+fn rms() -> NormSpec {
+    NormSpec { kind: NormKind::Rms, eps: 1e-5, unit_offset: false }
+}
+
+fn block(attention: AttentionSpec, mlp: MlpSpec) -> BlockSpec {
+    let mixer = MixerSpec::Attention(attention);
+    BlockSpec { norm: rms(), placement: NormPlacement::Pre, mixer, mlp }
+}
+
+fn dense(intermediate_size: u64, activation: Activation, bias: bool) -> DenseSpec {
+    DenseSpec { intermediate_size, activation, bias }
+}
+
+fn arch(naming: TensorNaming, blocks: Vec<BlockSpec>, layers: Vec<u32>) -> ArchSpec {
+    ArchSpec {
+        family: "specimen".to_owned(),
+        naming,
+        vocab_size: 50,
+        hidden_size: 32,
+        context_length: 700,
+        embedding_scale: None,
+        tied_head: true,
+        final_norm: rms(),
+        logit_softcap: None,
+        blocks,
+        layers,
+    }
+}
+
+/// As Llama: grouped keys, rotation in halves, SiLU gate.
+pub(crate) fn llama() -> Specimen {
+    let attention = attention(4, 2, 8, Some(rope(1e4, 8, RopePairing::Halves, None)));
+    let mlp = MlpSpec::Gated(dense(48, Activation::Silu, false));
+    Specimen::new(arch(TensorNaming::Hf, vec![block(attention, mlp)], vec![0; 3]))
+}
+
+/// As Gemma 2 and 3: norms on both sides, windows, soft caps, scaled embedding.
+pub(crate) fn gemma() -> Specimen {
+    let unit = NormSpec { unit_offset: true, ..rms() };
+    let mlp = MlpSpec::Gated(dense(40, Activation::GeluTanh, false));
+    let mut local = attention(3, 1, 12, Some(rope(1e4, 12, RopePairing::Halves, None)));
+    local.window = Some(5);
+    local.qk_norm = Some(unit.clone());
+    local.score_softcap = Some(5.0);
+    local.scale = Some(0.31);
+    let linear = Some(RopeScaling::Linear { factor: 8.0 });
+    let mut global = attention(3, 1, 12, Some(rope(1e6, 12, RopePairing::Halves, linear)));
+    global.qk_norm = Some(unit.clone());
+    let mut blocks = vec![block(local, mlp.clone()), block(global, mlp)];
+    for block in &mut blocks {
+        block.placement = NormPlacement::Sandwich;
+        block.norm = unit.clone();
+    }
+    let mut spec = arch(TensorNaming::Hf, blocks, vec![0, 0, 1, 0]);
+    spec.embedding_scale = Some(32.0_f64.sqrt());
+    spec.final_norm = unit;
+    spec.logit_softcap = Some(3.0);
+    Specimen::new(spec)
+}
+
+/// Layer norms, biases everywhere, a plain MLP, part of a head rotated in neighbours, a head of its
+/// own, and a layer without rotation.
+pub(crate) fn phi() -> Specimen {
+    let layer = NormSpec { kind: NormKind::Layer, eps: 1e-5, unit_offset: false };
+    let scaling = RopeScaling::Llama3 {
+        factor: 8.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_context: 64,
+    };
+    let rotated = rope(1e4, 8, RopePairing::Interleaved, Some(scaling));
+    let mut first = attention(2, 2, 16, Some(rotated));
+    (first.qkv_bias, first.out_bias) = (true, true);
+    let mut second = attention(4, 1, 40, None);
+    second.qkv_bias = true;
+    let mut blocks = vec![
+        block(first, MlpSpec::Plain(dense(56, Activation::Gelu, true))),
+        block(second, MlpSpec::Plain(dense(33, Activation::Relu, true))),
+    ];
+    blocks.iter_mut().for_each(|block| block.norm = layer.clone());
+    let mut spec = arch(TensorNaming::Gguf, blocks, vec![0, 1, 0]);
+    spec.final_norm = layer;
+    spec.tied_head = false;
+    Specimen::new(spec)
+}
+
+/// All of them.
+pub(crate) fn all() -> [(&'static str, Specimen); 3] {
+    [("llama", llama()), ("gemma", gemma()), ("phi", phi())]
+}
+
+/// Token ids that look random.
+pub(crate) fn tokens(count: usize) -> Vec<u32> {
+    (0..count as u32).map(|index| (index * index * 7 + index * 13 + 5) % 50).collect()
+}

@@ -1,0 +1,146 @@
+//! States as values, chunks, batches and taps.
+
+use cart_nn::{Logits, LogitsFor, Run, Taps};
+
+use crate::specimens::{all, gemma, llama, tokens};
+use crate::{assert_close, forward, model};
+
+#[test]
+fn a_long_prompt_in_other_pieces_gives_the_same() {
+    for (name, specimen) in all() {
+        let model = model(&specimen);
+        let tokens = tokens(600);
+        let mut whole = model.new_state();
+        let all = forward(&model, &mut whole, &tokens, LogitsFor::All);
+        assert_eq!((whole.len(), all.len()), (600, 600 * 50));
+        let mut pieces = model.new_state();
+        let mut found = Vec::new();
+        for piece in tokens.chunks(97) {
+            found.extend(forward(&model, &mut pieces, piece, LogitsFor::All));
+        }
+        assert_close(&found, all.iter().map(|logit| f64::from(*logit)), name);
+        let last = forward(&model, &mut model.new_state(), &tokens, LogitsFor::Last);
+        assert_close(&last, all[599 * 50..].iter().map(|logit| f64::from(*logit)), name);
+        assert!(forward(&model, &mut model.new_state(), &tokens, LogitsFor::None).is_empty());
+    }
+}
+
+#[test]
+fn a_truncated_state_is_the_earlier_one() {
+    for (name, specimen) in all() {
+        let model = model(&specimen);
+        let tokens = tokens(40);
+        let mut state = model.new_state();
+        assert!(state.is_empty() && state.bytes() == 0);
+        forward(&model, &mut state, &tokens[..25], LogitsFor::None);
+        let earlier = state.clone();
+        let first = forward(&model, &mut state, &tokens[25..], LogitsFor::All);
+        assert_ne!(state, earlier, "{name}");
+        let mut fork = earlier.clone();
+        let second = forward(&model, &mut fork, &tokens[25..], LogitsFor::All);
+        assert_eq!((&first, &state), (&second, &fork), "{name}: a clone goes on as the original");
+        state.truncate(100);
+        assert_eq!(state.len(), 40);
+        state.truncate(25);
+        assert_eq!(state, earlier, "{name}");
+        assert_eq!(forward(&model, &mut state, &tokens[25..], LogitsFor::All), first, "{name}");
+    }
+}
+
+#[test]
+fn a_batch_gives_each_run_what_it_gets_alone() {
+    for (name, specimen) in all() {
+        let model = model(&specimen);
+        let pieces = [tokens(9), tokens(300), vec![7], tokens(70), vec![49], vec![0]];
+        let wanted = [LogitsFor::Last, LogitsFor::All, LogitsFor::Last, LogitsFor::None];
+        let wanted = |index: usize| wanted[index % wanted.len()];
+        let mut alone = Vec::new();
+        let mut states = Vec::new();
+        for (index, piece) in pieces.iter().enumerate() {
+            let mut state = model.new_state();
+            forward(&model, &mut state, &tokens(index * 3 + 1), LogitsFor::None);
+            states.push(state.clone());
+            alone.push(forward(&model, &mut state, piece, wanted(index)));
+        }
+        let mut runs: Vec<Run<'_>> = states
+            .iter_mut()
+            .zip(&pieces)
+            .enumerate()
+            .map(|(index, (state, tokens))| Run {
+                state,
+                tokens,
+                logits: wanted(index),
+                taps: None,
+            })
+            .collect();
+        let together = model.forward(&mut runs).unwrap();
+        for (index, (alone, Logits { rows, vocab, data })) in alone.iter().zip(together).enumerate()
+        {
+            assert_eq!(rows * vocab, data.len());
+            assert_close(&data, alone.iter().map(|logit| f64::from(*logit)), name);
+            assert_eq!(states[index].len(), index * 3 + 1 + pieces[index].len());
+        }
+    }
+}
+
+struct NoTaps;
+
+impl Taps for NoTaps {}
+
+/// Keeps all it is shown.
+struct Keep {
+    from: usize,
+    seen: Vec<(usize, usize, Vec<f32>)>,
+}
+
+impl Taps for Keep {
+    fn wants(&self, layer: usize) -> bool {
+        layer >= self.from
+    }
+
+    fn after_layer(&mut self, layer: usize, first_position: usize, hidden: &[f32]) {
+        self.seen.push((layer, first_position, hidden.to_vec()));
+    }
+}
+
+#[test]
+fn taps_change_no_bit() {
+    let model = model(&gemma());
+    let tokens = tokens(300);
+    let bare = forward(&model, &mut model.new_state(), &tokens, LogitsFor::All);
+    let keep = Keep { from: 0, seen: Vec::new() };
+    for taps in [&mut NoTaps as &mut dyn Taps, &mut { keep }] {
+        let mut state = model.new_state();
+        let run =
+            Run { state: &mut state, tokens: &tokens, logits: LogitsFor::All, taps: Some(taps) };
+        assert_eq!(model.forward(&mut [run]).unwrap()[0].data, bare);
+    }
+}
+
+#[test]
+fn taps_see_every_position_once_in_each_layer_that_they_want() {
+    let specimen = llama();
+    let model = model(&specimen);
+    let mut state = model.new_state();
+    forward(&model, &mut state, &tokens(11), LogitsFor::None);
+    let mut keep = Keep { from: 2, seen: Vec::new() };
+    let tokens = tokens(400);
+    let run =
+        Run { state: &mut state, tokens: &tokens, logits: LogitsFor::Last, taps: Some(&mut keep) };
+    let logits = model.forward(&mut [run]).unwrap().remove(0);
+    for layer in [2, 3] {
+        let mut next = 11;
+        for (_, first, hidden) in keep.seen.iter().filter(|(seen, ..)| *seen == layer) {
+            assert_eq!(*first, next);
+            next += hidden.len() / 32;
+        }
+        assert_eq!(next, 411);
+    }
+    assert!(keep.seen.iter().all(|(layer, ..)| [2, 3].contains(layer)));
+    // Layer 3 of 3 is the final norm's output: the head on it gives the logits.
+    let (_, _, hidden) = keep.seen.last().unwrap();
+    let last = &hidden[hidden.len() - 32..];
+    let embedding = &specimen.weights["model.embed_tokens.weight"];
+    let dot = |row: &[f64]| row.iter().zip(last).map(|(w, x)| w * f64::from(*x)).sum::<f64>();
+    assert_close(logits.last().unwrap(), embedding.chunks(32).map(dot), "head");
+}
