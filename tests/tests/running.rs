@@ -170,7 +170,9 @@ fn perplexity_is_that_of_the_text() {
     cart.refused(["eval", "tiny", "--text", &not_text]);
 }
 
-/// Whole greedy texts are no test, because llama.cpp's own back ends part ways on most prompts; first steps are.
+/// Whole greedy texts are no test, because llama.cpp's own back ends part ways on most prompts; first
+/// steps are. Its 8-bit activations put it up to 0.13 nat off the exact numbers, so a token of its five
+/// best may be our sixth, if our fifth is no better than by a fraction of that.
 #[test]
 fn the_first_steps_of_smollm2_are_llama_cpps() {
     let Some(model) = test_model() else { return };
@@ -188,7 +190,7 @@ fn the_first_steps_of_smollm2_are_llama_cpps() {
             "-n",
             "1",
             "--top-logprobs",
-            "5",
+            "8",
             "--ignore-eos",
         ]);
         assert_eq!(report["prompt_ids"], case["prompt_ids"], "{prompt:?}");
@@ -199,6 +201,8 @@ fn the_first_steps_of_smollm2_are_llama_cpps() {
             let found = found.unwrap_or_else(|| panic!("{prompt:?}: {best} is not in {ours:?}"));
             let shift = found["logprob"].as_f64().unwrap() - best[1].as_f64().unwrap();
             assert!(shift.abs() < 0.15, "{prompt:?}: {best}, ours {found}");
+            let behind = ours[4]["logprob"].as_f64().unwrap() - found["logprob"].as_f64().unwrap();
+            assert!(behind < 0.05, "{prompt:?}: {best} is {behind} nat behind our fifth");
         }
     }
 }

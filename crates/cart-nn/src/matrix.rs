@@ -87,19 +87,8 @@ fn cast<T: float::Float>(bytes: &[u8]) -> &[T] {
 #[derive(Clone, Debug)]
 pub(crate) struct Linear {
     parts: Vec<Part>,
-    precision: Precision,
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
-}
-
-/// How finely a layer with quantized weights takes its input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Precision {
-    /// 8 bits in groups of 32, as llama.cpp does.
-    Coarse,
-    /// Twice that, for inputs with a few values far larger than their neighbours, which 8 bits
-    /// leave nothing for.
-    Fine,
 }
 
 #[derive(Clone, Debug)]
@@ -110,19 +99,21 @@ struct Part {
 
 impl Linear {
     /// A layer of matrices of equal inputs, each with an optional bias.
-    pub(crate) fn new(precision: Precision, parts: Vec<(Matrix, Option<Vec<f32>>)>) -> Self {
+    pub(crate) fn new(parts: Vec<(Matrix, Option<Vec<f32>>)>) -> Self {
         let parts: Vec<_> = parts.into_iter().map(|(matrix, bias)| Part { matrix, bias }).collect();
         let inputs = parts[0].matrix.inputs;
         assert!(parts.iter().all(|part| part.matrix.inputs == inputs));
         let outputs = parts.iter().map(|part| part.matrix.outputs).sum();
-        Self { parts, precision, inputs, outputs }
+        Self { parts, inputs, outputs }
     }
 
     /// `[rows, outputs]` from `[rows, inputs]`.
     pub(crate) fn apply(&self, kernels: Kernels, input: &[f32]) -> Vec<f32> {
         let rows = input.len() / self.inputs;
         let all_quantized = self.parts.iter().all(|part| part.matrix.dtype.is_quantized());
-        if self.precision == Precision::Fine && all_quantized {
+        // Eight bits alone leave nothing for the neighbours of a few far larger values; the remainder
+        // rides along as a second row, which shares the reading and unpacking of the weights.
+        if all_quantized {
             let codes = Quantized::fine(kernels, input, self.inputs);
             let mut out = self.products(kernels, input, Some(&codes), 2 * rows);
             let rest = out.split_off(rows * self.outputs);

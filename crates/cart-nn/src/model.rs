@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::attention::Attention;
 use crate::bytes::WeightSource;
 use crate::kernel::{KernelError, KernelLevel, Kernels};
-use crate::matrix::{Linear, Matrix, Precision};
+use crate::matrix::{Linear, Matrix};
 use crate::model::binding::Binder;
 use crate::model::names::{Names, Part};
 use crate::norm::Norm;
@@ -144,7 +144,7 @@ impl Model {
             embedding,
             layers,
             final_norm,
-            head: Linear::new(Precision::Coarse, vec![(head, None)]),
+            head: Linear::new(vec![(head, None)]),
             ropes: rope_specs.into_iter().map(Rope::new).collect(),
             weight_bytes: binder.bytes,
         })
@@ -238,9 +238,9 @@ impl LayerBinder<'_, '_> {
             after_mlp_norm: after(Part::AfterMlpNorm)?,
             attention_norm: self.norm(Part::AttentionNorm)?,
             mlp_norm: self.norm(Part::MlpNorm)?,
-            qkv: Linear::new(Precision::Fine, vec![query, key, value]),
+            qkv: Linear::new(vec![query, key, value]),
             attention,
-            out: Linear::new(Precision::Coarse, vec![out]),
+            out: Linear::new(vec![out]),
             mlp,
             mlp_spec: block.mlp.clone(),
             down,
@@ -257,8 +257,8 @@ impl LayerBinder<'_, '_> {
         }
         inputs.push(self.matrix(Part::Up, intermediate, hidden, bias)?);
         let down = self.matrix(Part::Down, hidden, intermediate, bias)?;
-        let up = Linear::new(Precision::Coarse, inputs);
-        Ok((up, Linear::new(Precision::Fine, vec![down])))
+        let up = Linear::new(inputs);
+        Ok((up, Linear::new(vec![down])))
     }
 
     fn name(&self, part: Part) -> String {

@@ -80,7 +80,7 @@ fn the_tokenizer_agrees_with_the_reference() {
 fn the_first_steps_are_llama_cpps() {
     let shelf = shelf();
     let agent = shelf.agent(shelf.import(&model()));
-    let options = GenerateOptions { top_logprobs: 5, ..greedy(1) };
+    let options = GenerateOptions { top_logprobs: 8, ..greedy(1) };
     let mut largest = 0.0_f64;
     for (prompt, expected) in FIRST_STEPS {
         let found = raw(&agent, prompt, &options).top_logprobs.remove(0);
@@ -90,6 +90,8 @@ fn the_first_steps_are_llama_cpps() {
             let own = found.iter().find(|found| found.0 == token);
             let own = own.unwrap_or_else(|| panic!("{token} is not among the best: {found:?}"));
             largest = largest.max((own.1 - logprob).abs());
+            // llama.cpp's 8-bit activations put it up to 0.13 nat off the exact numbers.
+            assert!(found[4].1 - own.1 < 0.05, "{token} is not among the five best: {found:?}");
         }
     }
     println!("largest distance {largest} nat");

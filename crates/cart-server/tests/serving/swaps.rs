@@ -188,7 +188,11 @@ fn memory_is_carried_within_its_space_and_refused_outside() {
     let write = json!({"prompt": "The code of the red boat is 4821.", "max_tokens": 8,
         "temperature": 0, "memory": {"write": true}});
     post(&server, "/v1/completions", &write);
-    server.wait_until("memory", |state| state["memory"]["stm"]["slots"].as_u64() > Some(0));
+    // The prompt and the answer are observed one after the other, and an answer's last words only when
+    // its stream has ended.
+    server.wait_until("both observations", |state| {
+        state["streams"] == 0 && state["memory"]["counters"]["observations"].as_u64() >= Some(2)
+    });
     let before = server.state()["memory"].clone();
 
     let refused = post(&server, "/cart/swap", &json!({"ref": "two", "memory": "carry"}));
