@@ -110,16 +110,6 @@ impl Linear {
     /// `[rows, outputs]` from `[rows, inputs]`.
     pub(crate) fn apply(&self, kernels: Kernels, input: &[f32]) -> Vec<f32> {
         let rows = input.len() / self.inputs;
-        let all_quantized = self.parts.iter().all(|part| part.matrix.dtype.is_quantized());
-        // Eight bits alone leave nothing for the neighbours of a few far larger values; the remainder
-        // rides along as a second row, which shares the reading and unpacking of the weights.
-        if all_quantized {
-            let codes = Quantized::fine(kernels, input, self.inputs);
-            let mut out = self.products(kernels, input, Some(&codes), 2 * rows);
-            let rest = out.split_off(rows * self.outputs);
-            vector::add(kernels, &mut out, &rest);
-            return self.with_bias(kernels, out);
-        }
         let any_quantized = self.parts.iter().any(|part| part.matrix.dtype.is_quantized());
         let codes = any_quantized.then(|| Quantized::new(kernels, input, self.inputs));
         let out = self.products(kernels, input, codes.as_ref(), rows);

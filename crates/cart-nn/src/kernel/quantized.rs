@@ -142,11 +142,11 @@ fn few_portable<F: Format, const R: usize>(
                 let group = F::group(block, index);
                 let at = number * F::GROUPS + index;
                 for (row, sum) in sums.iter_mut().enumerate() {
-                    let codes = &input.row_codes(first + row)[at * GROUP..][..GROUP];
+                    let codes = &input.row_codes(first + row)[at];
                     let shared = input.row_scales(first + row)[at];
                     let mut dots = [0_i32; 2];
-                    for (index, (code, x)) in group.codes.iter().zip(codes).enumerate() {
-                        dots[index / 16] += (i32::from(*code) - F::ZERO) * i32::from(*x);
+                    for (index, code) in group.codes.iter().enumerate() {
+                        dots[index / 16] += (i32::from(*code) - F::ZERO) * codes.code(index);
                     }
                     let [low, high] = dots.map(|dot| dot as f32);
                     *sum += shared.scale * (low * group.scales[0] + high * group.scales[1])

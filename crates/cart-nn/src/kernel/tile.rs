@@ -78,15 +78,16 @@ impl Tile {
     ) {
         *out = [[0.0; OUTPUTS]; R];
         for (row, out) in out.iter_mut().enumerate() {
-            let codes = input.row_codes(first + row).as_chunks::<GROUP>().0;
+            let codes = input.row_codes(first + row);
             for (group, shared) in input.row_scales(first + row).iter().enumerate() {
                 let weights = &self.scales[group];
                 let mut dots = [[0_i32; OUTPUTS]; 2];
                 for (index, four) in self.codes[group].0.iter().enumerate() {
                     let dots = &mut dots[index / 4];
                     for (dot, four) in dots.iter_mut().zip(four) {
-                        for (code, x) in four.iter().zip(&codes[group][index * 4..]) {
-                            *dot += (i32::from(*code) - F::ZERO) * i32::from(*x);
+                        for (at, code) in four.iter().enumerate() {
+                            let x = codes[group].code(index * 4 + at);
+                            *dot += (i32::from(*code) - F::ZERO) * x;
                         }
                     }
                 }

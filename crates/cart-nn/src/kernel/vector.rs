@@ -119,20 +119,18 @@ vectorized! {
             }
         }
         let largest = largest.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
+        // In passes of their own, each becomes vector instructions.
+        for score in scores.iter_mut() {
+            *score = exp::<FMA>(*score - largest);
+        }
+        let (chunks, rest) = scores.as_chunks::<8>();
         let mut sums = [0.0_f32; 8];
-        let (chunks, rest) = scores.as_chunks_mut::<8>();
         for chunk in chunks {
-            for (sum, score) in sums.iter_mut().zip(chunk) {
-                *score = exp::<FMA>(*score - largest);
-                *sum += *score;
+            for (sum, weight) in sums.iter_mut().zip(chunk) {
+                *sum += weight;
             }
         }
-        let mut sum = lane_sum(sums);
-        for score in rest {
-            *score = exp::<FMA>(*score - largest);
-            sum += *score;
-        }
-        sum
+        lane_sum(sums) + rest.iter().sum::<f32>()
     }
 }
 

@@ -6,7 +6,7 @@
 #[allow(clippy::wildcard_imports, reason = "sixty intrinsics by name say nothing")]
 use std::arch::x86_64::*;
 
-use crate::kernel::activations::{GroupScale, Quantized};
+use crate::kernel::activations::{GroupCodes, GroupScale, Quantized, steps};
 use crate::kernel::format::{self, Format, GROUP};
 use crate::kernel::tile::{OUTPUTS, Tile};
 
@@ -269,6 +269,19 @@ unsafe fn dots<const VNNI: bool>(a: __m256i, b: __m256i) -> __m256i {
     }
 }
 
+/// [`dots`] of codes in two bytes.
+#[inline(always)]
+unsafe fn two_dots<const VNNI: bool>(a: __m256i, high: __m256i, low: __m256i) -> __m256i {
+    // SAFETY: as for `dots`.
+    unsafe {
+        let high = _mm256_slli_epi32::<8>(dots::<VNNI>(a, high));
+        if VNNI {
+            return _mm256_dpbusd_epi32(high, a, low);
+        }
+        _mm256_add_epi32(high, dots::<false>(a, low))
+    }
+}
+
 #[inline(always)]
 unsafe fn horizontal_sum(lanes: __m256) -> f32 {
     // SAFETY: the caller has AVX2.
@@ -286,7 +299,7 @@ unsafe fn few<F: Unpack, const VNNI: bool, const R: usize>(
     (input, first): (&Quantized, usize),
     mut out: [&mut [f32]; R],
 ) {
-    let rows: [(*const i8, *const GroupScale); R] = std::array::from_fn(|row| {
+    let rows: [(*const GroupCodes, *const GroupScale); R] = std::array::from_fn(|row| {
         (input.row_codes(first + row).as_ptr(), input.row_scales(first + row).as_ptr())
     });
     assert_eq!(row_bytes / F::BYTES * F::GROUPS, input.groups);
@@ -303,9 +316,13 @@ unsafe fn few<F: Unpack, const VNNI: bool, const R: usize>(
                     let magnitudes = if F::SIGNED { _mm256_abs_epi8(codes) } else { codes };
                     let scale_min = F::scale_min(block, index);
                     for (row, (x, shared)) in rows.iter().enumerate() {
-                        let x = _mm256_loadu_si256(x.add(at * GROUP).cast());
-                        let x = if F::SIGNED { _mm256_sign_epi8(x, codes) } else { x };
-                        let dots = F::weigh(dots::<VNNI>(magnitudes, x), block, index);
+                        let x = &*x.add(at);
+                        let [high, low] = [&x.high, &x.low].map(|x| {
+                            let x = _mm256_load_si256(x.as_ptr().cast());
+                            if F::SIGNED { _mm256_sign_epi8(x, codes) } else { x }
+                        });
+                        let dots = two_dots::<VNNI>(magnitudes, high, low);
+                        let dots = F::weigh(dots, block, index);
                         let shared = _mm_castpd_ps(_mm_load_sd(shared.add(at).cast()));
                         let both = _mm_mul_ps(scale_min, shared);
                         let scale = _mm256_broadcastss_ps(both);
@@ -362,7 +379,89 @@ pub(super) unsafe fn few_vnni<F: Unpack, const R: usize>(
 /// The processor has AVX2, FMA and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn pack<F: Unpack>(tile: &mut Tile, weights: &[u8], row_bytes: usize) {
-    tile.pack::<F>(weights, row_bytes);
+    if weights.len() < OUTPUTS * row_bytes {
+        tile.pack::<F>(weights, row_bytes);
+        return;
+    }
+    for (output, row) in weights.chunks_exact(row_bytes).enumerate() {
+        let groups = tile.codes.iter_mut().zip(&mut tile.scales);
+        let blocks = row.chunks_exact(F::BYTES);
+        let sources = blocks.flat_map(|block| (0..F::GROUPS).map(move |index| (block, index)));
+        for ((codes, scales), (block, index)) in groups.zip(sources) {
+            // SAFETY: a block has its bytes; this function has the instructions.
+            let (unpacked, scale_min) = unsafe {
+                let codes = F::codes(block.as_ptr(), index);
+                (codes, F::scale_min(block.as_ptr(), index))
+            };
+            let zero = if F::SIGNED { F::ZERO as i8 } else { 0 };
+            let unpacked = _mm256_add_epi8(unpacked, _mm256_set1_epi8(zero));
+            let mut fours = [[0_u8; 4]; GROUP / 4];
+            // SAFETY: 32 bytes of room.
+            unsafe { _mm256_storeu_si256(fours.as_mut_ptr().cast(), unpacked) };
+            for (four, codes) in fours.iter().zip(&mut codes.0) {
+                codes[output] = *four;
+            }
+            if F::SPLIT {
+                let group = F::group(block, index);
+                scales.scales[0][output] = group.scales[0];
+                scales.scales[1][output] = group.scales[1];
+                continue;
+            }
+            scales.scales[0][output] = _mm_cvtss_f32(scale_min);
+            if F::MINS {
+                scales.mins[output] = _mm_cvtss_f32(_mm_movehdup_ps(scale_min));
+            }
+        }
+    }
+}
+
+/// Quantizes a row.
+///
+/// # Safety
+/// The processor has AVX2.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn quantize(values: &[f32], codes: &mut [GroupCodes], scales: &mut [GroupScale]) {
+    let groups = values.as_chunks::<GROUP>().0.iter().zip(codes);
+    let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    let sign = _mm256_set1_epi32(i32::MAX);
+    for ((values, codes), shared) in groups.zip(scales) {
+        // SAFETY: a group has 4 × 8 values.
+        let values: [__m256; 4] =
+            std::array::from_fn(|part| unsafe { _mm256_loadu_ps(values.as_ptr().add(part * 8)) });
+        let [a, b, c, d] = values.map(|part| _mm256_and_si256(_mm256_castps_si256(part), sign));
+        let eight = _mm256_max_epi32(_mm256_max_epi32(a, b), _mm256_max_epi32(c, d));
+        let four =
+            _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
+        let two = _mm_max_epi32(four, _mm_unpackhi_epi64(four, four));
+        let one = _mm_max_epi32(two, _mm_shuffle_epi32::<1>(two));
+        let (scale, inverse) = steps(f32::from_bits(_mm_cvtsi128_si32(one) as u32));
+        let inverse = _mm256_set1_ps(inverse);
+        let steps = values.map(|part| _mm256_mul_ps(part, inverse));
+        let high = steps.map(|part| _mm256_cvtps_epi32(part));
+        let low: [__m256i; 4] = std::array::from_fn(|part| {
+            let rest = _mm256_sub_ps(steps[part], _mm256_cvtepi32_ps(high[part]));
+            let low = _mm256_cvtps_epi32(_mm256_mul_ps(rest, _mm256_set1_ps(256.0)));
+            let low = _mm256_min_epi32(low, _mm256_set1_epi32(127));
+            _mm256_max_epi32(low, _mm256_set1_epi32(-127))
+        });
+        let bytes = |[a, b, c, d]: [__m256i; 4]| {
+            let bytes = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+            _mm256_permutevar8x32_epi32(bytes, order)
+        };
+        // SAFETY: a group has 2 × 32 codes, aligned.
+        unsafe {
+            _mm256_store_si256(codes.high.as_mut_ptr().cast(), bytes(high));
+            _mm256_store_si256(codes.low.as_mut_ptr().cast(), bytes(low));
+        }
+        let [a, b, c, d]: [__m256i; 4] = std::array::from_fn(|part| {
+            _mm256_add_epi32(_mm256_slli_epi32::<8>(high[part]), low[part])
+        });
+        let sums = _mm256_hadd_epi32(_mm256_add_epi32(a, b), _mm256_add_epi32(c, d));
+        let sums = _mm256_hadd_epi32(sums, sums);
+        let sums = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
+        let halves = [_mm_cvtsi128_si32(sums), _mm_extract_epi32::<1>(sums)];
+        *shared = GroupScale::new(scale, halves);
+    }
 }
 
 /// [`Tile::product`] with AVX2.
@@ -384,18 +483,20 @@ pub(super) unsafe fn tile_avx2<F: Unpack, const R: usize>(
         let shared = &tile.scales[group];
         for (row, (x, scales)) in rows.iter().enumerate() {
             // SAFETY: `rows` checked that there are `groups` groups of codes and scales.
-            let (x, scales) = unsafe { (x.add(group * GROUP).cast::<i32>(), &*scales.add(group)) };
+            let (x, scales) = unsafe { (&*x.add(group), &*scales.add(group)) };
+            let [high, low] = [&x.high, &x.low].map(|x| x.as_ptr().cast::<i32>());
             for side in 0..2 {
                 let mut dots = [_mm256_setzero_si256(); 2];
                 for four in 0..GROUP / 4 {
-                    // SAFETY: a group has 8 × 2 vectors of weights and 8 × 4 activation codes.
-                    let (codes, x) = unsafe {
+                    // SAFETY: a group has 8 × 2 vectors of weights and twice 8 × 4 activation codes.
+                    let (codes, high, low) = unsafe {
                         let codes = _mm256_load_si256(codes.add(four * 2 + side));
-                        (codes, _mm256_set1_epi32(x.add(four).read_unaligned()))
+                        (codes, *high.add(four), *low.add(four))
                     };
+                    let [high, low] = [high, low].map(|x| _mm256_set1_epi32(x));
                     let dots = &mut dots[if F::SPLIT { four / 4 } else { 0 }];
                     // SAFETY: this function has AVX2; codes over 128 are made signed first.
-                    *dots = _mm256_add_epi32(*dots, unsafe { tile_dots::<F>(codes, x) });
+                    *dots = _mm256_add_epi32(*dots, unsafe { tile_dots::<F>(codes, high, low) });
                 }
                 let zero = if F::ZERO == 128 { 0 } else { -F::ZERO };
                 let part = |half: usize, dots, sum: i32| {
@@ -432,14 +533,15 @@ pub(super) unsafe fn tile_avx2<F: Unpack, const R: usize>(
 }
 
 #[inline(always)]
-unsafe fn tile_dots<F: Unpack>(codes: __m256i, x: __m256i) -> __m256i {
+unsafe fn tile_dots<F: Unpack>(codes: __m256i, high: __m256i, low: __m256i) -> __m256i {
     // SAFETY: the caller has AVX2.
     unsafe {
         if F::ZERO == 128 {
             let signed = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
-            return dots::<false>(_mm256_abs_epi8(signed), _mm256_sign_epi8(x, signed));
+            let [high, low] = [high, low].map(|x| _mm256_sign_epi8(x, signed));
+            return two_dots::<false>(_mm256_abs_epi8(signed), high, low);
         }
-        dots::<false>(codes, x)
+        two_dots::<false>(codes, high, low)
     }
 }
 
@@ -459,7 +561,7 @@ pub(super) unsafe fn tile_vnni<F: Unpack, const R: usize>(
     let rows = rows::<R>(tile, input, first);
     for group in 0..input.groups {
         // SAFETY: `rows` checked that there are `groups` groups of codes and scales; a group has 8
-        // vectors of weights, 8 × 4 activation codes, and 16 scales and minimums.
+        // vectors of weights, twice 8 × 4 activation codes, and 16 scales and minimums.
         unsafe {
             let codes = tile.codes.as_ptr().add(group).cast::<__m512i>();
             let codes: [__m512i; 8] =
@@ -468,14 +570,17 @@ pub(super) unsafe fn tile_vnni<F: Unpack, const R: usize>(
             let weight = shared.scales.map(|scales| _mm512_loadu_ps(scales.as_ptr()));
             let min = _mm512_loadu_ps(shared.mins.as_ptr());
             for (row, (x, scales)) in rows.iter().enumerate() {
-                let x = x.add(group * GROUP).cast::<i32>();
-                let scales = &*scales.add(group);
+                let (x, scales) = (&*x.add(group), &*scales.add(group));
+                let [high, low] = [&x.high, &x.low].map(|x| x.as_ptr().cast::<i32>());
                 let four_dots = |start: i32, range: std::ops::Range<usize>| {
-                    let mut dots = _mm512_set1_epi32(start);
+                    let mut highs = _mm512_setzero_si512();
+                    let mut lows = _mm512_set1_epi32(start);
                     for four in range {
-                        let x = _mm512_set1_epi32(x.add(four).read_unaligned());
-                        dots = _mm512_dpbusd_epi32(dots, codes[four], x);
+                        let [high, low] = [high, low].map(|x| _mm512_set1_epi32(*x.add(four)));
+                        highs = _mm512_dpbusd_epi32(highs, codes[four], high);
+                        lows = _mm512_dpbusd_epi32(lows, codes[four], low);
                     }
+                    let dots = _mm512_add_epi32(_mm512_slli_epi32::<8>(highs), lows);
                     _mm512_mul_ps(_mm512_cvtepi32_ps(dots), _mm512_set1_ps(scales.scale))
                 };
                 let [low, high] = scales.halves.map(|half| -F::ZERO * half);
@@ -503,7 +608,7 @@ fn rows<const R: usize>(
     tile: &Tile,
     input: &Quantized,
     first: usize,
-) -> [(*const i8, *const GroupScale); R] {
+) -> [(*const GroupCodes, *const GroupScale); R] {
     assert!(tile.codes.len() == input.groups && tile.scales.len() == input.groups);
     std::array::from_fn(|row| {
         (input.row_codes(first + row).as_ptr(), input.row_scales(first + row).as_ptr())

@@ -1,5 +1,7 @@
 //! The decoder as a whole: against plain arithmetic, and against itself in other pieces.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps nothing fails, as it should")]
+
 mod loading;
 mod plain;
 mod refusals;
