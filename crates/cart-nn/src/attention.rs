@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use crate::kernel::vector::{dot_lanes, exponentials, multiply_add, soft_cap, vectorized};
 use crate::kernel::{KernelLevel, Kernels};
+use crate::kv::KvCache;
 use crate::norm::Norm;
 use crate::parallel::{Rows, split};
 use crate::rope::RopeTable;
-use crate::state::LayerCache;
 
 /// Queries of a head that are worked on together.
 const BLOCK: usize = 64;
@@ -39,7 +39,7 @@ pub(crate) struct Segment<'a> {
     pub(crate) rows: Range<usize>,
     /// Positions in the cache before them.
     pub(crate) past: usize,
-    pub(crate) cache: &'a mut LayerCache,
+    pub(crate) cache: &'a mut KvCache,
     /// For every position up to the last new one.
     pub(crate) bias: Option<&'a [f32]>,
 }

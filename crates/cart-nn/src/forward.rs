@@ -13,7 +13,7 @@ use crate::kernel::vector::soft_cap;
 use crate::model::{Layer, Model};
 use crate::ops::{Attend, Embed, LinearAdd, NormLinear, NormMlp, Normalize, with_floats};
 use crate::rope::RopeTable;
-use crate::state::{State, geometry};
+use crate::state::{LayerCache, State, geometry};
 use crate::taps::Taps;
 
 /// Rows that go through the layers together.
@@ -169,7 +169,7 @@ impl Model {
         state: &State,
         new: usize,
     ) -> Result<(), ForwardError> {
-        if !state.layers.iter().map(|layer| layer.width).eq(self.key_widths()) {
+        if !state.layers.iter().map(LayerCache::width).eq(self.key_widths()) {
             let expected = geometry(self.key_widths());
             return Err(ForwardError::OtherModel { run, found: state.geometry(), expected });
         }
@@ -378,10 +378,11 @@ fn segments<'a>(layer: usize, runs: &'a mut [Run<'_>], pieces: &[Piece]) -> Vec<
     for (index, run) in runs.iter_mut().enumerate() {
         if let Some(piece) = pieces.next_if(|piece| piece.run == index) {
             let State { layers, bias, .. } = &mut *run.state;
+            let LayerCache::Attention(cache) = &mut layers[layer];
             segments.push(Segment {
                 rows: piece.rows.clone(),
                 past: piece.past,
-                cache: &mut layers[layer],
+                cache,
                 bias: bias.as_deref(),
             });
         }

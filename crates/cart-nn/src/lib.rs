@@ -11,6 +11,7 @@ mod attention;
 mod bytes;
 mod forward;
 mod kernel;
+mod kv;
 mod matrix;
 mod model;
 mod norm;

@@ -2,7 +2,7 @@
 
 use crate::forward::{ForwardError, LogitsFor, Run};
 use crate::model::Model;
-use crate::state::{State, geometry};
+use crate::state::{LayerCache, State, geometry};
 
 /// Keys before `RoPE`, and values, of a span that was read alone.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,13 +35,13 @@ impl Model {
             return Err(ForwardError::Empty { run: 0 });
         }
         let mut state = self.new_state();
-        for layer in &mut state.layers {
+        for LayerCache::Attention(layer) in &mut state.layers {
             layer.unrotated = Some(Vec::new());
         }
         let all = [sink, tokens].concat();
         let run = Run { state: &mut state, tokens: &all, logits: LogitsFor::None, taps: None };
         self.forward(&mut [run])?;
-        let layers = state.layers.into_iter().map(|layer| {
+        let layers = state.layers.into_iter().map(|LayerCache::Attention(layer)| {
             let start = sink.len() * layer.width;
             let keys = layer.unrotated.unwrap_or_default();
             (keys[start..].to_vec(), layer.values[start..].to_vec())
@@ -70,7 +70,7 @@ impl Model {
         }
         let positions = state.len..state.len + span.len;
         let tables: Vec<_> = self.ropes.iter().map(|rope| rope.table(positions.clone())).collect();
-        for ((cache, (keys, values)), layer) in
+        for ((LayerCache::Attention(cache), (keys, values)), layer) in
             state.layers.iter_mut().zip(&span.layers).zip(&self.layers)
         {
             let start = cache.keys.len();

@@ -1,5 +1,7 @@
 //! What a session has read so far.
 
+use crate::kv::KvCache;
+
 /// Keys and values of every position so far: a value. Clone it to fork a session, truncate it to
 /// go back.
 #[derive(Clone, Debug, PartialEq)]
@@ -10,28 +12,35 @@ pub struct State {
     pub(crate) bias: Option<Vec<f32>>,
 }
 
-/// Keys and values of a layer.
+/// What a layer keeps of the positions so far.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct LayerCache {
-    /// Numbers of a position: `kv_heads · head_dim`.
-    pub(crate) width: usize,
-    /// `[positions, kv_heads, head_dim]`, rotated.
-    pub(crate) keys: Vec<f32>,
-    /// `[positions, kv_heads, head_dim]`.
-    pub(crate) values: Vec<f32>,
-    /// Keys before rotation, where a span is being made.
-    pub(crate) unrotated: Option<Vec<f32>>,
+pub(crate) enum LayerCache {
+    /// Of attention.
+    Attention(KvCache),
+}
+
+impl LayerCache {
+    /// Numbers of a position, for errors.
+    pub(crate) fn width(&self) -> usize {
+        let Self::Attention(cache) = self;
+        cache.width
+    }
+
+    fn truncate(&mut self, len: usize) {
+        let Self::Attention(cache) = self;
+        cache.truncate(len);
+    }
+
+    fn bytes(&self) -> usize {
+        let Self::Attention(cache) = self;
+        cache.bytes()
+    }
 }
 
 impl State {
     /// An empty state for layers of these widths.
     pub(crate) fn new(widths: impl Iterator<Item = usize>) -> Self {
-        let layers = widths.map(|width| LayerCache {
-            width,
-            keys: Vec::new(),
-            values: Vec::new(),
-            unrotated: None,
-        });
+        let layers = widths.map(|width| LayerCache::Attention(KvCache::new(width)));
         Self { len: 0, layers: layers.collect(), bias: None }
     }
 
@@ -52,11 +61,7 @@ impl State {
         }
         self.len = len;
         for layer in &mut self.layers {
-            layer.keys.truncate(len * layer.width);
-            layer.values.truncate(len * layer.width);
-            if let Some(unrotated) = &mut layer.unrotated {
-                unrotated.truncate(len * layer.width);
-            }
+            layer.truncate(len);
         }
         if let Some(bias) = &mut self.bias {
             bias.truncate(len);
@@ -66,10 +71,9 @@ impl State {
         }
     }
 
-    /// Bytes that keys and values take.
+    /// Bytes that it takes.
     pub fn bytes(&self) -> usize {
-        let numbers = self.layers.iter().map(|layer| layer.keys.len() + layer.values.len());
-        numbers.sum::<usize>() * size_of::<f32>()
+        self.layers.iter().map(LayerCache::bytes).sum()
     }
 
     /// Counts `new` positions whose keys and values were appended, with this bias.
@@ -85,7 +89,7 @@ impl State {
 
     /// Layers and key widths, for errors.
     pub(crate) fn geometry(&self) -> String {
-        geometry(self.layers.iter().map(|layer| layer.width))
+        geometry(self.layers.iter().map(LayerCache::width))
     }
 }
 
