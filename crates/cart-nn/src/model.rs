@@ -1,9 +1,11 @@
 //! An architecture bound to its weights.
 
 mod binding;
-mod names;
 
-use cart_format::arch::{AttentionSpec, BlockSpec, DenseSpec, MixerSpec, MlpSpec, NormPlacement};
+use cart_format::arch::{
+    AttentionSpec, BlockSpec, DenseSpec, Global, MixerSpec, MlpSpec, NormPlacement, Part,
+    TensorNaming,
+};
 use cart_format::{ArchSpec, DType};
 use thiserror::Error;
 
@@ -12,7 +14,6 @@ use crate::bytes::WeightSource;
 use crate::kernel::{KernelError, KernelLevel, Kernels};
 use crate::matrix::{Linear, Matrix};
 use crate::model::binding::Binder;
-use crate::model::names::{Names, Part};
 use crate::norm::Norm;
 use crate::rope::Rope;
 use crate::state::State;
@@ -115,16 +116,16 @@ impl Model {
     /// A tensor is missing, or has another shape, an unsupported type or too few bytes.
     pub fn load(spec: &ArchSpec, source: &dyn WeightSource) -> Result<Self, LoadError> {
         spec.check()?;
-        let names = Names { naming: spec.naming };
+        let naming = spec.naming;
         let mut binder = Binder::new(source);
         let (vocab, hidden) = (spec.vocab_size as usize, spec.hidden_size as usize);
-        let embedding = binder.matrix(&names.embedding(), vocab, hidden)?;
+        let embedding = binder.matrix(naming.global(Global::Embedding), vocab, hidden)?;
         let head = if spec.tied_head {
             embedding.clone()
         } else {
-            binder.matrix(&names.head(), vocab, hidden)?
+            binder.matrix(naming.global(Global::Head), vocab, hidden)?
         };
-        let final_norm = binder.norm(&names.final_norm(), &spec.final_norm, hidden)?;
+        let final_norm = binder.norm(naming.global(Global::FinalNorm), &spec.final_norm, hidden)?;
         let mut rope_specs = Vec::new();
         let mut layers = Vec::with_capacity(spec.layers.len());
         for (index, block) in spec.layer_blocks().enumerate() {
@@ -135,7 +136,7 @@ impl Model {
                     rope_specs.len() - 1
                 })
             });
-            let parts = LayerBinder { binder: &mut binder, names, index, block, hidden };
+            let parts = LayerBinder { binder: &mut binder, naming, index, block, hidden };
             layers.push(parts.bind(attention, rope)?);
         }
         Ok(Self {
@@ -196,7 +197,7 @@ impl Model {
 /// Binds one layer.
 struct LayerBinder<'a, 'b> {
     binder: &'a mut Binder<'b>,
-    names: Names,
+    naming: TensorNaming,
     index: usize,
     block: &'a BlockSpec,
     hidden: usize,
@@ -234,9 +235,9 @@ impl LayerBinder<'_, '_> {
         let sandwich = block.placement == NormPlacement::Sandwich;
         let mut after = |part| sandwich.then(|| self.norm(part)).transpose();
         Ok(Layer {
-            after_attention_norm: after(Part::AfterAttentionNorm)?,
+            after_attention_norm: after(Part::AfterMixerNorm)?,
             after_mlp_norm: after(Part::AfterMlpNorm)?,
-            attention_norm: self.norm(Part::AttentionNorm)?,
+            attention_norm: self.norm(Part::MixerNorm)?,
             mlp_norm: self.norm(Part::MlpNorm)?,
             qkv: Linear::new(vec![query, key, value]),
             attention,
@@ -262,7 +263,7 @@ impl LayerBinder<'_, '_> {
     }
 
     fn name(&self, part: Part) -> String {
-        self.names.part(self.index, part, self.block.placement)
+        self.naming.part(self.index, part, self.block.placement)
     }
 
     fn matrix(
@@ -273,7 +274,7 @@ impl LayerBinder<'_, '_> {
         bias: bool,
     ) -> Result<(Matrix, Option<Vec<f32>>), LoadError> {
         let name = self.name(part);
-        let matrix = self.binder.matrix(&format!("{name}.weight"), outputs, inputs)?;
+        let matrix = self.binder.matrix(&name, outputs, inputs)?;
         let bias =
             bias.then(|| self.binder.vector(&format!("{name}.bias"), outputs)).transpose()?;
         Ok((matrix, bias))

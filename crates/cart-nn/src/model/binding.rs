@@ -20,13 +20,15 @@ impl<'a> Binder<'a> {
         Self { source, bytes: WeightBytes::default() }
     }
 
-    /// A weight matrix, used where it is unless its address does not suit its type.
+    /// A weight matrix, used where it is unless its address does not suit its type; `name` is
+    /// without `.weight`.
     pub(crate) fn matrix(
         &mut self,
         name: &str,
         outputs: usize,
         inputs: usize,
     ) -> Result<Matrix, LoadError> {
+        let name = &format!("{name}.weight");
         let tensor = self.tensor(name, &[outputs, inputs])?;
         if !Matrix::supports(tensor.dtype) {
             return Err(unsupported(name, tensor.dtype, Matrix::supports));

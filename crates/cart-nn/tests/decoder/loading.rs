@@ -1,9 +1,12 @@
 //! What loading checks, and what it copies.
 
-use cart_format::DType;
-use cart_nn::{LoadError, LogitsFor, Model, SharedBytes};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 
-use crate::specimens::{llama, phi, tensor, tokens};
+use cart_format::DType;
+use cart_nn::{LoadError, LogitsFor, Model, SharedBytes, WeightSource, WeightTensor};
+
+use crate::specimens::{Specimen, all, llama, phi, tensor, tokens};
 use crate::{forward, model};
 
 const QUERY: &str = "model.layers.1.self_attn.q_proj.weight";
@@ -40,6 +43,29 @@ fn tensors_that_do_not_fit_are_named() {
     specimen.spec.blocks[0].norm.eps = -1.0;
     let error = Model::load(&specimen.spec, &specimen.tensors).unwrap_err();
     assert!(matches!(error, LoadError::Arch(_)));
+}
+
+/// A source that notes what it is asked for.
+struct Asked<'a> {
+    specimen: &'a Specimen,
+    names: RefCell<BTreeSet<String>>,
+}
+
+impl WeightSource for Asked<'_> {
+    fn tensor(&self, name: &str) -> Option<WeightTensor> {
+        self.names.borrow_mut().insert(name.to_owned());
+        self.specimen.tensors.get(name).cloned()
+    }
+}
+
+#[test]
+fn loading_asks_for_the_tensors_that_the_architecture_lists() {
+    for (name, specimen) in all() {
+        let asked = Asked { specimen: &specimen, names: RefCell::default() };
+        Model::load(&specimen.spec, &asked).unwrap();
+        let listed = specimen.spec.tensors().into_iter().map(|tensor| tensor.name).collect();
+        assert_eq!(asked.names.into_inner(), listed, "{name}");
+    }
 }
 
 #[test]

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use cart_format::arch::{
     Activation, AttentionSpec, BlockSpec, DenseSpec, MixerSpec, MlpSpec, NormKind, NormPlacement,
-    NormSpec, RopePairing, RopeScaling, RopeSpec, TensorNaming,
+    NormSpec, RopePairing, RopeScaling, RopeSpec, TensorNaming, TensorSpec,
 };
 use cart_format::{ArchSpec, DType};
-use cart_nn::{SharedBytes, WeightSource, WeightTensor};
+use cart_nn::{SharedBytes, WeightTensor};
 
 use crate::plain::Weights;
 
@@ -18,32 +18,14 @@ pub(crate) struct Specimen {
     pub(crate) tensors: BTreeMap<String, WeightTensor>,
 }
 
-/// Answers with random tensors of whatever shape it is first asked for in `shapes`.
-struct Filler {
-    tensors: BTreeMap<String, WeightTensor>,
-}
-
-impl WeightSource for Filler {
-    fn tensor(&self, name: &str) -> Option<WeightTensor> {
-        self.tensors.get(name).cloned()
-    }
-}
-
 impl Specimen {
     fn new(spec: ArchSpec) -> Self {
         let mut specimen = Self { spec, weights: Weights::new(), tensors: BTreeMap::new() };
-        // The loader says which tensor it misses; its shape comes from the next refusal.
-        loop {
-            let source = Filler { tensors: specimen.tensors.clone() };
-            match cart_nn::Model::load(&specimen.spec, &source) {
-                Ok(_) => return specimen,
-                Err(cart_nn::LoadError::Missing { name }) => specimen.fill(&name, &[0]),
-                Err(cart_nn::LoadError::Shape { name, expected, .. }) => {
-                    specimen.fill(&name, &expected);
-                }
-                Err(other) => panic!("{other}"),
-            }
+        for TensorSpec { name, shape } in specimen.spec.tensors() {
+            let shape: Vec<usize> = shape.iter().map(|dim| *dim as usize).collect();
+            specimen.fill(&name, &shape);
         }
+        specimen
     }
 
     fn fill(&mut self, name: &str, shape: &[usize]) {

@@ -1,0 +1,116 @@
+//! How tensors are named.
+
+use serde::{Deserialize, Serialize};
+
+use crate::arch::NormPlacement;
+
+/// How the tensors of a layer are named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TensorNaming {
+    /// `model.layers.0.self_attn.q_proj.weight`, as in Hugging Face `transformers`.
+    Hf,
+    /// `blk.0.attn_q.weight`, as in GGUF.
+    Gguf,
+}
+
+/// A tensor of the whole model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Global {
+    /// Rows for tokens, `[vocab_size, hidden_size]`.
+    Embedding,
+    /// The norm before the head.
+    FinalNorm,
+    /// From the residual stream to logits, `[vocab_size, hidden_size]`.
+    Head,
+}
+
+/// A part of a layer: a weight, perhaps with a bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The norm before the mixer.
+    MixerNorm,
+    /// Query projection.
+    Query,
+    /// Key projection.
+    Key,
+    /// Value projection.
+    Value,
+    /// Output projection.
+    Out,
+    /// The norm over each query head.
+    QueryNorm,
+    /// The norm over each key head.
+    KeyNorm,
+    /// The norm on the mixer's output.
+    AfterMixerNorm,
+    /// The norm before the MLP.
+    MlpNorm,
+    /// Gate projection of the MLP.
+    Gate,
+    /// Up projection of the MLP.
+    Up,
+    /// Down projection of the MLP.
+    Down,
+    /// The norm on the MLP's output.
+    AfterMlpNorm,
+}
+
+impl TensorNaming {
+    /// The name of a tensor of the whole model, without `.weight`.
+    pub const fn global(self, global: Global) -> &'static str {
+        match (self, global) {
+            (Self::Hf, Global::Embedding) => "model.embed_tokens",
+            (Self::Hf, Global::FinalNorm) => "model.norm",
+            (Self::Hf, Global::Head) => "lm_head",
+            (Self::Gguf, Global::Embedding) => "token_embd",
+            (Self::Gguf, Global::FinalNorm) => "output_norm",
+            (Self::Gguf, Global::Head) => "output",
+        }
+    }
+
+    /// The name of a part of layer `layer`, without `.weight` or `.bias`.
+    pub fn part(self, layer: usize, part: Part, placement: NormPlacement) -> String {
+        match self {
+            Self::Hf => format!("model.layers.{layer}.{}", hf(part, placement)),
+            Self::Gguf => format!("blk.{layer}.{}", gguf(part)),
+        }
+    }
+}
+
+const fn hf(part: Part, placement: NormPlacement) -> &'static str {
+    match (part, placement) {
+        (Part::MixerNorm, _) => "input_layernorm",
+        (Part::Query, _) => "self_attn.q_proj",
+        (Part::Key, _) => "self_attn.k_proj",
+        (Part::Value, _) => "self_attn.v_proj",
+        (Part::Out, _) => "self_attn.o_proj",
+        (Part::QueryNorm, _) => "self_attn.q_norm",
+        (Part::KeyNorm, _) => "self_attn.k_norm",
+        // With norms on both sides, the name means what it says; without, it is the MLP's norm.
+        (Part::MlpNorm, NormPlacement::Sandwich) => "pre_feedforward_layernorm",
+        (Part::AfterMixerNorm | Part::MlpNorm, _) => "post_attention_layernorm",
+        (Part::Gate, _) => "mlp.gate_proj",
+        (Part::Up, _) => "mlp.up_proj",
+        (Part::Down, _) => "mlp.down_proj",
+        (Part::AfterMlpNorm, _) => "post_feedforward_layernorm",
+    }
+}
+
+const fn gguf(part: Part) -> &'static str {
+    match part {
+        Part::MixerNorm => "attn_norm",
+        Part::Query => "attn_q",
+        Part::Key => "attn_k",
+        Part::Value => "attn_v",
+        Part::Out => "attn_output",
+        Part::QueryNorm => "attn_q_norm",
+        Part::KeyNorm => "attn_k_norm",
+        Part::AfterMixerNorm => "post_attention_norm",
+        Part::MlpNorm => "ffn_norm",
+        Part::Gate => "ffn_gate",
+        Part::Up => "ffn_up",
+        Part::Down => "ffn_down",
+        Part::AfterMlpNorm => "post_ffw_norm",
+    }
+}

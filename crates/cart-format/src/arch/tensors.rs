@@ -1,0 +1,120 @@
+//! The tensors that an architecture asks for (spec 21).
+
+use crate::arch::{
+    ArchSpec, AttentionSpec, BlockSpec, Global, MixerSpec, MlpSpec, NormKind, NormPlacement,
+    NormSpec, Part, TensorNaming,
+};
+
+/// A tensor that an architecture asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// Its name.
+    pub name: String,
+    /// Its shape; a projection is `[out, in]`.
+    pub shape: Vec<u64>,
+}
+
+impl ArchSpec {
+    /// Every tensor that the architecture asks for.
+    pub fn tensors(&self) -> Vec<TensorSpec> {
+        let mut list = List { naming: self.naming, tensors: Vec::new() };
+        let (vocab, hidden) = (self.vocab_size, self.hidden_size);
+        list.weight(self.naming.global(Global::Embedding), vec![vocab, hidden]);
+        list.norm(self.naming.global(Global::FinalNorm), &self.final_norm, hidden);
+        if !self.tied_head {
+            list.weight(self.naming.global(Global::Head), vec![vocab, hidden]);
+        }
+        for (index, block) in self.layer_blocks().enumerate() {
+            Layer { list: &mut list, index, block, hidden }.push();
+        }
+        list.tensors
+    }
+}
+
+struct List {
+    naming: TensorNaming,
+    tensors: Vec<TensorSpec>,
+}
+
+impl List {
+    fn weight(&mut self, name: &str, shape: Vec<u64>) {
+        self.tensors.push(TensorSpec { name: format!("{name}.weight"), shape });
+    }
+
+    fn bias(&mut self, name: &str, width: u64) {
+        self.tensors.push(TensorSpec { name: format!("{name}.bias"), shape: vec![width] });
+    }
+
+    fn norm(&mut self, name: &str, spec: &NormSpec, width: u64) {
+        self.weight(name, vec![width]);
+        if spec.kind == NormKind::Layer {
+            self.bias(name, width);
+        }
+    }
+}
+
+/// The tensors of one layer.
+struct Layer<'a> {
+    list: &'a mut List,
+    index: usize,
+    block: &'a BlockSpec,
+    hidden: u64,
+}
+
+impl Layer<'_> {
+    fn push(&mut self) {
+        let (block, hidden) = (self.block, self.hidden);
+        self.norm(Part::MixerNorm, &block.norm, hidden);
+        match &block.mixer {
+            MixerSpec::Attention(attention) => self.attention(attention),
+        }
+        if block.placement == NormPlacement::Sandwich {
+            self.norm(Part::AfterMixerNorm, &block.norm, hidden);
+        }
+        self.norm(Part::MlpNorm, &block.norm, hidden);
+        self.mlp(&block.mlp);
+        if block.placement == NormPlacement::Sandwich {
+            self.norm(Part::AfterMlpNorm, &block.norm, hidden);
+        }
+    }
+
+    fn attention(&mut self, spec: &AttentionSpec) {
+        let hidden = self.hidden;
+        let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+        self.linear(Part::Query, queries, hidden, spec.qkv_bias);
+        self.linear(Part::Key, keys, hidden, spec.qkv_bias);
+        self.linear(Part::Value, keys, hidden, spec.qkv_bias);
+        self.linear(Part::Out, hidden, queries, spec.out_bias);
+        if let Some(norm) = &spec.qk_norm {
+            self.norm(Part::QueryNorm, norm, spec.head_dim);
+            self.norm(Part::KeyNorm, norm, spec.head_dim);
+        }
+    }
+
+    fn mlp(&mut self, spec: &MlpSpec) {
+        let hidden = self.hidden;
+        let (MlpSpec::Gated(dense) | MlpSpec::Plain(dense)) = spec;
+        if matches!(spec, MlpSpec::Gated(_)) {
+            self.linear(Part::Gate, dense.intermediate_size, hidden, dense.bias);
+        }
+        self.linear(Part::Up, dense.intermediate_size, hidden, dense.bias);
+        self.linear(Part::Down, hidden, dense.intermediate_size, dense.bias);
+    }
+
+    fn name(&self, part: Part) -> String {
+        self.list.naming.part(self.index, part, self.block.placement)
+    }
+
+    fn linear(&mut self, part: Part, out: u64, input: u64, bias: bool) {
+        let name = self.name(part);
+        self.list.weight(&name, vec![out, input]);
+        if bias {
+            self.list.bias(&name, out);
+        }
+    }
+
+    fn norm(&mut self, part: Part, spec: &NormSpec, width: u64) {
+        let name = self.name(part);
+        self.list.norm(&name, spec, width);
+    }
+}
