@@ -76,7 +76,8 @@ pub struct ArchSpec {
     pub layers: Vec<u32>,
 }
 
-/// One layer: a mixer over positions, then an MLP, each on the residual stream.
+/// One layer: a mixer over positions, then an MLP, each on the residual stream. One of them may be
+/// absent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BlockSpec {
@@ -86,9 +87,11 @@ pub struct BlockSpec {
     #[serde(default, skip_serializing_if = "NormPlacement::is_pre")]
     pub placement: NormPlacement,
     /// What mixes positions.
-    pub mixer: MixerSpec,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mixer: Option<MixerSpec>,
     /// What works on each position.
-    pub mlp: MlpSpec,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mlp: Option<MlpSpec>,
 }
 
 /// Where a block's norms stand.
@@ -158,17 +161,39 @@ impl ArchSpec {
                 });
             }
         }
-        self.blocks.iter().try_for_each(BlockSpec::check)
+        self.blocks.iter().try_for_each(|block| block.check(self.naming))
     }
 }
 
 impl BlockSpec {
-    fn check(&self) -> Result<(), ArchError> {
+    fn check(&self, naming: TensorNaming) -> Result<(), ArchError> {
         self.norm.check()?;
-        let MixerSpec::Attention(attention) = &self.mixer;
-        attention.check()?;
-        let (MlpSpec::Gated(dense) | MlpSpec::Plain(dense)) = &self.mlp;
-        positive("intermediate_size", dense.intermediate_size)
+        let parts = usize::from(self.mixer.is_some()) + usize::from(self.mlp.is_some());
+        if parts == 0 || (parts == 2 && naming == TensorNaming::HfBackbone) {
+            let one = if parts == 0 { "1 or more" } else { "1, as a layer has one norm there" };
+            return Err(ArchError::Contradiction {
+                what: "the number of mixers and MLPs of a block",
+                found: parts.to_string(),
+                allowed: one.to_owned(),
+            });
+        }
+        if let Some(mixer) = &self.mixer {
+            mixer.check()?;
+        }
+        match &self.mlp {
+            Some(MlpSpec::Gated(dense) | MlpSpec::Plain(dense)) => {
+                positive("intermediate_size", dense.intermediate_size)
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl MixerSpec {
+    fn check(&self) -> Result<(), ArchError> {
+        match self {
+            Self::Attention(attention) => attention.check(),
+        }
     }
 }
 

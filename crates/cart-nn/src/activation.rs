@@ -17,6 +17,7 @@ pub(crate) fn activate(
         Activation::Gelu => values.iter_mut().for_each(|x| *x = gelu(*x)),
         Activation::GeluTanh => gelu_tanh(kernels, values),
         Activation::Relu => values.iter_mut().for_each(|x| *x = x.max(0.0)),
+        Activation::ReluSquared => values.iter_mut().for_each(|x| *x = x.max(0.0) * x.max(0.0)),
     }
     if let Some(up) = up {
         values.iter_mut().zip(up).for_each(|(value, up)| *value *= up);
@@ -61,6 +62,7 @@ mod tests {
             (Activation::Gelu, [-0.004_049_7, -0.154_268_77, 0.0, 0.010_159_567, 1.954_499_7]),
             (Activation::GeluTanh, [-0.003_637_4, -0.154_286, 0.0, 0.010_159_566, 1.954_597_7]),
             (Activation::Relu, [0.0, 0.0, 0.0, 0.02, 2.0]),
+            (Activation::ReluSquared, [0.0, 0.0, 0.0, 0.000_4, 4.0]),
         ];
         for level in KernelLevel::ALL {
             let Ok(kernels) = Kernels::new(level) else { continue };

@@ -10,10 +10,10 @@ use thiserror::Error;
 use crate::attention::Segment;
 use crate::kernel::Kernels;
 use crate::kernel::vector::soft_cap;
-use crate::model::{Layer, Model};
+use crate::model::{Layer, Mixer, MixerLayer, MlpLayer, Model};
 use crate::ops::{Attend, Embed, LinearAdd, NormLinear, NormMlp, Normalize, with_floats};
 use crate::rope::RopeTable;
-use crate::state::{LayerCache, State, geometry};
+use crate::state::{LayerCache, OtherLayers, State};
 use crate::taps::Taps;
 
 /// Rows that go through the layers together.
@@ -106,17 +106,12 @@ pub enum ForwardError {
         context: usize,
     },
     /// A state or a span that was made by a model of another geometry.
-    #[error(
-        "run {run}: the state or span has {found} layers × key width, but this model has \
-         {expected}; make it with this model"
-    )]
+    #[error("run {run}: the state or span has {what}; make it with this model")]
     OtherModel {
         /// Index of the run in the batch.
         run: usize,
-        /// Layers and key width found.
-        found: String,
-        /// Layers and key width of the model.
-        expected: String,
+        /// The first difference.
+        what: OtherLayers,
     },
     /// The tensor library failed.
     #[error("a tensor operation failed")]
@@ -169,9 +164,8 @@ impl Model {
         state: &State,
         new: usize,
     ) -> Result<(), ForwardError> {
-        if !state.layers.iter().map(LayerCache::width).eq(self.key_widths()) {
-            let expected = geometry(self.key_widths());
-            return Err(ForwardError::OtherModel { run, found: state.geometry(), expected });
+        if let Some(what) = OtherLayers::between(state.shapes(), self.layer_shapes()) {
+            return Err(ForwardError::OtherModel { run, what });
         }
         let (past, context) = (state.len(), self.spec.context_length as usize);
         if new > context.saturating_sub(past) {
@@ -246,30 +240,52 @@ impl Model {
         runs: &mut [Run<'_>],
         pieces: &[Piece],
     ) -> Result<Tensor, ForwardError> {
-        let qkv = NormLinear { kernels, norm: &layer.attention_norm, linear: &layer.qkv };
-        let attend = Attend {
-            kernels,
-            attention: &layer.attention,
-            table: layer.attention.rope.map(|rope| &tables[rope]),
-            segments: RefCell::new(segments(index, runs, pieces)),
+        let mut hidden = hidden.clone();
+        if let Some(mixer) = &layer.mixer {
+            hidden = Self::mix((index, mixer), kernels, &hidden, tables, runs, pieces)?;
+        }
+        if let Some(mlp) = &layer.mlp {
+            hidden = Self::mlp(mlp, kernels, &hidden)?;
+        }
+        Ok(hidden)
+    }
+
+    fn mix(
+        (index, layer): (usize, &MixerLayer),
+        kernels: Kernels,
+        hidden: &Tensor,
+        tables: &[RopeTable],
+        runs: &mut [Run<'_>],
+        pieces: &[Piece],
+    ) -> Result<Tensor, ForwardError> {
+        let input = NormLinear { kernels, norm: &layer.norm, linear: &layer.input };
+        let out = LinearAdd { kernels, linear: &layer.out, norm: layer.after_norm.as_ref() };
+        let input = hidden.apply_op1_no_bwd(&input)?;
+        let mixed = match &layer.mixer {
+            Mixer::Attention(attention) => input.apply_op1_no_bwd(&Attend {
+                kernels,
+                attention,
+                table: attention.rope.map(|rope| &tables[rope]),
+                segments: RefCell::new(segments(index, runs, pieces)),
+            })?,
         };
-        let out =
-            LinearAdd { kernels, linear: &layer.out, norm: layer.after_attention_norm.as_ref() };
-        let (gated, dense) = match &layer.mlp_spec {
+        Ok(mixed.apply_op2_no_bwd(hidden, &out)?)
+    }
+
+    fn mlp(layer: &MlpLayer, kernels: Kernels, hidden: &Tensor) -> Result<Tensor, ForwardError> {
+        let (gated, dense) = match &layer.spec {
             MlpSpec::Gated(dense) => (true, dense),
             MlpSpec::Plain(dense) => (false, dense),
         };
-        let mlp = NormMlp {
+        let up = NormMlp {
             kernels,
-            norm: &layer.mlp_norm,
-            linear: &layer.mlp,
+            norm: &layer.norm,
+            linear: &layer.up,
             gated,
             activation: dense.activation,
         };
-        let down = LinearAdd { kernels, linear: &layer.down, norm: layer.after_mlp_norm.as_ref() };
-        let mixed = hidden.apply_op1_no_bwd(&qkv)?.apply_op1_no_bwd(&attend)?;
-        let hidden = mixed.apply_op2_no_bwd(hidden, &out)?;
-        Ok(hidden.apply_op1_no_bwd(&mlp)?.apply_op2_no_bwd(&hidden, &down)?)
+        let down = LinearAdd { kernels, linear: &layer.down, norm: layer.after_norm.as_ref() };
+        Ok(hidden.apply_op1_no_bwd(&up)?.apply_op2_no_bwd(hidden, &down)?)
     }
 
     /// Appends the logits of the rows that ask for them.
@@ -371,14 +387,16 @@ fn next_chunk(runs: &[Run<'_>], done: &mut [usize]) -> Vec<Piece> {
     pieces
 }
 
-/// The caches of layer `layer` that the pieces belong to.
+/// The caches of layer `layer`, which attends, that the pieces belong to.
 fn segments<'a>(layer: usize, runs: &'a mut [Run<'_>], pieces: &[Piece]) -> Vec<Segment<'a>> {
     let mut pieces = pieces.iter().peekable();
     let mut segments = Vec::new();
     for (index, run) in runs.iter_mut().enumerate() {
         if let Some(piece) = pieces.next_if(|piece| piece.run == index) {
             let State { layers, bias, .. } = &mut *run.state;
-            let LayerCache::Attention(cache) = &mut layers[layer];
+            let LayerCache::Attention(cache) = &mut layers[layer] else {
+                unreachable!("a state's layers are checked against the model's")
+            };
             segments.push(Segment {
                 rows: piece.rows.clone(),
                 past: piece.past,

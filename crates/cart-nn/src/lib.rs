@@ -27,5 +27,5 @@ pub use forward::{ForwardError, Logits, LogitsFor, Run};
 pub use kernel::{KernelError, KernelLevel};
 pub use model::{LoadError, Model, WeightBytes};
 pub use span::SpanKv;
-pub use state::State;
+pub use state::{LayerShape, OtherLayers, State};
 pub use taps::Taps;

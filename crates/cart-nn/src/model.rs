@@ -1,22 +1,21 @@
 //! An architecture bound to its weights.
 
 mod binding;
+mod layer;
 
-use cart_format::arch::{
-    AttentionSpec, BlockSpec, DenseSpec, Global, MixerSpec, MlpSpec, NormPlacement, Part,
-    TensorNaming,
-};
+use cart_format::arch::Global;
 use cart_format::{ArchSpec, DType};
 use thiserror::Error;
 
-use crate::attention::Attention;
 use crate::bytes::WeightSource;
 use crate::kernel::{KernelError, KernelLevel, Kernels};
 use crate::matrix::{Linear, Matrix};
 use crate::model::binding::Binder;
+pub(crate) use crate::model::layer::{Layer, Mixer, MixerLayer, MlpLayer};
+use crate::model::layer::{LayerBinder, Ropes};
 use crate::norm::Norm;
 use crate::rope::Rope;
-use crate::state::State;
+use crate::state::{LayerShape, State};
 
 /// Why weights can't be bound to an architecture.
 #[derive(Debug, Error)]
@@ -93,22 +92,6 @@ pub struct Model {
     weight_bytes: WeightBytes,
 }
 
-/// A layer bound to its weights.
-#[derive(Debug)]
-pub(crate) struct Layer {
-    pub(crate) attention_norm: Norm,
-    pub(crate) qkv: Linear,
-    pub(crate) attention: Attention,
-    pub(crate) out: Linear,
-    pub(crate) after_attention_norm: Option<Norm>,
-    pub(crate) mlp_norm: Norm,
-    /// Gate and up, or up alone.
-    pub(crate) mlp: Linear,
-    pub(crate) mlp_spec: MlpSpec,
-    pub(crate) down: Linear,
-    pub(crate) after_mlp_norm: Option<Norm>,
-}
-
 impl Model {
     /// Binds the tensors that `spec` names, checking every shape and element type.
     ///
@@ -126,18 +109,11 @@ impl Model {
             binder.matrix(naming.global(Global::Head), vocab, hidden)?
         };
         let final_norm = binder.norm(naming.global(Global::FinalNorm), &spec.final_norm, hidden)?;
-        let mut rope_specs = Vec::new();
+        let mut ropes = Ropes::default();
         let mut layers = Vec::with_capacity(spec.layers.len());
         for (index, block) in spec.layer_blocks().enumerate() {
-            let MixerSpec::Attention(attention) = &block.mixer;
-            let rope = attention.rope.as_ref().map(|rope| {
-                rope_specs.iter().position(|known| *known == rope).unwrap_or_else(|| {
-                    rope_specs.push(rope);
-                    rope_specs.len() - 1
-                })
-            });
             let parts = LayerBinder { binder: &mut binder, naming, index, block, hidden };
-            layers.push(parts.bind(attention, rope)?);
+            layers.push(parts.bind(&mut ropes)?);
         }
         Ok(Self {
             spec: spec.clone(),
@@ -146,7 +122,7 @@ impl Model {
             layers,
             final_norm,
             head: Linear::new(vec![(head, None)]),
-            ropes: rope_specs.into_iter().map(Rope::new).collect(),
+            ropes: ropes.specs.into_iter().map(Rope::new).collect(),
             weight_bytes: binder.bytes,
         })
     }
@@ -167,7 +143,7 @@ impl Model {
 
     /// An empty state.
     pub fn new_state(&self) -> State {
-        State::new(self.key_widths())
+        State::new(self.layer_shapes())
     }
 
     /// The architecture.
@@ -182,106 +158,11 @@ impl Model {
 
     /// Bytes of weights that one token reads: every projection and the head once.
     pub fn token_bytes(&self) -> u64 {
-        let layers = self
-            .layers
-            .iter()
-            .flat_map(|layer| [&layer.qkv, &layer.out, &layer.mlp, &layer.down].map(Linear::bytes));
-        layers.sum::<u64>() + self.head.bytes()
+        self.layers.iter().map(Layer::bytes).sum::<u64>() + self.head.bytes()
     }
 
-    pub(crate) fn key_widths(&self) -> impl ExactSizeIterator<Item = usize> {
-        self.layers.iter().map(|layer| layer.attention.key_width())
-    }
-}
-
-/// Binds one layer.
-struct LayerBinder<'a, 'b> {
-    binder: &'a mut Binder<'b>,
-    naming: TensorNaming,
-    index: usize,
-    block: &'a BlockSpec,
-    hidden: usize,
-}
-
-impl LayerBinder<'_, '_> {
-    fn bind(mut self, spec: &AttentionSpec, rope: Option<usize>) -> Result<Layer, LoadError> {
-        let block = self.block;
-        let hidden = self.hidden;
-        let head_dim = spec.head_dim as usize;
-        let (heads, kv_heads) = (spec.heads as usize, spec.kv_heads as usize);
-        let (query_width, key_width) = (heads * head_dim, kv_heads * head_dim);
-        let query = self.matrix(Part::Query, query_width, hidden, spec.qkv_bias)?;
-        let key = self.matrix(Part::Key, key_width, hidden, spec.qkv_bias)?;
-        let value = self.matrix(Part::Value, key_width, hidden, spec.qkv_bias)?;
-        let out = self.matrix(Part::Out, hidden, query_width, spec.out_bias)?;
-        let mut head_norm = |part| {
-            let norm = spec.qk_norm.as_ref();
-            norm.map(|norm| self.binder.norm(&self.name(part), norm, head_dim)).transpose()
-        };
-        let (query_norm, key_norm) = (head_norm(Part::QueryNorm)?, head_norm(Part::KeyNorm)?);
-        let scale = spec.scale.unwrap_or_else(|| (spec.head_dim as f64).powf(-0.5));
-        let attention = Attention {
-            heads,
-            kv_heads,
-            head_dim,
-            scale: scale as f32,
-            window: spec.window.map(|window| window as usize),
-            score_softcap: spec.score_softcap.map(|cap| cap as f32),
-            query_norm,
-            key_norm,
-            rope,
-        };
-        let (mlp, down) = self.mlp()?;
-        let sandwich = block.placement == NormPlacement::Sandwich;
-        let mut after = |part| sandwich.then(|| self.norm(part)).transpose();
-        Ok(Layer {
-            after_attention_norm: after(Part::AfterMixerNorm)?,
-            after_mlp_norm: after(Part::AfterMlpNorm)?,
-            attention_norm: self.norm(Part::MixerNorm)?,
-            mlp_norm: self.norm(Part::MlpNorm)?,
-            qkv: Linear::new(vec![query, key, value]),
-            attention,
-            out: Linear::new(vec![out]),
-            mlp,
-            mlp_spec: block.mlp.clone(),
-            down,
-        })
-    }
-
-    fn mlp(&mut self) -> Result<(Linear, Linear), LoadError> {
-        let (MlpSpec::Gated(dense) | MlpSpec::Plain(dense)) = &self.block.mlp;
-        let &DenseSpec { intermediate_size, bias, .. } = dense;
-        let (hidden, intermediate) = (self.hidden, intermediate_size as usize);
-        let mut inputs = Vec::new();
-        if matches!(self.block.mlp, MlpSpec::Gated(_)) {
-            inputs.push(self.matrix(Part::Gate, intermediate, hidden, bias)?);
-        }
-        inputs.push(self.matrix(Part::Up, intermediate, hidden, bias)?);
-        let down = self.matrix(Part::Down, hidden, intermediate, bias)?;
-        let up = Linear::new(inputs);
-        Ok((up, Linear::new(vec![down])))
-    }
-
-    fn name(&self, part: Part) -> String {
-        self.naming.part(self.index, part, self.block.placement)
-    }
-
-    fn matrix(
-        &mut self,
-        part: Part,
-        outputs: usize,
-        inputs: usize,
-        bias: bool,
-    ) -> Result<(Matrix, Option<Vec<f32>>), LoadError> {
-        let name = self.name(part);
-        let matrix = self.binder.matrix(&name, outputs, inputs)?;
-        let bias =
-            bias.then(|| self.binder.vector(&format!("{name}.bias"), outputs)).transpose()?;
-        Ok((matrix, bias))
-    }
-
-    fn norm(&mut self, part: Part) -> Result<Norm, LoadError> {
-        let name = self.name(part);
-        self.binder.norm(&name, &self.block.norm, self.hidden)
+    /// What each layer keeps of the positions that were read.
+    pub(crate) fn layer_shapes(&self) -> impl ExactSizeIterator<Item = LayerShape> {
+        self.layers.iter().map(Layer::shape)
     }
 }

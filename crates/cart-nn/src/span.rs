@@ -2,14 +2,22 @@
 
 use crate::forward::{ForwardError, LogitsFor, Run};
 use crate::model::Model;
-use crate::state::{LayerCache, State, geometry};
+use crate::state::{LayerCache, LayerShape, OtherLayers, State};
 
 /// Keys before `RoPE`, and values, of a span that was read alone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SpanKv {
     len: usize,
-    /// For each layer, keys before rotation and values, `[len, kv_heads, head_dim]`.
-    layers: Vec<(Vec<f32>, Vec<f32>)>,
+    layers: Vec<LayerSpan>,
+}
+
+/// What a span is in a layer.
+#[derive(Clone, Debug, PartialEq)]
+enum LayerSpan {
+    /// Keys before rotation and values, `[len, kv_heads, head_dim]`.
+    Attention { keys: Vec<f32>, values: Vec<f32> },
+    /// Nothing, in a layer without a mixer.
+    Nothing,
 }
 
 impl SpanKv {
@@ -21,6 +29,15 @@ impl SpanKv {
     /// Whether the span has no positions.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    fn shapes(&self) -> impl ExactSizeIterator<Item = LayerShape> {
+        self.layers.iter().map(|layer| match layer {
+            LayerSpan::Attention { keys, .. } => {
+                LayerShape::Attention { key_width: keys.len() / self.len }
+            }
+            LayerSpan::Nothing => LayerShape::Nothing,
+        })
     }
 }
 
@@ -35,16 +52,24 @@ impl Model {
             return Err(ForwardError::Empty { run: 0 });
         }
         let mut state = self.new_state();
-        for LayerCache::Attention(layer) in &mut state.layers {
-            layer.unrotated = Some(Vec::new());
+        for layer in &mut state.layers {
+            if let LayerCache::Attention(cache) = layer {
+                cache.unrotated = Some(Vec::new());
+            }
         }
         let all = [sink, tokens].concat();
         let run = Run { state: &mut state, tokens: &all, logits: LogitsFor::None, taps: None };
         self.forward(&mut [run])?;
-        let layers = state.layers.into_iter().map(|LayerCache::Attention(layer)| {
-            let start = sink.len() * layer.width;
-            let keys = layer.unrotated.unwrap_or_default();
-            (keys[start..].to_vec(), layer.values[start..].to_vec())
+        let layers = state.layers.into_iter().map(|layer| match layer {
+            LayerCache::Attention(cache) => {
+                let start = sink.len() * cache.width;
+                let keys = cache.unrotated.unwrap_or_default();
+                LayerSpan::Attention {
+                    keys: keys[start..].to_vec(),
+                    values: cache.values[start..].to_vec(),
+                }
+            }
+            LayerCache::Nothing => LayerSpan::Nothing,
         });
         Ok(SpanKv { len: tokens.len(), layers: layers.collect() })
     }
@@ -63,25 +88,28 @@ impl Model {
         bias: f32,
     ) -> Result<(), ForwardError> {
         self.check_state(0, state, span.len)?;
-        let widths = span.layers.iter().map(|(keys, _)| keys.len() / span.len);
-        if !widths.clone().eq(self.key_widths()) {
-            let (found, expected) = (geometry(widths), geometry(self.key_widths()));
-            return Err(ForwardError::OtherModel { run: 0, found, expected });
+        if let Some(what) = OtherLayers::between(span.shapes(), self.layer_shapes()) {
+            return Err(ForwardError::OtherModel { run: 0, what });
         }
         let positions = state.len..state.len + span.len;
         let tables: Vec<_> = self.ropes.iter().map(|rope| rope.table(positions.clone())).collect();
-        for ((LayerCache::Attention(cache), (keys, values)), layer) in
-            state.layers.iter_mut().zip(&span.layers).zip(&self.layers)
-        {
+        let layers = state.layers.iter_mut().zip(&span.layers).zip(&self.layers);
+        for ((cache, span), layer) in layers {
+            let (LayerCache::Attention(cache), LayerSpan::Attention { keys, values }) =
+                (cache, span)
+            else {
+                continue;
+            };
             let start = cache.keys.len();
             cache.keys.extend_from_slice(keys);
             cache.values.extend_from_slice(values);
             if let Some(unrotated) = &mut cache.unrotated {
                 unrotated.extend_from_slice(keys);
             }
-            let Some(rope) = layer.attention.rope else { continue };
+            let Some(attention) = layer.attention() else { continue };
+            let Some(rope) = attention.rope else { continue };
             for (index, keys) in cache.keys[start..].chunks_exact_mut(cache.width).enumerate() {
-                tables[rope].rotate(index, keys, layer.attention.head_dim);
+                tables[rope].rotate(index, keys, attention.head_dim);
             }
         }
         state.advance(span.len, bias);

@@ -1,5 +1,7 @@
 //! What a session has read so far.
 
+use std::fmt;
+
 use crate::kv::KvCache;
 
 /// Keys and values of every position so far: a value. Clone it to fork a session, truncate it to
@@ -17,31 +19,114 @@ pub struct State {
 pub(crate) enum LayerCache {
     /// Of attention.
     Attention(KvCache),
+    /// Of a layer without a mixer.
+    Nothing,
+}
+
+/// What a layer keeps of the positions that were read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LayerShape {
+    /// Keys and values of each position.
+    Attention {
+        /// Numbers in the key of a position, and in its value: `kv_heads · head_dim`.
+        key_width: usize,
+    },
+    /// Nothing: there is no mixer.
+    Nothing,
+}
+
+impl fmt::Display for LayerShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Attention { key_width } => write!(f, "keys and values of width {key_width}"),
+            Self::Nothing => f.write_str("nothing"),
+        }
+    }
+}
+
+/// Where the layers of a state, or of a span, are not those of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OtherLayers {
+    /// There are more or fewer.
+    Count {
+        /// Layers found.
+        found: usize,
+        /// Layers of the model.
+        expected: usize,
+    },
+    /// One keeps something else.
+    Layer {
+        /// The first such layer.
+        layer: usize,
+        /// What it keeps.
+        found: LayerShape,
+        /// What the model's keeps.
+        expected: LayerShape,
+    },
+}
+
+impl OtherLayers {
+    /// The first difference, if there is one.
+    pub(crate) fn between(
+        found: impl ExactSizeIterator<Item = LayerShape>,
+        expected: impl ExactSizeIterator<Item = LayerShape>,
+    ) -> Option<Self> {
+        if found.len() != expected.len() {
+            return Some(Self::Count { found: found.len(), expected: expected.len() });
+        }
+        let mut pairs = found.zip(expected).enumerate();
+        let (layer, (found, expected)) = pairs.find(|(_, (found, expected))| found != expected)?;
+        Some(Self::Layer { layer, found, expected })
+    }
+}
+
+impl fmt::Display for OtherLayers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count { found, expected } => {
+                write!(f, "{found} layers, but this model has {expected}")
+            }
+            Self::Layer { layer, found, expected } => {
+                write!(f, "{found} in layer {layer}, but this model has {expected} there")
+            }
+        }
+    }
 }
 
 impl LayerCache {
-    /// Numbers of a position, for errors.
-    pub(crate) fn width(&self) -> usize {
-        let Self::Attention(cache) = self;
-        cache.width
+    fn new(shape: LayerShape) -> Self {
+        match shape {
+            LayerShape::Attention { key_width } => Self::Attention(KvCache::new(key_width)),
+            LayerShape::Nothing => Self::Nothing,
+        }
+    }
+
+    fn shape(&self) -> LayerShape {
+        match self {
+            Self::Attention(cache) => LayerShape::Attention { key_width: cache.width },
+            Self::Nothing => LayerShape::Nothing,
+        }
     }
 
     fn truncate(&mut self, len: usize) {
-        let Self::Attention(cache) = self;
-        cache.truncate(len);
+        match self {
+            Self::Attention(cache) => cache.truncate(len),
+            Self::Nothing => {}
+        }
     }
 
     fn bytes(&self) -> usize {
-        let Self::Attention(cache) = self;
-        cache.bytes()
+        match self {
+            Self::Attention(cache) => cache.bytes(),
+            Self::Nothing => 0,
+        }
     }
 }
 
 impl State {
-    /// An empty state for layers of these widths.
-    pub(crate) fn new(widths: impl Iterator<Item = usize>) -> Self {
-        let layers = widths.map(|width| LayerCache::Attention(KvCache::new(width)));
-        Self { len: 0, layers: layers.collect(), bias: None }
+    /// An empty state for layers that keep this.
+    pub(crate) fn new(shapes: impl Iterator<Item = LayerShape>) -> Self {
+        Self { len: 0, layers: shapes.map(LayerCache::new).collect(), bias: None }
     }
 
     /// Positions in the state.
@@ -87,17 +172,8 @@ impl State {
         }
     }
 
-    /// Layers and key widths, for errors.
-    pub(crate) fn geometry(&self) -> String {
-        geometry(self.layers.iter().map(LayerCache::width))
+    /// What each layer keeps.
+    pub(crate) fn shapes(&self) -> impl ExactSizeIterator<Item = LayerShape> {
+        self.layers.iter().map(LayerCache::shape)
     }
-}
-
-/// Layers and key widths, for errors: `30 × 192`.
-pub(crate) fn geometry(widths: impl ExactSizeIterator<Item = usize>) -> String {
-    let layers = widths.len();
-    let mut widths: Vec<_> = widths.collect();
-    widths.dedup();
-    let widths: Vec<_> = widths.iter().map(usize::to_string).collect();
-    format!("{layers} × {}", widths.join(", "))
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::arch::NormPlacement;
+use crate::arch::{BlockSpec, NormPlacement};
 
 /// How the tensors of a layer are named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -10,6 +10,9 @@ use crate::arch::NormPlacement;
 pub enum TensorNaming {
     /// `model.layers.0.self_attn.q_proj.weight`, as in Hugging Face `transformers`.
     Hf,
+    /// `backbone.layers.0.mixer.in_proj.weight`: every layer has one norm and one part, be it a mixer
+    /// or an MLP, as in Mamba and Nemotron-H of Hugging Face.
+    HfBackbone,
     /// `blk.0.attn_q.weight`, as in GGUF.
     Gguf,
 }
@@ -62,18 +65,21 @@ impl TensorNaming {
         match (self, global) {
             (Self::Hf, Global::Embedding) => "model.embed_tokens",
             (Self::Hf, Global::FinalNorm) => "model.norm",
-            (Self::Hf, Global::Head) => "lm_head",
+            (Self::Hf | Self::HfBackbone, Global::Head) => "lm_head",
+            (Self::HfBackbone, Global::Embedding) => "backbone.embeddings",
+            (Self::HfBackbone, Global::FinalNorm) => "backbone.norm_f",
             (Self::Gguf, Global::Embedding) => "token_embd",
             (Self::Gguf, Global::FinalNorm) => "output_norm",
             (Self::Gguf, Global::Head) => "output",
         }
     }
 
-    /// The name of a part of layer `layer`, without `.weight` or `.bias`.
-    pub fn part(self, layer: usize, part: Part, placement: NormPlacement) -> String {
+    /// The name of a part of layer `layer`, which is such a block, without `.weight` or `.bias`.
+    pub fn part(self, layer: usize, part: Part, block: &BlockSpec) -> String {
         match self {
-            Self::Hf => format!("model.layers.{layer}.{}", hf(part, placement)),
-            Self::Gguf => format!("blk.{layer}.{}", gguf(part)),
+            Self::Hf => format!("model.layers.{layer}.{}", hf(part, block.placement)),
+            Self::HfBackbone => format!("backbone.layers.{layer}.{}", hf_backbone(part)),
+            Self::Gguf => format!("blk.{layer}.{}", gguf(part, block)),
         }
     }
 }
@@ -97,8 +103,26 @@ const fn hf(part: Part, placement: NormPlacement) -> &'static str {
     }
 }
 
-const fn gguf(part: Part) -> &'static str {
+const fn hf_backbone(part: Part) -> &'static str {
     match part {
+        Part::MixerNorm | Part::MlpNorm => "norm",
+        Part::AfterMixerNorm | Part::AfterMlpNorm => "post_norm",
+        Part::Query => "mixer.q_proj",
+        Part::Key => "mixer.k_proj",
+        Part::Value => "mixer.v_proj",
+        Part::Out => "mixer.o_proj",
+        Part::QueryNorm => "mixer.q_norm",
+        Part::KeyNorm => "mixer.k_norm",
+        Part::Gate => "mixer.gate_proj",
+        Part::Up => "mixer.up_proj",
+        Part::Down => "mixer.down_proj",
+    }
+}
+
+const fn gguf(part: Part, block: &BlockSpec) -> &'static str {
+    match part {
+        // The only norm of a layer has this name, whatever it stands before.
+        Part::MlpNorm if block.mixer.is_none() => "attn_norm",
         Part::MixerNorm => "attn_norm",
         Part::Query => "attn_q",
         Part::Key => "attn_k",

@@ -64,17 +64,22 @@ struct Layer<'a> {
 impl Layer<'_> {
     fn push(&mut self) {
         let (block, hidden) = (self.block, self.hidden);
-        self.norm(Part::MixerNorm, &block.norm, hidden);
-        match &block.mixer {
-            MixerSpec::Attention(attention) => self.attention(attention),
+        let sandwich = block.placement == NormPlacement::Sandwich;
+        if let Some(mixer) = &block.mixer {
+            self.norm(Part::MixerNorm, &block.norm, hidden);
+            match mixer {
+                MixerSpec::Attention(attention) => self.attention(attention),
+            }
+            if sandwich {
+                self.norm(Part::AfterMixerNorm, &block.norm, hidden);
+            }
         }
-        if block.placement == NormPlacement::Sandwich {
-            self.norm(Part::AfterMixerNorm, &block.norm, hidden);
-        }
-        self.norm(Part::MlpNorm, &block.norm, hidden);
-        self.mlp(&block.mlp);
-        if block.placement == NormPlacement::Sandwich {
-            self.norm(Part::AfterMlpNorm, &block.norm, hidden);
+        if let Some(mlp) = &block.mlp {
+            self.norm(Part::MlpNorm, &block.norm, hidden);
+            self.mlp(mlp);
+            if sandwich {
+                self.norm(Part::AfterMlpNorm, &block.norm, hidden);
+            }
         }
     }
 
@@ -102,7 +107,7 @@ impl Layer<'_> {
     }
 
     fn name(&self, part: Part) -> String {
-        self.list.naming.part(self.index, part, self.block.placement)
+        self.list.naming.part(self.index, part, self.block)
     }
 
     fn linear(&mut self, part: Part, out: u64, input: u64, bias: bool) {

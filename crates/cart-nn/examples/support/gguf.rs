@@ -141,8 +141,8 @@ impl Gguf {
             blocks: vec![BlockSpec {
                 norm,
                 placement: NormPlacement::Pre,
-                mixer: MixerSpec::Attention(attention),
-                mlp,
+                mixer: Some(MixerSpec::Attention(attention)),
+                mlp: Some(mlp),
             }],
             layers: vec![0; number("block_count") as usize],
         }

@@ -29,6 +29,7 @@ impl Plain<'_> {
         let hidden = self.spec.hidden_size as usize;
         let names = match self.spec.naming {
             TensorNaming::Hf => ["model.embed_tokens", "model.norm", "lm_head"],
+            TensorNaming::HfBackbone => ["backbone.embeddings", "backbone.norm_f", "lm_head"],
             TensorNaming::Gguf => ["token_embd", "output_norm", "output"],
         };
         let embedding = &self.weights[&format!("{}.weight", names[0])];
@@ -53,35 +54,39 @@ impl Plain<'_> {
     fn block(&self, index: usize, block: &BlockSpec, x: &mut Rows, sees: Sees<'_>) {
         let name = |hf: &str, gguf: &str| match self.spec.naming {
             TensorNaming::Hf => format!("model.layers.{index}.{hf}"),
+            TensorNaming::HfBackbone => {
+                let part = hf.rsplit('.').next().unwrap();
+                let part = if part.ends_with("norm") { "norm" } else { &format!("mixer.{part}") };
+                format!("backbone.layers.{index}.{part}")
+            }
             TensorNaming::Gguf => format!("blk.{index}.{gguf}"),
         };
         let sandwich = block.placement == NormPlacement::Sandwich;
-        let MixerSpec::Attention(attention) = &block.mixer;
-        let normed: Rows = x
-            .iter()
-            .map(|row| self.norm(&name("input_layernorm", "attn_norm"), &block.norm, row))
-            .collect();
-        let mixed = self.attention(&name, attention, &normed, sees);
-        for (x, mut row) in x.iter_mut().zip(mixed) {
-            if sandwich {
-                let name = name("post_attention_layernorm", "post_attention_norm");
-                row = self.norm(&name, &block.norm, &row);
+        let normed = |norm: &str, x: &Rows| -> Rows {
+            x.iter().map(|row| self.norm(norm, &block.norm, row)).collect()
+        };
+        let add = |x: &mut Rows, branch: Rows, after: &str| {
+            for (x, mut row) in x.iter_mut().zip(branch) {
+                if sandwich {
+                    row = self.norm(after, &block.norm, &row);
+                }
+                x.iter_mut().zip(row).for_each(|(x, value)| *x += value);
             }
-            x.iter_mut().zip(row).for_each(|(x, value)| *x += value);
+        };
+        if let Some(mixer) = &block.mixer {
+            let rows = normed(&name("input_layernorm", "attn_norm"), x);
+            let mixed = match mixer {
+                MixerSpec::Attention(spec) => self.attention(&name, spec, &rows, sees),
+            };
+            add(x, mixed, &name("post_attention_layernorm", "post_attention_norm"));
         }
-        let mlp_norm =
-            if sandwich { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
-        for x in x {
-            let mut row = self.norm(&name(mlp_norm, "ffn_norm"), &block.norm, x);
-            row = self.mlp(&name, &block.mlp, &row);
-            if sandwich {
-                row = self.norm(
-                    &name("post_feedforward_layernorm", "post_ffw_norm"),
-                    &block.norm,
-                    &row,
-                );
-            }
-            x.iter_mut().zip(row).for_each(|(x, value)| *x += value);
+        if let Some(mlp) = &block.mlp {
+            let hf =
+                if sandwich { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
+            let gguf = if block.mixer.is_some() { "ffn_norm" } else { "attn_norm" };
+            let rows = normed(&name(hf, gguf), x);
+            let worked = rows.iter().map(|row| self.mlp(&name, mlp, row)).collect();
+            add(x, worked, &name("post_feedforward_layernorm", "post_ffw_norm"));
         }
     }
 
@@ -233,6 +238,7 @@ fn activate(activation: Activation, x: f64) -> f64 {
             x / 2.0 * (1.0 + ((2.0 / PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
         }
         Activation::Relu => x.max(0.0),
+        Activation::ReluSquared => x.max(0.0).powi(2),
     }
 }
 

@@ -87,7 +87,7 @@ fn rms() -> NormSpec {
 
 fn block(attention: AttentionSpec, mlp: MlpSpec) -> BlockSpec {
     let mixer = MixerSpec::Attention(attention);
-    BlockSpec { norm: rms(), placement: NormPlacement::Pre, mixer, mlp }
+    BlockSpec { norm: rms(), placement: NormPlacement::Pre, mixer: Some(mixer), mlp: Some(mlp) }
 }
 
 fn dense(intermediate_size: u64, activation: Activation, bias: bool) -> DenseSpec {
@@ -167,9 +167,24 @@ pub(crate) fn phi() -> Specimen {
     Specimen::new(spec)
 }
 
+/// Layers of one part each, as in Nemotron-H: attention without rotation, or an MLP.
+pub(crate) fn one_part(naming: TensorNaming) -> Specimen {
+    let both =
+        block(attention(4, 2, 8, None), MlpSpec::Plain(dense(40, Activation::ReluSquared, false)));
+    let mixer = BlockSpec { mlp: None, ..both.clone() };
+    let mlp = BlockSpec { mixer: None, ..both };
+    Specimen::new(arch(naming, vec![mixer, mlp], vec![1, 0, 0, 1, 0]))
+}
+
 /// All of them.
-pub(crate) fn all() -> [(&'static str, Specimen); 3] {
-    [("llama", llama()), ("gemma", gemma()), ("phi", phi())]
+pub(crate) fn all() -> [(&'static str, Specimen); 5] {
+    [
+        ("llama", llama()),
+        ("gemma", gemma()),
+        ("phi", phi()),
+        ("one part, backbone", one_part(TensorNaming::HfBackbone)),
+        ("one part, gguf", one_part(TensorNaming::Gguf)),
+    ]
 }
 
 /// Token ids that look random.

@@ -125,8 +125,12 @@ fn spec(
     let block = BlockSpec {
         norm: norm.clone(),
         placement: NormPlacement::Pre,
-        mixer: MixerSpec::Attention(attention),
-        mlp: MlpSpec::Gated(DenseSpec { intermediate_size, activation, bias: family.mlp_bias }),
+        mixer: Some(MixerSpec::Attention(attention)),
+        mlp: Some(MlpSpec::Gated(DenseSpec {
+            intermediate_size,
+            activation,
+            bias: family.mlp_bias,
+        })),
     };
     let (blocks, layers) = layers(&block, &windows(model_type, fields)?);
     Ok(ArchSpec {
@@ -158,8 +162,9 @@ fn layers(block: &BlockSpec, windows: &[Option<u64>]) -> (Vec<BlockSpec>, Vec<u3
     }
     let with_window = |window| {
         let mut block = block.clone();
-        let MixerSpec::Attention(attention) = &mut block.mixer;
-        attention.window = window;
+        if let Some(MixerSpec::Attention(attention)) = &mut block.mixer {
+            attention.window = window;
+        }
         block
     };
     (seen.into_iter().map(with_window).collect(), layers)
@@ -241,6 +246,7 @@ fn activation(name: &str) -> Option<Activation> {
         "gelu" => Some(Activation::Gelu),
         "gelu_pytorch_tanh" | "gelu_new" => Some(Activation::GeluTanh),
         "relu" => Some(Activation::Relu),
+        "relu2" => Some(Activation::ReluSquared),
         _ => None,
     }
 }
@@ -271,8 +277,10 @@ mod tests {
     }
 
     fn attention(spec: &ArchSpec, layer: usize) -> &AttentionSpec {
-        let MixerSpec::Attention(attention) = &spec.blocks[spec.layers[layer] as usize].mixer;
-        attention
+        match &spec.blocks[spec.layers[layer] as usize].mixer {
+            Some(MixerSpec::Attention(attention)) => attention,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -333,7 +341,7 @@ mod tests {
             json!({"model_type": "gpt_oss"}),
             json!({"model_type": null}),
             json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}),
-            json!({"hidden_act": "relu2"}),
+            json!({"hidden_act": "tanh"}),
             json!({"quantization_config": {"bits": 4}}),
         ];
         for fields in beyond {

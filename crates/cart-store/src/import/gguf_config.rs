@@ -80,12 +80,12 @@ impl Keys<'_> {
         let block = BlockSpec {
             norm: norm.clone(),
             placement: NormPlacement::Pre,
-            mixer: MixerSpec::Attention(attention),
-            mlp: MlpSpec::Gated(DenseSpec {
+            mixer: Some(MixerSpec::Attention(attention)),
+            mlp: Some(MlpSpec::Gated(DenseSpec {
                 intermediate_size: self.need("feed_forward_length")?,
                 activation: Activation::Silu,
                 bias: self.has_tensor("blk.0.ffn_up.bias"),
-            }),
+            })),
         };
         Ok(ArchSpec {
             family: self.family.to_owned(),
@@ -258,7 +258,7 @@ mod tests {
         assert_eq!((spec.vocab_size, spec.hidden_size, spec.layers.len()), (49_152, 576, 30));
         assert_eq!((spec.context_length, spec.tied_head), (8192, true));
         assert_eq!(spec.final_norm.eps, 1e-5);
-        let MixerSpec::Attention(attention) = &spec.blocks[0].mixer;
+        let Some(MixerSpec::Attention(attention)) = &spec.blocks[0].mixer else { panic!() };
         assert_eq!((attention.heads, attention.kv_heads, attention.head_dim), (9, 3, 64));
         let rope = attention.rope.as_ref().unwrap();
         assert_eq!((rope.theta, rope.dims, rope.pairing), (1e5, 64, RopePairing::Interleaved));
@@ -275,7 +275,7 @@ mod tests {
         assert!(error.to_string().contains("llama.rope.scaling.factor"), "{error}");
         set(&mut head, "llama.rope.scaling.factor", Value::F32(4.0));
         let Mapped::Spec(spec) = map_metadata(&head).unwrap() else { panic!() };
-        let MixerSpec::Attention(attention) = &spec.blocks[0].mixer;
+        let Some(MixerSpec::Attention(attention)) = &spec.blocks[0].mixer else { panic!() };
         let scaling = &attention.rope.as_ref().unwrap().scaling;
         assert_eq!(scaling, &Some(RopeScaling::Linear { factor: 4.0 }));
         set(&mut head, "llama.rope.scaling.type", Value::String("yarn".to_owned()));
