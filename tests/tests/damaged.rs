@@ -56,6 +56,30 @@ fn a_bit_flipped_in_a_blob_is_named() {
 }
 
 #[test]
+fn a_cartridge_that_cannot_be_opened_does_not_keep_the_others_from_being_verified() {
+    let (cart, file) = packed();
+    let names = ["none", "m", "nowhere.cart", &file];
+    let report = cart.json_with_code(1, ["verify"].into_iter().chain(names));
+    assert_eq!(report["intact"], false);
+    let outcomes = report["cartridges"].as_array().unwrap();
+    for (outcome, name) in outcomes.iter().zip(names) {
+        assert_eq!(outcome["ref"], name);
+    }
+    let opened = |outcome: &Value| (outcome["error"].is_null(), outcome["manifest"].is_string());
+    let intact: Vec<bool> = outcomes.iter().map(|one| one["intact"] == true).collect();
+    assert_eq!(intact, [false, true, false, true]);
+    for (outcome, intact) in outcomes.iter().zip(&intact) {
+        assert_eq!(opened(outcome), (*intact, *intact), "{outcome}");
+        assert_eq!(outcome["bytes"].as_u64() > Some(0), *intact, "{outcome}");
+    }
+    let done = cart.run(["verify"].into_iter().chain(names)).expect_code(1);
+    let lines: Vec<&str> = done.stdout.lines().filter(|line| !line.starts_with(' ')).collect();
+    assert_eq!((lines[0], lines[2]), ("UNREADABLE none", "UNREADABLE nowhere.cart"));
+    assert!(lines[1].starts_with("intact m ") && lines[3].starts_with("intact "), "{lines:?}");
+    assert_eq!(done.stderr.lines().filter(|line| line.starts_with("error:")).count(), 2);
+}
+
+#[test]
 fn a_bit_flipped_in_a_large_blob_is_named_by_segment() {
     let cart = Cart::new();
     let model = cart.file("large.safetensors", &models::segmented_safetensors());
@@ -118,7 +142,7 @@ fn a_bit_flipped_anywhere_in_a_cart_file_is_found() {
         let said = report.to_string();
         // Either the file as such is refused, or the damage is listed by tensor.
         let listed = report["cartridges"][0]["damage"][0]["uses"][0].is_string();
-        assert!(report["error"].is_string() || listed, "{said}");
+        assert!(report["cartridges"][0]["error"].is_string() || listed, "{said}");
         damage::flip_bit(&file, place, bit);
     }
     cart.ok(["verify", &file]);

@@ -66,30 +66,48 @@ impl Failure {
     /// Prints the failure to stderr (and, with `--json`, as a report to stdout) and gives the exit
     /// code.
     pub(crate) fn report(&self, json: bool) -> ExitCode {
-        let (code, message, hint) = match self {
-            Self::Refused { source, hint } => (REFUSED, chain(source.as_ref()), hint.clone()),
-            Self::Found => return ExitCode::from(REFUSED),
-            Self::Arguments { message } => {
-                (ARGUMENTS, message.clone(), Some("`cart --help` lists the arguments".to_owned()))
-            }
-            Self::BrokenPipe => return ExitCode::SUCCESS,
-            Self::Bug(source) => (
-                BUG,
-                format!("this is a bug in cart: {}", chain(source.as_ref())),
-                Some("please report it with the command that caused it".to_owned()),
-            ),
+        let Some((code, message, hint)) = self.wording() else {
+            return ExitCode::from(if matches!(self, Self::Found) { REFUSED } else { 0 });
         };
-        let mut stderr = anstream::stderr().lock();
-        // A closed stderr leaves only the exit code to say it.
-        let _ = writeln!(stderr, "{ERROR}error:{ERROR:#} {message}");
-        if let Some(hint) = &hint {
-            let _ = writeln!(stderr, "{HINT}hint:{HINT:#} {hint}");
-        }
+        print(&message, hint.as_deref());
         if json {
             let body = serde_json::json!({ "error": message, "hint": hint, "exit_code": code });
             let _ = crate::report::print("error", &body);
         }
         ExitCode::from(code)
+    }
+
+    /// Prints the failure to stderr, of a command that goes on after it; gives the message.
+    pub(crate) fn say(&self) -> String {
+        let (_, message, hint) = self.wording().unwrap_or_default();
+        print(&message, hint.as_deref());
+        message
+    }
+
+    /// Exit code, message and hint; nothing where nothing is left to be said.
+    fn wording(&self) -> Option<(u8, String, Option<String>)> {
+        match self {
+            Self::Refused { source, hint } => Some((REFUSED, chain(source.as_ref()), hint.clone())),
+            Self::Found | Self::BrokenPipe => None,
+            Self::Arguments { message } => {
+                let hint = "`cart --help` lists the arguments".to_owned();
+                Some((ARGUMENTS, message.clone(), Some(hint)))
+            }
+            Self::Bug(source) => {
+                let message = format!("this is a bug in cart: {}", chain(source.as_ref()));
+                let hint = "please report it with the command that caused it".to_owned();
+                Some((BUG, message, Some(hint)))
+            }
+        }
+    }
+}
+
+fn print(message: &str, hint: Option<&str>) {
+    let mut stderr = anstream::stderr().lock();
+    // A closed stderr leaves only the exit code to say it.
+    let _ = writeln!(stderr, "{ERROR}error:{ERROR:#} {message}");
+    if let Some(hint) = hint {
+        let _ = writeln!(stderr, "{HINT}hint:{HINT:#} {hint}");
     }
 }
 

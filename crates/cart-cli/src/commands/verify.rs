@@ -14,7 +14,8 @@ use crate::report;
 /// Recompute every digest of a cartridge.
 ///
 /// Reads all bytes of every blob and compares them with the manifest; modification times and caches
-/// are never evidence. Damage is named by tensor and 16 MiB segment. Exit code 1 if there is any.
+/// are never evidence. Damage is named by tensor and 16 MiB segment. Every REF is looked at, also
+/// after one that can't be opened. Exit code 1 unless all are intact.
 #[derive(Args)]
 #[command(after_help = "Examples:
   cart verify smol
@@ -39,20 +40,26 @@ struct Verification {
 struct Outcome {
     #[serde(rename = "ref")]
     reference: String,
-    manifest: String,
+    /// None where it could not be opened.
+    manifest: Option<String>,
     intact: bool,
     blobs: u64,
     bytes: u64,
     seconds: f64,
     bytes_per_second: f64,
     damage: Vec<Damage>,
+    /// Why it could not be opened or read to its end.
+    error: Option<String>,
 }
 
 pub(crate) fn run(context: &Context, args: &VerifyArgs) -> Result<(), Failure> {
     let options = VerifyOptions { threads: context.threads, whole: args.whole };
     let mut cartridges = Vec::new();
     for reference in &args.refs {
-        let outcome = verify_one(context, reference, &options)?;
+        let outcome = match verify_one(context, reference, &options) {
+            Err(failure @ Failure::Refused { .. }) => Outcome::unread(reference, failure.say()),
+            verified => verified?,
+        };
         if !context.json {
             render(&outcome)?;
         }
@@ -88,19 +95,36 @@ impl Outcome {
     fn of(reference: &str, manifest: String, report: &VerifyReport, damage: Vec<Damage>) -> Self {
         Self {
             reference: reference.to_owned(),
-            manifest,
+            manifest: Some(manifest),
             intact: damage.is_empty(),
             blobs: report.blobs,
             bytes: report.bytes,
             seconds: report.seconds,
             bytes_per_second: report.bytes as f64 / report.seconds.max(1e-9),
             damage,
+            error: None,
+        }
+    }
+
+    fn unread(reference: &str, error: String) -> Self {
+        Self {
+            reference: reference.to_owned(),
+            manifest: None,
+            intact: false,
+            blobs: 0,
+            bytes: 0,
+            seconds: 0.0,
+            bytes_per_second: 0.0,
+            damage: Vec::new(),
+            error: Some(error),
         }
     }
 }
 
 fn render(outcome: &Outcome) -> Result<(), Failure> {
-    let id = &outcome.manifest;
+    let Some(id) = &outcome.manifest else {
+        return report::line(&format!("UNREADABLE {}", outcome.reference));
+    };
     if outcome.intact {
         return report::line(&format!(
             "intact {}  sha256:{id}\n  {}, {} in {} ({}/s)",
