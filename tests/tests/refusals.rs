@@ -323,3 +323,26 @@ fn options_out_of_range_are_2_and_say_the_range() {
         assert!(done.stderr.contains(&option[2..5]), "{option} {value}: {}", done.stderr);
     }
 }
+
+#[test]
+fn a_missing_folder_is_named_and_the_reason_given_once() {
+    let cart = cart_with_content();
+    let model = fixture("tiny");
+    cart.ok(["pack", &model, "-t", "tiny"]);
+    for (form, end) in [("hf", ""), ("safetensors", ".safetensors"), ("cart", ".cart")] {
+        let to = cart.path(&format!("missing/out{end}"));
+        let reference = if form == "hf" { "tiny" } else { "content" };
+        let said = cart.refused(["export", reference, "--as", form, "-o", &to]);
+        let folder = cart.path("missing");
+        assert!(said.contains(&to) && said.contains(&format!("no folder {folder};")), "{said}");
+        assert!(!said.contains("os error") && !said.contains(".tmp"), "{said}");
+        assert!(!Path::new(&folder).exists());
+    }
+    let said = cart.refused(["pack", &model, "-o", &cart.path("missing/out.cart")]);
+    assert!(said.contains("no folder"), "{said}");
+    for command in [vec!["pack", "none", "-t", "x"], vec!["verify", "none.cart"]] {
+        let done = cart.run(command).expect_code(1);
+        assert!(done.stderr.contains("there is no such file"), "{done:?}");
+        assert!(!done.stderr.contains("os error"), "{done:?}");
+    }
+}

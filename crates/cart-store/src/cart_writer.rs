@@ -8,7 +8,7 @@ use cart_format::{CommitError, ManifestError};
 use thiserror::Error;
 
 use crate::blob_source::{BlobError, BlobLocation};
-use crate::file_error::{At as _, FileError};
+use crate::file_error::{At as _, FileError, existing_folder_of};
 use crate::hashing::{self, HashError};
 use crate::progress::Progress;
 use crate::publish::{Publisher, Unpublished};
@@ -55,8 +55,7 @@ impl Verified {
         let commit = commit.map(|(_, commit)| commit.to_bytes()).transpose()?;
         let plan = CartPlan::new(self.manifest(), &manifest, commit.as_deref())?;
         progress.total(plan.len());
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new("."));
+        let folder = existing_folder_of(path)?;
         let publisher = Publisher::default();
         let file = publisher.create(folder, ".cart")?;
         file.write_at(&plan.header, 0)?;

@@ -7,7 +7,6 @@
 mod error;
 mod origin;
 
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use cart_format::{
@@ -17,7 +16,7 @@ use rayon::prelude::*;
 
 pub use self::error::ExportError;
 use crate::cartridge::Cartridge;
-use crate::file_error::{At as _, FileError};
+use crate::file_error::{At as _, FileError, existing_folder_of, folder_of};
 use crate::hashing::{HashError, stream};
 use crate::progress::Progress;
 use crate::publish::{Publisher, Synced, Unpublished};
@@ -121,11 +120,11 @@ impl Export<'_> {
         let mut bytes = 0;
         for file in files {
             self.progress.total(file.size);
-            let written = self.put_together(file, parent(to))?;
+            let written = self.put_together(file, folder_of(to))?;
             publish(written, to, options)?;
             bytes += file.size;
         }
-        Publisher::default().sync_folder(parent(to))?;
+        Publisher::default().sync_folder(folder_of(to))?;
         Ok(Exported { files: files.len() as u64, bytes, exact: true })
     }
 
@@ -133,7 +132,7 @@ impl Export<'_> {
     fn folder(&self, origin: &Origin, to: &Path) -> Result<Exported, ExportError> {
         let bytes = origin.files.iter().map(|file| file.size).sum();
         self.progress.total(bytes);
-        let parent = parent(to);
+        let parent = folder_of(to);
         let scratch = tempfile::Builder::new()
             .prefix(".cart-export-")
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
@@ -142,7 +141,7 @@ impl Export<'_> {
         let publisher = Publisher::default();
         origin.files.par_iter().try_for_each(|file| {
             let path = scratch.path().join(&file.path);
-            let folder = self::parent(&path);
+            let folder = folder_of(&path);
             publisher.make_folder(folder)?;
             let written = self.put_together(file, folder)?;
             publish(written, &path, ExportOptions::default())
@@ -155,7 +154,7 @@ impl Export<'_> {
         } else {
             for file in &origin.files {
                 let path = to.join(&file.path);
-                publisher.make_folder(self::parent(&path))?;
+                publisher.make_folder(folder_of(&path))?;
                 publisher.rename(&scratch.path().join(&file.path), &path)?;
             }
             publisher.sync_folder(to)?;
@@ -198,7 +197,7 @@ impl Export<'_> {
             .map(|(name, tensor)| (*name, tensor.dtype, tensor.shape.as_slice()))
             .collect();
         let header = safetensors::new_header(&listed)?;
-        let out = Publisher::default().create(parent(to), ".cart-export")?;
+        let out = Publisher::default().create(folder_of(to), ".cart-export")?;
         out.write_at(&header, 0)?;
         let mut at = header.len() as u64;
         for (name, tensor) in order {
@@ -215,7 +214,7 @@ impl Export<'_> {
             }
         }
         publish(out.sync()?, to, options)?;
-        Publisher::default().sync_folder(parent(to))?;
+        Publisher::default().sync_folder(folder_of(to))?;
         Ok(Exported { files: 1, bytes: at, exact: false })
     }
 
@@ -255,6 +254,7 @@ fn check_destination(
     form: ExportForm,
     options: ExportOptions,
 ) -> Result<(), ExportError> {
+    existing_folder_of(to)?;
     let path = || PathBuf::from(to);
     if is_free(to)? && (form == ExportForm::Hf || !to.is_dir()) {
         return Ok(());
@@ -289,8 +289,4 @@ fn publish(file: Synced, to: &Path, options: ExportOptions) -> Result<(), Export
         return Err(ExportError::Exists { path: to.to_path_buf() });
     }
     Ok(())
-}
-
-fn parent(path: &Path) -> &Path {
-    path.parent().filter(|parent| parent.as_os_str() != OsStr::new("")).unwrap_or(Path::new("."))
 }

@@ -15,8 +15,8 @@ pub enum FileError {
         action: &'static str,
         /// On what.
         path: PathBuf,
-        /// The system's words.
-        source: io::Error,
+        /// The system's words, which the message has in ours.
+        cause: io::Error,
     },
     /// The file system is mounted read-only.
     #[error("can't {action} {}: the file system is read-only; choose another place with --store", path.display())]
@@ -25,8 +25,8 @@ pub enum FileError {
         action: &'static str,
         /// On what.
         path: PathBuf,
-        /// The system's words.
-        source: io::Error,
+        /// The system's words, which the message has in ours.
+        cause: io::Error,
     },
     /// No permission.
     #[error("can't {action} {}: permission denied; check who owns it", path.display())]
@@ -35,8 +35,8 @@ pub enum FileError {
         action: &'static str,
         /// On what.
         path: PathBuf,
-        /// The system's words.
-        source: io::Error,
+        /// The system's words, which the message has in ours.
+        cause: io::Error,
     },
     /// It is not there.
     #[error("can't {action} {}: there is no such file", path.display())]
@@ -45,8 +45,8 @@ pub enum FileError {
         action: &'static str,
         /// On what.
         path: PathBuf,
-        /// The system's words.
-        source: io::Error,
+        /// The system's words, which the message has in ours.
+        cause: io::Error,
     },
     /// It ended before the bytes that were asked for.
     #[error("can't {action} {}: it ends before byte {end}; was it cut while in use?", path.display())]
@@ -57,6 +57,14 @@ pub enum FileError {
         path: PathBuf,
         /// The end of the range that was wanted.
         end: u64,
+    },
+    /// The folder that it should come into is not there, or is none.
+    #[error("can't write {}: there is no folder {}; make it, or choose another path", path.display(), folder.display())]
+    NoFolder {
+        /// What was to be written.
+        path: PathBuf,
+        /// Where.
+        folder: PathBuf,
     },
     /// Anything else that the system says.
     #[error("can't {action} {}: {source}", path.display())]
@@ -76,11 +84,11 @@ impl FileError {
         let path = path.to_path_buf();
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Self::Full { action, path, source }
+                Self::Full { action, path, cause: source }
             }
-            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly { action, path, source },
-            io::ErrorKind::PermissionDenied => Self::Denied { action, path, source },
-            io::ErrorKind::NotFound => Self::Missing { action, path, source },
+            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly { action, path, cause: source },
+            io::ErrorKind::PermissionDenied => Self::Denied { action, path, cause: source },
+            io::ErrorKind::NotFound => Self::Missing { action, path, cause: source },
             _ => Self::Io { action, path, source },
         }
     }
@@ -89,6 +97,23 @@ impl FileError {
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Missing { .. })
     }
+}
+
+/// The folder that a path's file comes into.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// The folder that an output comes into, which must be there.
+///
+/// # Errors
+/// [`FileError::NoFolder`].
+pub(crate) fn existing_folder_of(path: &Path) -> Result<&Path, FileError> {
+    let folder = folder_of(path);
+    if folder.is_dir() {
+        return Ok(folder);
+    }
+    Err(FileError::NoFolder { path: path.to_path_buf(), folder: folder.to_path_buf() })
 }
 
 /// Says what was tried on which file.

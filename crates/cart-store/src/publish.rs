@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{CWD, RenameFlags};
 
 use crate::faults::{Effect, Faults};
-use crate::file_error::{At as _, FileError};
+use crate::file_error::{At as _, FileError, folder_of};
 use crate::source::{SourceRange, same_bytes};
 
 /// Makes temporary names unique in this process.
@@ -103,7 +103,7 @@ impl Publisher {
                 // Left by a dead process that had our number.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 made => {
-                    let file = made.at("create", &path)?;
+                    let file = made.at("create a file in", folder)?;
                     let publisher = self.clone();
                     let temporary = Temporary { path, publisher, renamed: false };
                     return Ok(Unpublished { file: Arc::new(file), temporary });
@@ -170,10 +170,7 @@ impl Publisher {
     }
 
     fn sync_parent(&self, path: &Path) -> Result<(), FileError> {
-        match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            Some(parent) => self.sync_folder(parent),
-            None => self.sync_folder(Path::new(".")),
-        }
+        self.sync_folder(folder_of(path))
     }
 }
 
