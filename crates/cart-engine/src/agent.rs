@@ -60,6 +60,9 @@ pub enum LoadError {
     /// A blob can't be read.
     #[error(transparent)]
     Blob(#[from] BlobError),
+    /// Weights are infinite or no numbers.
+    #[error(transparent)]
+    Finite(#[from] cart_store::FiniteError),
     /// The weights don't fit the architecture.
     #[error(transparent)]
     Weights(#[from] cart_nn::LoadError),
@@ -121,13 +124,14 @@ impl Agent {
     /// Loads a cartridge whose every blob has been checked. Weights stay mapped.
     ///
     /// # Errors
-    /// Parts are missing or do not belong together: weights and architecture, tokenizer and
-    /// embedding, memory and model.
+    /// Weights are not finite, or parts are missing or do not belong together: weights and
+    /// architecture, tokenizer and embedding, memory and model.
     pub fn load(verified: &Verified, options: &LoadOptions) -> Result<Self, LoadError> {
         let manifest = verified.manifest();
         let architecture = manifest.model.architecture.as_ref().ok_or(LoadError::NoArchitecture)?;
         let spec = ArchSpec::from_value(architecture)?;
         let space = space::space(manifest, &spec)?;
+        verified.cartridge().check_finite()?;
         let memory = memory_section::restore(verified, space)?;
         let (tokenizer, template) = text_parts(verified, &spec)?.unzip();
         let core = Core {

@@ -12,6 +12,7 @@ pub mod cartfile;
 mod commit;
 mod digest;
 mod dtype;
+mod finite;
 pub mod gguf;
 mod head;
 pub mod json;
@@ -25,6 +26,7 @@ pub use arch::ArchSpec;
 pub use commit::{Commit, CommitError, Probe, ProbeStep, Recipe, TokenLogprob};
 pub use digest::{BlobId, CommitId, IdError, ManifestId, SegmentId, SpaceId};
 pub use dtype::{DType, DTypeError};
+pub use finite::first_not_finite;
 pub use manifest::{
     BlobEntry, BlockedTensor, FORMAT_VERSION, Manifest, ManifestError, MemorySection, ModelSection,
     Origin, OriginFile, OriginKind, Piece, SpecialTokens, TensorEntry, TokenizerSection, Version,

@@ -83,6 +83,7 @@ impl SwapFailure {
     fn code(&self) -> &'static str {
         match self {
             Self::Verify(_) => "verification_failed",
+            Self::Load(LoadError::Finite(_)) => "weights_not_finite",
             Self::Load(_) => "load_failed",
             Self::NoTokenizer => "no_tokenizer",
             Self::Memory(_) => "memory_of_another_space",
