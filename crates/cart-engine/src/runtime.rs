@@ -27,6 +27,7 @@ use thiserror::Error;
 use crate::swap::candidate::{Staged, Warm};
 use crate::swap::{InFlight, MemoryPolicy, SwapError, SwapFailure, SwapReport, SwapRequest};
 use crate::{GenerateOptions, LoadOptions, OptionsError, Prompt};
+use generations::Generations;
 use owner::{Command, Incoming, Owner};
 use shared::{Shared, SwapTurn};
 
@@ -122,9 +123,11 @@ impl Runtime {
         let warm = prepare(staged, &options, None)
             .map_err(|failure| RuntimeError::Cartridge(Box::new(failure)))?;
         let first = Arc::new(Resident::new(name.to_owned(), 1, warm.agent, warm.lifecycle));
+        // Active from here on, so that whoever asks before the first turn hears so.
+        let generations = Generations::new(Arc::clone(&first), options.rollback_window);
         let shared = Arc::new(Shared::new(options, Owner::first_state(&first)));
         let (commands, inbox) = mpsc::channel();
-        let owner = Owner::new(first, inbox, Arc::clone(&shared));
+        let owner = Owner::new(generations, inbox, Arc::clone(&shared));
         let thread = std::thread::Builder::new()
             .name("cart-tokens".to_owned())
             .spawn(move || owner.run())

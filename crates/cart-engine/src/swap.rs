@@ -104,7 +104,8 @@ pub struct SwapReport {
     pub streams_moved: usize,
     /// Streams that end on the old generation.
     pub streams_on_old: usize,
-    /// Streams that the swap ended.
+    /// Streams that the swap ended: they were moved, and failed before their first token on the new
+    /// generation.
     pub streams_dropped: usize,
     /// Slots in the memory after the swap.
     pub memory_slots: usize,

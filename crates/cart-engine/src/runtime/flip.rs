@@ -5,9 +5,15 @@ use std::time::Instant;
 
 use super::owner::{Incoming, Owner};
 use super::resident::Resident;
-use super::running::Moved;
+use super::running::{Moved, Running};
 use crate::swap::candidate::{Took, millis_since};
 use crate::swap::{InFlight, MemoryPolicy, SwapReport, peak_rss};
+
+/// A swap that was made, whose streams are still on their way to the new generation.
+pub(super) struct Settling {
+    pub(super) report: SwapReport,
+    reply: Box<dyn FnOnce(SwapReport) + Send>,
+}
 
 /// What became of the streams.
 #[derive(Clone, Copy, Default)]
@@ -64,8 +70,37 @@ impl Owner {
         streams
     }
 
-    fn report(
+    /// Has the swap answered as soon as every stream that it moves has given a token on the new
+    /// generation, or has ended: only then is it known which ones it cost.
+    pub(super) fn begin_settling(
         &mut self,
+        report: SwapReport,
+        reply: Box<dyn FnOnce(SwapReport) + Send>,
+    ) {
+        self.last_swap = Some(report.clone());
+        self.settling = Some(Settling { report, reply });
+        self.settle();
+        self.publish();
+    }
+
+    /// Answers the swap if nothing of it is under way any more.
+    pub(super) fn settle(&mut self) {
+        let Some(settling) = &mut self.settling else { return };
+        let turned_back = self.streams.iter_mut().filter_map(Running::turned_back).count();
+        settling.report.streams_moved -= turned_back;
+        settling.report.streams_on_old += turned_back;
+        if self.streams.iter().any(Running::is_crossing) {
+            return;
+        }
+        if let Some(Settling { report, reply }) = self.settling.take() {
+            self.last_swap = Some(report.clone());
+            self.publish();
+            reply(report);
+        }
+    }
+
+    fn report(
+        &self,
         from: &Resident,
         in_flight: InFlight,
         memory: MemoryPolicy,
@@ -74,7 +109,7 @@ impl Owner {
         took: Took,
     ) -> SwapReport {
         let to = self.generations.active();
-        let report = SwapReport {
+        SwapReport {
             from: from.side(),
             to: to.side(),
             in_flight,
@@ -89,11 +124,10 @@ impl Owner {
             steps_checked: took.steps_checked,
             streams_moved: streams.moved,
             streams_on_old: streams.on_old,
+            // Counted while the moved ones settle.
             streams_dropped: 0,
             memory_slots: to.agent().memory().map_or(0, |memory| memory.slots().count()),
             peak_rss_bytes: peak_rss(),
-        };
-        self.last_swap = Some(report.clone());
-        report
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use cart_memory::MemoryReport;
 
 use super::GenerationRequest;
+use super::flip::Settling;
 use super::generations::Generations;
 use super::resident::Resident;
 use super::running::{Outcome, Running};
@@ -54,6 +55,8 @@ pub(super) struct Owner {
     ended: Ended,
     tokens: u64,
     pub(super) last_swap: Option<SwapReport>,
+    /// The swap whose streams are still on their way.
+    pub(super) settling: Option<Settling>,
     memory: RememberedReport,
 }
 
@@ -79,9 +82,13 @@ impl Drop for Owner {
 }
 
 impl Owner {
-    pub(super) fn new(first: Arc<Resident>, inbox: Receiver<Command>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(
+        generations: Generations,
+        inbox: Receiver<Command>,
+        shared: Arc<Shared>,
+    ) -> Self {
         Self {
-            generations: Generations::new(first, shared.options.rollback_window),
+            generations,
             inbox,
             shared,
             queue: VecDeque::new(),
@@ -89,6 +96,7 @@ impl Owner {
             ended: Ended::default(),
             tokens: 0,
             last_swap: None,
+            settling: None,
             memory: RememberedReport::default(),
         }
     }
@@ -117,6 +125,7 @@ impl Owner {
             self.admit();
             self.step();
             self.close_ended();
+            self.settle();
             self.generations.forget(&self.streams);
             self.publish();
         }
@@ -154,17 +163,18 @@ impl Owner {
             Command::Submit { request, sink, place, ticket } => {
                 self.queue.push_back(Waiting { request, sink, _place: place, ticket });
             }
+            // A caller that is gone finds the report in the state.
             Command::Activate { incoming, reply } => {
                 let report = self.activate(incoming);
-                self.publish();
-                // A caller that is gone finds the report in the state.
-                let _ = reply.send(report);
+                self.begin_settling(report, Box::new(move |report| drop(reply.send(report))));
             }
-            Command::RollBack { in_flight, reply } => {
-                let report = self.roll_back(in_flight);
-                self.publish();
-                let _ = reply.send(report);
-            }
+            Command::RollBack { in_flight, reply } => match self.roll_back(in_flight) {
+                Some(report) => {
+                    let reply = move |report| drop(reply.send(Some(report)));
+                    self.begin_settling(report, Box::new(reply));
+                }
+                None => drop(reply.send(None)),
+            },
             Command::Active { reply } => {
                 let _ = reply.send(Arc::clone(self.generations.active()));
             }
@@ -216,6 +226,9 @@ impl Owner {
     fn close_ended(&mut self) {
         // In the order in which they came, so that memory is written in that order too.
         for stream in self.streams.extract_if(.., |stream| stream.has_ended()) {
+            if let Some(settling) = self.settling.as_mut().filter(|_| stream.failed_in_crossing()) {
+                settling.report.streams_dropped += 1;
+            }
             match stream.close() {
                 Outcome::Finished => self.ended.finished += 1,
                 Outcome::Cancelled => self.ended.cancelled += 1,
@@ -233,11 +246,12 @@ impl Owner {
             waiting.sink.deliver(StreamEvent::Failed(StreamError::ShuttingDown));
             self.ended.failed += 1;
         }
+        self.settle();
         self.publish();
         cut
     }
 
-    fn publish(&mut self) {
+    pub(super) fn publish(&mut self) {
         let active = self.generations.active();
         let of = (active.generation(), active.agent().memory_epoch());
         if self.memory.of != Some(of) {

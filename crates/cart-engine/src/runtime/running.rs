@@ -15,12 +15,24 @@ pub(super) struct Running {
     sink: Box<dyn EventSink>,
     /// Where it goes as soon as it stands between two characters.
     bound_for: Option<Arc<Resident>>,
+    crossing: Crossing,
     prompt_tokens: usize,
     completion_tokens: usize,
     moved: usize,
     end: Option<End>,
     /// Given back when the stream has ended.
     _ticket: Ticket,
+}
+
+/// Whether a swap is moving the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Crossing {
+    /// No, or it has given a token on the new generation.
+    Done,
+    /// It has yet to give a token there.
+    UnderWay,
+    /// The new generation would not take it after all, and the swap has not heard of that.
+    TurnedBack,
 }
 
 /// How a stream ended.
@@ -70,6 +82,7 @@ impl Running {
                     session,
                     sink,
                     bound_for: None,
+                    crossing: Crossing::Done,
                     prompt_tokens,
                     completion_tokens: 0,
                     moved: 0,
@@ -110,8 +123,8 @@ impl Running {
         if self.sink.is_closed() {
             self.end = Some(End::Cancelled);
         }
-        if self.end.is_none() {
-            self.go_over();
+        if self.end.is_none() && self.go_over() == Moved::No {
+            self.crossing = Crossing::TurnedBack;
         }
         (self.completion_tokens - before) as u64
     }
@@ -119,7 +132,29 @@ impl Running {
     /// Sends the stream to another generation, at once or with the next whole character.
     pub(super) fn move_to(&mut self, to: &Arc<Resident>) -> Moved {
         self.bound_for = Some(Arc::clone(to));
-        self.go_over()
+        let moved = self.go_over();
+        self.crossing = match moved {
+            Moved::Yes => Crossing::UnderWay,
+            Moved::No => Crossing::Done,
+        };
+        moved
+    }
+
+    /// Whether a swap has moved it and it has yet to give a token on the new generation.
+    pub(super) fn is_crossing(&self) -> bool {
+        self.crossing == Crossing::UnderWay && self.end.is_none()
+    }
+
+    /// Says once that the new generation would not take it after all.
+    pub(super) fn turned_back(&mut self) -> Option<()> {
+        let turned_back = self.crossing == Crossing::TurnedBack;
+        turned_back.then(|| self.crossing = Crossing::Done)
+    }
+
+    /// Whether the swap that moves it has ended it.
+    pub(super) fn failed_in_crossing(&self) -> bool {
+        self.crossing == Crossing::UnderWay
+            && matches!(&self.end, Some(End::Failed(StreamError::Step(_))))
     }
 
     /// Ends the stream from outside.
@@ -141,6 +176,9 @@ impl Running {
 
     fn generated(&mut self, event: GenerateEvent) {
         self.completion_tokens += 1;
+        if self.bound_for.is_none() {
+            self.crossing = Crossing::Done;
+        }
         self.end = event.finished.map(End::Finished);
         self.sink.deliver(StreamEvent::Token(event));
     }

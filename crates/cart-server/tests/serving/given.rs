@@ -57,13 +57,7 @@ impl Shelf {
         tensor: &str,
         change: impl FnOnce(&mut [u8]),
     ) -> Cartridge {
-        let folder = self.folder.path().join(name);
-        std::fs::create_dir(&folder).unwrap();
-        for entry in std::fs::read_dir(tiny()).unwrap() {
-            let entry = entry.unwrap();
-            std::fs::write(folder.join(entry.file_name()), std::fs::read(entry.path()).unwrap())
-                .unwrap();
-        }
+        let folder = self.copy_of_tiny(name);
         let path = folder.join("model.safetensors");
         let mut bytes = std::fs::read(&path).unwrap();
         let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -72,6 +66,68 @@ impl Shelf {
         change(&mut bytes[8 + header + at(0)..8 + header + at(1)]);
         std::fs::write(&path, bytes).unwrap();
         self.pack(&folder, name)
+    }
+
+    /// The tiny model in 32 bits, which computes as it should, but overflows where it reads one of
+    /// `tokens`: they alone have something in the first number of the hidden state, and the first
+    /// layer's MLP multiplies that by more than the square root of the largest float.
+    pub(crate) fn overflowing(&self, name: &str, tokens: &[u32]) {
+        const HIDDEN: usize = 128;
+        self.in_32_bits(name, |tensor, values| {
+            if tensor == "model.embed_tokens.weight" {
+                for (token, row) in values.chunks_exact_mut(HIDDEN).enumerate() {
+                    row[0] = f32::from(tokens.contains(&(token as u32)));
+                }
+            } else if tensor.ends_with("o_proj.weight") || tensor.ends_with("down_proj.weight") {
+                let columns = values.len() / HIDDEN;
+                values[..columns].fill(0.0);
+            } else if tensor.ends_with("layers.0.mlp.up_proj.weight")
+                || tensor.ends_with("layers.0.mlp.gate_proj.weight")
+            {
+                values.chunks_exact_mut(HIDDEN).for_each(|row| row[0] = 1e25);
+            }
+        });
+    }
+
+    /// The tiny model with its tensors widened to 32 bits and changed.
+    fn in_32_bits(&self, name: &str, change: impl Fn(&str, &mut [f32])) -> Cartridge {
+        let folder = self.copy_of_tiny(name);
+        let path = folder.join("model.safetensors");
+        let bytes = std::fs::read(&path).unwrap();
+        let (length, rest) = bytes.split_at(8);
+        let (header, data) = rest.split_at(u64::from_le_bytes(length.try_into().unwrap()) as usize);
+        let mut header: serde_json::Map<String, Value> = serde_json::from_slice(header).unwrap();
+        header.remove("__metadata__");
+        let mut wide = vec![0; 2 * data.len()];
+        for (tensor, entry) in &mut header {
+            assert_eq!(entry["dtype"], "F16");
+            let at = |end: usize| entry["data_offsets"][end].as_u64().unwrap() as usize;
+            let (start, end) = (at(0), at(1));
+            let narrow = data[start..end].chunks_exact(2);
+            let mut values: Vec<f32> =
+                narrow.map(|two| half(u16::from_le_bytes(two.try_into().unwrap()))).collect();
+            change(tensor, &mut values);
+            for (to, value) in wide[2 * start..2 * end].chunks_exact_mut(4).zip(values) {
+                to.copy_from_slice(&value.to_le_bytes());
+            }
+            entry["dtype"] = "F32".into();
+            entry["data_offsets"] = serde_json::json!([2 * start, 2 * end]);
+        }
+        let header = serde_json::to_vec(&header).unwrap();
+        let length = (header.len() as u64).to_le_bytes();
+        std::fs::write(&path, [length.to_vec(), header, wide].concat()).unwrap();
+        self.pack(&folder, name)
+    }
+
+    fn copy_of_tiny(&self, name: &str) -> PathBuf {
+        let folder = self.folder.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        for entry in std::fs::read_dir(tiny()).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::write(folder.join(entry.file_name()), std::fs::read(entry.path()).unwrap())
+                .unwrap();
+        }
+        folder
     }
 
     /// The tiny model with one tensor back to front, and then a byte of it flips on the disk.
@@ -179,11 +235,21 @@ pub(crate) fn alone_to_the_end(cartridge: &Cartridge, prompt: &str, max_tokens: 
 }
 
 fn answer(cartridge: &Cartridge, prompt: &Prompt, max_tokens: usize, ignore_eos: bool) -> String {
-    let verified = cartridge.clone().verify(&VerifyOptions::default(), &Silent).unwrap();
-    let agent = Agent::load(&verified, &LoadOptions::default()).unwrap();
     let max_tokens = Some(max_tokens);
     let options = GenerateOptions { max_tokens, ignore_eos, ..GenerateOptions::default() };
-    agent.generate(prompt, &options, |_| {}).unwrap().text
+    agent(cartridge).generate(prompt, &options, |_| {}).unwrap().text
+}
+
+pub(crate) fn agent(cartridge: &Cartridge) -> Agent {
+    let verified = cartridge.clone().verify(&VerifyOptions::default(), &Silent).unwrap();
+    Agent::load(&verified, &LoadOptions::default()).unwrap()
+}
+
+/// A 16-bit float; the model has no subnormal ones that matter.
+fn half(bits: u16) -> f32 {
+    let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
+    let (exponent, fraction) = (i32::from(bits >> 10 & 31), f32::from(bits & 0x3ff) / 1024.0);
+    if exponent == 0 { 0.0 } else { sign * (1.0 + fraction) * 2_f32.powi(exponent - 15) }
 }
 
 pub(crate) fn raw(text: &str) -> Prompt {

@@ -8,7 +8,7 @@ use cart_format::{Probe, ProbeStep, TokenLogprob};
 use serde_json::{Value, json};
 
 use crate::client::{Streamed, post, stream};
-use crate::given::{Server, alone, raw, shelf};
+use crate::given::{Server, agent, alone, raw, shelf};
 
 const STREAMS: usize = 50;
 const SWAPS: usize = 20;
@@ -210,7 +210,8 @@ fn memory_is_carried_within_its_space_and_refused_outside() {
 fn a_golden_probe_that_fails_and_weights_that_are_not_finite_are_refused() {
     let shelf = shelf();
     let one = shelf.tiny("one");
-    shelf.changed("nan", CHANGED, |bytes| bytes.fill(0xff));
+    // One value of 49,152, so that no look at a few texts is sure to meet it.
+    shelf.changed("nan", CHANGED, |bytes| bytes[2 * 384 * 5 + 14..][..2].fill(0xff));
     let server = shelf.serve("one");
     let top = vec![TokenLogprob { token: 5, logprob: -0.01 }];
     let wrong = Probe {
@@ -220,11 +221,50 @@ fn a_golden_probe_that_fails_and_weights_that_are_not_finite_are_refused() {
         tolerance: 0.25,
     };
     shelf.recommit("wrong", &one, |commit| commit.probes = vec![wrong]);
-    for (name, code) in [("wrong", "probe_failed"), ("nan", "warm_up_failed")] {
+    for (name, code) in [("wrong", "probe_failed"), ("nan", "weights_not_finite")] {
         let refused = post(&server, "/cart/swap", &json!({"ref": name}));
         assert_eq!(refused.status, 422, "{}", refused.body);
         assert_eq!(refused.error()["code"], json!(code), "{}", refused.body);
+        if name == "nan" {
+            let said = refused.error()["message"].to_string();
+            assert!(said.contains(CHANGED) && said.contains("[5, 7]"), "{said}");
+        }
     }
     let state = server.state();
     assert_eq!((&state["active"]["generation"], &state["swap"]), (&json!(1), &Value::Null));
+}
+
+#[test]
+fn a_server_that_listens_says_that_its_cartridge_is_active() {
+    let shelf = shelf();
+    shelf.tiny("one");
+    let server = shelf.serve("one");
+    let state = server.state();
+    assert_eq!(state["active"]["state"], json!("active"));
+    assert_eq!(state["generations"][0]["state"], json!("active"));
+}
+
+#[test]
+fn a_stream_that_fails_on_its_way_to_the_new_cartridge_is_counted() {
+    let shelf = shelf();
+    let one = shelf.tiny("one");
+    let agent = agent(&one);
+    let poison = agent.tokenizer().unwrap().encode_prompt("#~").unwrap();
+    shelf.overflowing("poison", &poison);
+    let server = shelf.serve("one");
+    let ask = |prompt: &str| {
+        json!({"prompt": prompt, "max_tokens": 300, "temperature": 0, "ignore_eos": true,
+            "stream": true})
+    };
+    let mut lost = stream(&server, "/v1/completions", &ask("One day, Anna saw #~"));
+    let mut kept = stream(&server, "/v1/completions", &ask("One day, Anna"));
+    let first: Vec<String> = lost.by_ref().take(2).collect();
+    let others: Vec<String> = kept.by_ref().take(2).collect();
+    let report = swap(&server, &json!({"ref": "poison", "in_flight": "boundary"}));
+    assert_eq!((&report["streams_moved"], &report["streams_dropped"]), (&json!(2), &json!(1)));
+    assert_eq!(server.state()["last_swap"]["streams_dropped"], json!(1));
+    let lost = Streamed::read(first.into_iter().chain(lost));
+    assert!(lost.error.is_some_and(|error| error.to_string().contains("not finite")));
+    let kept = Streamed::read(others.into_iter().chain(kept));
+    assert!(kept.done && kept.error.is_none(), "{kept:?}");
 }
