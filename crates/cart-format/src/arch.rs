@@ -5,6 +5,7 @@
 //! each layer is. So a hybrid that alternates mixers is data too.
 
 mod attention;
+mod mamba;
 mod mlp;
 mod naming;
 mod norm;
@@ -16,6 +17,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 pub use attention::AttentionSpec;
+pub use mamba::{DecayForm, Mamba2Spec, MambaSpec};
 pub use mlp::{Activation, DenseSpec, MlpSpec};
 pub use naming::{Global, Part, TensorNaming};
 pub use norm::{NormKind, NormSpec};
@@ -118,6 +120,10 @@ impl NormPlacement {
 pub enum MixerSpec {
     /// Causal self-attention.
     Attention(AttentionSpec),
+    /// Selective state space (Mamba).
+    Mamba(MambaSpec),
+    /// State space duality (Mamba-2).
+    Mamba2(Mamba2Spec),
 }
 
 impl ArchSpec {
@@ -193,6 +199,8 @@ impl MixerSpec {
     fn check(&self) -> Result<(), ArchError> {
         match self {
             Self::Attention(attention) => attention.check(),
+            Self::Mamba(mamba) => mamba.check(),
+            Self::Mamba2(mamba) => mamba.check(),
         }
     }
 }

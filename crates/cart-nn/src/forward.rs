@@ -11,7 +11,10 @@ use crate::attention::Segment;
 use crate::kernel::Kernels;
 use crate::kernel::vector::soft_cap;
 use crate::model::{Layer, Mixer, MixerLayer, MlpLayer, Model};
-use crate::ops::{Attend, Embed, LinearAdd, NormLinear, NormMlp, Normalize, with_floats};
+use crate::ops::{
+    Attend, Embed, LinearAdd, NormLinear, NormMlp, Normalize, Recur, Recurrence, with_floats,
+};
+use crate::recurrent::RecurrentSegment;
 use crate::rope::RopeTable;
 use crate::state::{LayerCache, OtherLayers, State};
 use crate::taps::Taps;
@@ -69,7 +72,8 @@ impl Logits {
     }
 }
 
-/// Why a forward pass was refused. Every state is as it was before.
+/// Why a forward pass was refused. Every state is as it was before; but where the tensor library
+/// failed, one with recurrent layers is lost, and says so when it is used again.
 #[derive(Debug, Error)]
 pub enum ForwardError {
     /// A run without tokens.
@@ -111,7 +115,22 @@ pub enum ForwardError {
         /// Index of the run in the batch.
         run: usize,
         /// The first difference.
-        what: OtherLayers,
+        what: Box<OtherLayers>,
+    },
+    /// A state with recurrent layers that a failed pass left in between.
+    #[error("run {run}: the state was lost in a pass that failed; begin again with a new one")]
+    Lost {
+        /// Index of the run in the batch.
+        run: usize,
+    },
+    /// Recurrent layers have nothing that a span could be put into.
+    #[error(
+        "this model has no keys and values to put memory into: layer {layer} is recurrent; \
+         read the span's tokens instead"
+    )]
+    NoKeys {
+        /// The first recurrent layer.
+        layer: usize,
     },
     /// The tensor library failed.
     #[error("a tensor operation failed")]
@@ -139,7 +158,7 @@ impl Model {
         let result = rayon::scope(|_| self.forward_checked(runs));
         if result.is_err() {
             for (run, len) in runs.iter_mut().zip(before) {
-                run.state.truncate(len);
+                run.state.lost = run.state.truncate(len).is_err();
             }
         }
         result
@@ -165,7 +184,10 @@ impl Model {
         new: usize,
     ) -> Result<(), ForwardError> {
         if let Some(what) = OtherLayers::between(state.shapes(), self.layer_shapes()) {
-            return Err(ForwardError::OtherModel { run, what });
+            return Err(ForwardError::OtherModel { run, what: what.into() });
+        }
+        if state.lost {
+            return Err(ForwardError::Lost { run });
         }
         let (past, context) = (state.len(), self.spec.context_length as usize);
         if new > context.saturating_sub(past) {
@@ -268,6 +290,16 @@ impl Model {
                 table: attention.rope.map(|rope| &tables[rope]),
                 segments: RefCell::new(segments(index, runs, pieces)),
             })?,
+            Mixer::Mamba(mixer) => {
+                let segments = RefCell::new(recurrent_segments(index, runs, pieces));
+                let mixer = Recurrence::Mamba(mixer);
+                input.apply_op1_no_bwd(&Recur { kernels, mixer, segments })?
+            }
+            Mixer::Mamba2(mixer) => {
+                let segments = RefCell::new(recurrent_segments(index, runs, pieces));
+                let mixer = Recurrence::Mamba2(mixer);
+                input.apply_op1_no_bwd(&Recur { kernels, mixer, segments })?
+            }
         };
         Ok(mixed.apply_op2_no_bwd(hidden, &out)?)
     }
@@ -403,6 +435,25 @@ fn segments<'a>(layer: usize, runs: &'a mut [Run<'_>], pieces: &[Piece]) -> Vec<
                 cache,
                 bias: bias.as_deref(),
             });
+        }
+    }
+    segments
+}
+
+/// The states of layer `layer`, which is recurrent, that the pieces belong to.
+fn recurrent_segments<'a>(
+    layer: usize,
+    runs: &'a mut [Run<'_>],
+    pieces: &[Piece],
+) -> Vec<RecurrentSegment<'a>> {
+    let mut pieces = pieces.iter().peekable();
+    let mut segments = Vec::new();
+    for (index, run) in runs.iter_mut().enumerate() {
+        if let Some(piece) = pieces.next_if(|piece| piece.run == index) {
+            let LayerCache::Recurrent(state) = &mut run.state.layers[layer] else {
+                unreachable!("a state's layers are checked against the model's")
+            };
+            segments.push(RecurrentSegment { rows: piece.rows.clone(), state });
         }
     }
     segments

@@ -2,6 +2,7 @@
 
 mod binding;
 mod layer;
+mod mamba;
 
 use cart_format::arch::Global;
 use cart_format::{ArchSpec, DType};

@@ -9,9 +9,11 @@ use cart_format::arch::Activation;
 use crate::activation::activate;
 use crate::attention::{Attention, Segment};
 use crate::kernel::{Kernels, vector};
+use crate::mamba::{Mamba, Mamba2};
 use crate::matrix::{Linear, Matrix};
 use crate::norm::Norm;
 use crate::parallel::{Rows, split};
+use crate::recurrent::RecurrentSegment;
 use crate::rope::RopeTable;
 
 /// Rows of the embedding: `[n]` token ids to `[n, hidden]`. Ids are in range.
@@ -166,6 +168,37 @@ impl CustomOp1 for Attend<'_> {
         let mut segments = self.segments.borrow_mut();
         let out = self.attention.apply(self.kernels, qkv, self.table, &mut segments);
         Ok((CpuStorage::F32(out), (rows, self.attention.query_width()).into()))
+    }
+}
+
+/// Moves the states on and gives the gated outputs: `[n, input width]` to `[n, inner_size]`.
+pub(crate) struct Recur<'a> {
+    pub(crate) kernels: Kernels,
+    pub(crate) mixer: Recurrence<'a>,
+    pub(crate) segments: RefCell<Vec<RecurrentSegment<'a>>>,
+}
+
+/// A recurrent mixer.
+pub(crate) enum Recurrence<'a> {
+    Mamba(&'a Mamba),
+    Mamba2(&'a Mamba2),
+}
+
+impl CustomOp1 for Recur<'_> {
+    fn name(&self) -> &'static str {
+        "recur"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (rows, _width) = layout.shape().dims2()?;
+        let input = floats(storage, layout)?;
+        let mut segments = self.segments.borrow_mut();
+        let out = match self.mixer {
+            Recurrence::Mamba(mixer) => mixer.apply(self.kernels, input, &mut segments),
+            Recurrence::Mamba2(mixer) => mixer.apply(self.kernels, input, &mut segments),
+        };
+        let width = out.len() / rows;
+        Ok((CpuStorage::F32(out), (rows, width).into()))
     }
 }
 

@@ -42,15 +42,30 @@ impl SpanKv {
 }
 
 impl Model {
+    /// Whether spans can be put into its states: no layer is recurrent, so every position is kept
+    /// as keys and values.
+    pub fn takes_spans(&self) -> bool {
+        self.check_keys().is_ok()
+    }
+
+    fn check_keys(&self) -> Result<(), ForwardError> {
+        let recurrent = |shape| matches!(shape, LayerShape::Recurrent(_));
+        match self.layer_shapes().position(recurrent) {
+            Some(layer) => Err(ForwardError::NoKeys { layer }),
+            None => Ok(()),
+        }
+    }
+
     /// Reads `tokens` alone, attending only to themselves and to `sink` before them (often only
     /// the start token, or nothing), and keeps keys and values of `tokens`, not of `sink`.
     ///
     /// # Errors
-    /// As [`Model::forward`].
+    /// As [`Model::forward`]; or a layer is recurrent.
     pub fn encode_span(&self, sink: &[u32], tokens: &[u32]) -> Result<SpanKv, ForwardError> {
         if tokens.is_empty() {
             return Err(ForwardError::Empty { run: 0 });
         }
+        self.check_keys()?;
         let mut state = self.new_state();
         for layer in &mut state.layers {
             if let LayerCache::Attention(cache) = layer {
@@ -69,7 +84,7 @@ impl Model {
                     values: cache.values[start..].to_vec(),
                 }
             }
-            LayerCache::Nothing => LayerSpan::Nothing,
+            LayerCache::Recurrent(_) | LayerCache::Nothing => LayerSpan::Nothing,
         });
         Ok(SpanKv { len: tokens.len(), layers: layers.collect() })
     }
@@ -80,16 +95,17 @@ impl Model {
     /// passes `ln(σ(A) · energy · decay + ε)`. Zero is exactly no change.
     ///
     /// # Errors
-    /// The span or the state is of another geometry, or the context is full.
+    /// The span or the state is of another geometry, the context is full, or a layer is recurrent.
     pub fn push_span(
         &self,
         state: &mut State,
         span: &SpanKv,
         bias: f32,
     ) -> Result<(), ForwardError> {
+        self.check_keys()?;
         self.check_state(0, state, span.len)?;
         if let Some(what) = OtherLayers::between(span.shapes(), self.layer_shapes()) {
-            return Err(ForwardError::OtherModel { run: 0, what });
+            return Err(ForwardError::OtherModel { run: 0, what: what.into() });
         }
         let positions = state.len..state.len + span.len;
         let tables: Vec<_> = self.ropes.iter().map(|rope| rope.table(positions.clone())).collect();

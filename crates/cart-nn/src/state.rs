@@ -2,16 +2,39 @@
 
 use std::fmt;
 
-use crate::kv::KvCache;
+use thiserror::Error;
 
-/// Keys and values of every position so far: a value. Clone it to fork a session, truncate it to
-/// go back.
+use crate::kv::KvCache;
+use crate::recurrent::{RecurrentShape, RecurrentState};
+
+/// What the layers keep of every position so far: a value. Clone it to fork a session, truncate it
+/// to go back.
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
     pub(crate) len: usize,
     pub(crate) layers: Vec<LayerCache>,
     /// Added to the scores of each position, once some position has one that is not zero.
     pub(crate) bias: Option<Vec<f32>>,
+    /// Whether a failed forward left it neither here nor there.
+    pub(crate) lost: bool,
+}
+
+/// A state that can't go back.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum TruncateError {
+    /// A recurrent layer keeps only where it is.
+    #[error(
+        "a recurrent layer (layer {layer}) keeps no earlier position, so the state can't go back \
+         from {found} positions to {asked}; allowed: 0, or a clone made at {asked}"
+    )]
+    Recurrent {
+        /// The first such layer.
+        layer: usize,
+        /// Positions in the state.
+        found: usize,
+        /// Positions asked for.
+        asked: usize,
+    },
 }
 
 /// What a layer keeps of the positions so far.
@@ -19,6 +42,8 @@ pub struct State {
 pub(crate) enum LayerCache {
     /// Of attention.
     Attention(KvCache),
+    /// Of a recurrent mixer.
+    Recurrent(RecurrentState),
     /// Of a layer without a mixer.
     Nothing,
 }
@@ -31,6 +56,8 @@ pub enum LayerShape {
         /// Numbers in the key of a position, and in its value: `kv_heads · head_dim`.
         key_width: usize,
     },
+    /// A state of fixed size.
+    Recurrent(RecurrentShape),
     /// Nothing: there is no mixer.
     Nothing,
 }
@@ -39,6 +66,7 @@ impl fmt::Display for LayerShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Attention { key_width } => write!(f, "keys and values of width {key_width}"),
+            Self::Recurrent(shape) => write!(f, "a state of {shape}"),
             Self::Nothing => f.write_str("nothing"),
         }
     }
@@ -97,6 +125,7 @@ impl LayerCache {
     fn new(shape: LayerShape) -> Self {
         match shape {
             LayerShape::Attention { key_width } => Self::Attention(KvCache::new(key_width)),
+            LayerShape::Recurrent(shape) => Self::Recurrent(RecurrentState::new(shape)),
             LayerShape::Nothing => Self::Nothing,
         }
     }
@@ -104,13 +133,16 @@ impl LayerCache {
     fn shape(&self) -> LayerShape {
         match self {
             Self::Attention(cache) => LayerShape::Attention { key_width: cache.width },
+            Self::Recurrent(state) => LayerShape::Recurrent(state.shape),
             Self::Nothing => LayerShape::Nothing,
         }
     }
 
+    /// Forgets every position from `len` on, which is 0 for a recurrent layer.
     fn truncate(&mut self, len: usize) {
         match self {
             Self::Attention(cache) => cache.truncate(len),
+            Self::Recurrent(state) => state.clear(),
             Self::Nothing => {}
         }
     }
@@ -118,6 +150,7 @@ impl LayerCache {
     fn bytes(&self) -> usize {
         match self {
             Self::Attention(cache) => cache.bytes(),
+            Self::Recurrent(state) => state.bytes(),
             Self::Nothing => 0,
         }
     }
@@ -126,7 +159,7 @@ impl LayerCache {
 impl State {
     /// An empty state for layers that keep this.
     pub(crate) fn new(shapes: impl Iterator<Item = LayerShape>) -> Self {
-        Self { len: 0, layers: shapes.map(LayerCache::new).collect(), bias: None }
+        Self { len: 0, layers: shapes.map(LayerCache::new).collect(), bias: None, lost: false }
     }
 
     /// Positions in the state.
@@ -140,11 +173,19 @@ impl State {
     }
 
     /// Forgets every position from `len` on. Does nothing where there are no more than that.
-    pub fn truncate(&mut self, len: usize) {
+    ///
+    /// # Errors
+    /// A layer is recurrent and `len` is not 0. The state is as it was.
+    pub fn truncate(&mut self, len: usize) -> Result<(), TruncateError> {
         if len >= self.len {
-            return;
+            return Ok(());
+        }
+        let recurrent = |layer: &LayerCache| matches!(layer, LayerCache::Recurrent(_));
+        if let Some(layer) = self.layers.iter().position(recurrent).filter(|_| len > 0) {
+            return Err(TruncateError::Recurrent { layer, found: self.len, asked: len });
         }
         self.len = len;
+        self.lost = false;
         for layer in &mut self.layers {
             layer.truncate(len);
         }
@@ -154,6 +195,7 @@ impl State {
                 self.bias = None;
             }
         }
+        Ok(())
     }
 
     /// Bytes that it takes.

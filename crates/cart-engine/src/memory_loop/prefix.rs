@@ -41,7 +41,8 @@ pub(super) fn bias(hit: &Recalled, options: &PrefixOptions) -> f32 {
     options.attention_bias + hit.bias - USUAL_BIAS
 }
 
-/// Puts the spans into an empty state, the best one last and so nearest to the prompt. Spans that
+/// Puts the spans into an empty state, the best one last and so nearest to the prompt: as keys and
+/// values, or, where a layer is recurrent, as tokens that are read. Spans that
 /// do not fit into `room` positions are left out, the worst first.
 ///
 /// Returns the positions that were filled: none where there are no spans, so that the state stays
@@ -66,6 +67,9 @@ pub(super) fn push(
     if chosen.is_empty() {
         return Ok(0);
     }
+    if !agent.model().takes_spans() {
+        return read(agent, &header, &chosen, &separator, state);
+    }
     agent.on_threads(|| {
         let model = agent.model();
         if !header.is_empty() {
@@ -78,6 +82,22 @@ pub(super) fn push(
         }
         Ok(state.len())
     })
+}
+
+/// Reads the spans as a text of its own, for a model with recurrent layers, whose states take no
+/// keys and values. Each span then sees those before it, and none has a bias.
+fn read(
+    agent: &Agent,
+    header: &[u32],
+    chosen: &[&Recalled],
+    separator: &[u32],
+    state: &mut State,
+) -> Result<usize, MemoryLoopError> {
+    let spans = chosen.iter().rev().flat_map(|hit| [&hit.token_ids[..], separator].concat());
+    let tokens: Vec<u32> = header.iter().copied().chain(spans).collect();
+    let logits = LogitsFor::None;
+    agent.forward(&mut [Run { state, tokens: &tokens, logits, taps: None }])?;
+    Ok(state.len())
 }
 
 /// The tokens of a fixed text; none where the cartridge has no tokenizer.

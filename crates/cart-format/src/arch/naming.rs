@@ -45,6 +45,24 @@ pub enum Part {
     QueryNorm,
     /// The norm over each key head.
     KeyNorm,
+    /// Input projection of a Mamba mixer.
+    SsmIn,
+    /// Convolution of a Mamba mixer.
+    SsmConv,
+    /// Projection to time step, B and C.
+    SsmParameters,
+    /// Projection of the time step to channels.
+    TimeStep,
+    /// What is added to the time step of each head. This is a whole name.
+    TimeStepBias,
+    /// The decay A. This is a whole name.
+    Decay,
+    /// The skip D. This is a whole name.
+    Skip,
+    /// The norm of a Mamba-2 mixer's gated output.
+    SsmNorm,
+    /// Output projection of a Mamba mixer.
+    SsmOut,
     /// The norm on the mixer's output.
     AfterMixerNorm,
     /// The norm before the MLP.
@@ -100,6 +118,15 @@ const fn hf(part: Part, placement: NormPlacement) -> &'static str {
         (Part::Up, _) => "mlp.up_proj",
         (Part::Down, _) => "mlp.down_proj",
         (Part::AfterMlpNorm, _) => "post_feedforward_layernorm",
+        (Part::SsmIn, _) => "mamba.in_proj",
+        (Part::SsmConv, _) => "mamba.conv1d",
+        (Part::SsmParameters, _) => "mamba.x_proj",
+        (Part::TimeStep, _) => "mamba.dt_proj",
+        (Part::TimeStepBias, _) => "mamba.dt_bias",
+        (Part::Decay, _) => "mamba.A_log",
+        (Part::Skip, _) => "mamba.D",
+        (Part::SsmNorm, _) => "mamba.norm",
+        (Part::SsmOut, _) => "mamba.out_proj",
     }
 }
 
@@ -116,6 +143,15 @@ const fn hf_backbone(part: Part) -> &'static str {
         Part::Gate => "mixer.gate_proj",
         Part::Up => "mixer.up_proj",
         Part::Down => "mixer.down_proj",
+        Part::SsmIn => "mixer.in_proj",
+        Part::SsmConv => "mixer.conv1d",
+        Part::SsmParameters => "mixer.x_proj",
+        Part::TimeStep => "mixer.dt_proj",
+        Part::TimeStepBias => "mixer.dt_bias",
+        Part::Decay => "mixer.A_log",
+        Part::Skip => "mixer.D",
+        Part::SsmNorm => "mixer.norm",
+        Part::SsmOut => "mixer.out_proj",
     }
 }
 
@@ -136,5 +172,14 @@ const fn gguf(part: Part, block: &BlockSpec) -> &'static str {
         Part::Up => "ffn_up",
         Part::Down => "ffn_down",
         Part::AfterMlpNorm => "post_ffw_norm",
+        Part::SsmIn => "ssm_in",
+        Part::SsmConv => "ssm_conv1d",
+        Part::SsmParameters => "ssm_x",
+        Part::TimeStep => "ssm_dt",
+        Part::TimeStepBias => "ssm_dt.bias",
+        Part::Decay => "ssm_a",
+        Part::Skip => "ssm_d",
+        Part::SsmNorm => "ssm_norm",
+        Part::SsmOut => "ssm_out",
     }
 }

@@ -1,8 +1,8 @@
 //! The tensors that an architecture asks for (spec 21).
 
 use crate::arch::{
-    ArchSpec, AttentionSpec, BlockSpec, Global, MixerSpec, MlpSpec, NormKind, NormPlacement,
-    NormSpec, Part, TensorNaming,
+    ArchSpec, AttentionSpec, BlockSpec, Global, Mamba2Spec, MambaSpec, MixerSpec, MlpSpec,
+    NormKind, NormPlacement, NormSpec, Part, TensorNaming,
 };
 
 /// A tensor that an architecture asks for.
@@ -69,6 +69,8 @@ impl Layer<'_> {
             self.norm(Part::MixerNorm, &block.norm, hidden);
             match mixer {
                 MixerSpec::Attention(attention) => self.attention(attention),
+                MixerSpec::Mamba(mamba) => self.mamba(mamba),
+                MixerSpec::Mamba2(mamba) => self.mamba2(mamba),
             }
             if sandwich {
                 self.norm(Part::AfterMixerNorm, &block.norm, hidden);
@@ -94,6 +96,42 @@ impl Layer<'_> {
             self.norm(Part::QueryNorm, norm, spec.head_dim);
             self.norm(Part::KeyNorm, norm, spec.head_dim);
         }
+    }
+
+    fn mamba(&mut self, spec: &MambaSpec) {
+        let (hidden, inner) = (self.hidden, spec.inner_size);
+        self.linear(Part::SsmIn, spec.input_width(), hidden, spec.proj_bias);
+        self.conv(inner, spec.conv_kernel, spec.conv_bias);
+        self.linear(Part::SsmParameters, spec.parameter_width(), inner, false);
+        self.linear(Part::TimeStep, inner, spec.time_step_rank, true);
+        self.whole(Part::Decay, vec![inner, spec.state_size]);
+        self.whole(Part::Skip, vec![inner]);
+        self.linear(Part::SsmOut, hidden, inner, spec.proj_bias);
+    }
+
+    fn mamba2(&mut self, spec: &Mamba2Spec) {
+        let (hidden, inner, naming) = (self.hidden, spec.inner_size(), self.list.naming);
+        self.linear(Part::SsmIn, spec.input_width(), hidden, spec.proj_bias);
+        self.conv(spec.conv_width(), spec.conv_kernel, spec.conv_bias);
+        self.whole(Part::TimeStepBias, vec![spec.heads]);
+        self.whole(Part::Decay, naming.head_shape(spec.heads));
+        self.whole(Part::Skip, naming.head_shape(spec.heads));
+        let name = self.name(Part::SsmNorm);
+        self.list.weight(&name, naming.group_norm_shape(spec.groups, inner));
+        self.linear(Part::SsmOut, hidden, inner, spec.proj_bias);
+    }
+
+    fn conv(&mut self, channels: u64, kernel: u64, bias: bool) {
+        let name = self.name(Part::SsmConv);
+        self.list.weight(&name, self.list.naming.conv_shape(channels, kernel));
+        if bias {
+            self.list.bias(&name, channels);
+        }
+    }
+
+    fn whole(&mut self, part: Part, shape: Vec<u64>) {
+        let name = self.name(part);
+        self.list.tensors.push(TensorSpec { name, shape });
     }
 
     fn mlp(&mut self, spec: &MlpSpec) {

@@ -46,7 +46,12 @@ impl<'a> Binder<'a> {
 
     /// A vector, as `f32`.
     pub(crate) fn vector(&mut self, name: &str, width: usize) -> Result<Vec<f32>, LoadError> {
-        let tensor = self.tensor(name, &[width])?;
+        self.floats(name, &[width])
+    }
+
+    /// A small tensor, as `f32` in C order.
+    pub(crate) fn floats(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
+        let tensor = self.tensor(name, shape)?;
         let bytes = &*tensor.bytes;
         let values: Vec<f32> = match tensor.dtype {
             DType::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),

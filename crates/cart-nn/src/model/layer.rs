@@ -6,6 +6,7 @@ use cart_format::arch::{
 };
 
 use crate::attention::Attention;
+use crate::mamba::{Mamba, Mamba2};
 use crate::matrix::{Linear, Matrix};
 use crate::model::LoadError;
 use crate::model::binding::Binder;
@@ -34,6 +35,8 @@ pub(crate) struct MixerLayer {
 #[derive(Debug)]
 pub(crate) enum Mixer {
     Attention(Attention),
+    Mamba(Mamba),
+    Mamba2(Mamba2),
 }
 
 /// An MLP between its norms.
@@ -50,7 +53,13 @@ pub(crate) struct MlpLayer {
 impl Layer {
     /// Bytes of the projections.
     pub(crate) fn bytes(&self) -> u64 {
-        let mixer = self.mixer.iter().map(|mixer| mixer.input.bytes() + mixer.out.bytes());
+        let mixer = self.mixer.iter().map(|layer| {
+            let inner = match &layer.mixer {
+                Mixer::Mamba(mamba) => mamba.parameters.bytes() + mamba.time_step.bytes(),
+                Mixer::Attention(_) | Mixer::Mamba2(_) => 0,
+            };
+            layer.input.bytes() + inner + layer.out.bytes()
+        });
         let mlp = self.mlp.iter().map(|mlp| mlp.up.bytes() + mlp.down.bytes());
         mixer.chain(mlp).sum()
     }
@@ -61,14 +70,18 @@ impl Layer {
             Some(Mixer::Attention(attention)) => {
                 LayerShape::Attention { key_width: attention.key_width() }
             }
+            Some(Mixer::Mamba(mamba)) => LayerShape::Recurrent(mamba.shape()),
+            Some(Mixer::Mamba2(mamba)) => LayerShape::Recurrent(mamba.shape()),
             None => LayerShape::Nothing,
         }
     }
 
     /// Its attention, if it has one.
     pub(crate) fn attention(&self) -> Option<&Attention> {
-        let Mixer::Attention(attention) = &self.mixer.as_ref()?.mixer;
-        Some(attention)
+        match &self.mixer.as_ref()?.mixer {
+            Mixer::Attention(attention) => Some(attention),
+            Mixer::Mamba(_) | Mixer::Mamba2(_) => None,
+        }
     }
 }
 
@@ -88,6 +101,9 @@ impl<'a> Ropes<'a> {
     }
 }
 
+/// A matrix and its bias.
+pub(super) type Projection = (Matrix, Option<Vec<f32>>);
+
 /// Binds one layer.
 pub(crate) struct LayerBinder<'a, 'b, 'c> {
     pub(crate) binder: &'b mut Binder<'c>,
@@ -105,6 +121,8 @@ impl<'a> LayerBinder<'a, '_, '_> {
                 let rope = spec.rope.as_ref().map(|rope| ropes.index(rope));
                 Some(self.attention(spec, rope)?)
             }
+            Some(MixerSpec::Mamba(spec)) => Some(self.mamba(spec)?),
+            Some(MixerSpec::Mamba2(spec)) => Some(self.mamba2(spec)?),
             None => None,
         };
         let mlp = block.mlp.as_ref().map(|spec| self.mlp(spec)).transpose()?;
@@ -169,22 +187,38 @@ impl<'a> LayerBinder<'a, '_, '_> {
         })
     }
 
-    fn name(&self, part: Part) -> String {
+    pub(super) fn name(&self, part: Part) -> String {
         self.naming.part(self.index, part, self.block)
     }
 
-    fn matrix(
+    pub(super) fn matrix(
         &mut self,
         part: Part,
         outputs: usize,
         inputs: usize,
         bias: bool,
-    ) -> Result<(Matrix, Option<Vec<f32>>), LoadError> {
+    ) -> Result<Projection, LoadError> {
         let name = self.name(part);
         let matrix = self.binder.matrix(&name, outputs, inputs)?;
         let bias =
             bias.then(|| self.binder.vector(&format!("{name}.bias"), outputs)).transpose()?;
         Ok((matrix, bias))
+    }
+
+    /// The norm before the mixer, projections and norm after it, around `mixer`.
+    pub(super) fn around(
+        &mut self,
+        mixer: Mixer,
+        input: Projection,
+        out: Projection,
+    ) -> Result<MixerLayer, LoadError> {
+        Ok(MixerLayer {
+            norm: self.norm(Part::MixerNorm)?,
+            input: Linear::new(vec![input]),
+            mixer,
+            out: Linear::new(vec![out]),
+            after_norm: self.after_norm(Part::AfterMixerNorm)?,
+        })
     }
 
     /// The norm on a branch's output, where blocks have one.

@@ -6,14 +6,17 @@ use std::f64::consts::{PI, SQRT_2};
 
 use cart_format::ArchSpec;
 use cart_format::arch::{
-    Activation, AttentionSpec, BlockSpec, MixerSpec, MlpSpec, NormKind, NormPlacement, NormSpec,
-    RopePairing, RopeScaling, RopeSpec, TensorNaming,
+    Activation, AttentionSpec, BlockSpec, DecayForm, Mamba2Spec, MambaSpec, MixerSpec, MlpSpec,
+    NormKind, NormPlacement, NormSpec, RopePairing, RopeScaling, RopeSpec, TensorNaming,
 };
 
 /// Values of tensors by name.
 pub(crate) type Weights = BTreeMap<String, Vec<f64>>;
 
 type Rows = Vec<Vec<f64>>;
+
+/// The name of a layer's tensor from those of the two conventions.
+type Namer<'a> = &'a dyn Fn(&str, &str) -> String;
 
 /// What a query sees of a key: nothing, or the key with something added to its score.
 pub(crate) type Sees<'a> = &'a dyn Fn(usize, usize) -> Option<f64>;
@@ -55,9 +58,10 @@ impl Plain<'_> {
         let name = |hf: &str, gguf: &str| match self.spec.naming {
             TensorNaming::Hf => format!("model.layers.{index}.{hf}"),
             TensorNaming::HfBackbone => {
-                let part = hf.rsplit('.').next().unwrap();
-                let part = if part.ends_with("norm") { "norm" } else { &format!("mixer.{part}") };
-                format!("backbone.layers.{index}.{part}")
+                let last = hf.rsplit('.').next().unwrap();
+                let part = if last.ends_with("layernorm") { "norm" } else { last };
+                let within = if last.ends_with("layernorm") { "" } else { "mixer." };
+                format!("backbone.layers.{index}.{within}{part}")
             }
             TensorNaming::Gguf => format!("blk.{index}.{gguf}"),
         };
@@ -77,6 +81,8 @@ impl Plain<'_> {
             let rows = normed(&name("input_layernorm", "attn_norm"), x);
             let mixed = match mixer {
                 MixerSpec::Attention(spec) => self.attention(&name, spec, &rows, sees),
+                MixerSpec::Mamba(spec) => self.mamba(&name, spec, &rows),
+                MixerSpec::Mamba2(spec) => self.mamba2(&name, spec, &rows),
             };
             add(x, mixed, &name("post_attention_layernorm", "post_attention_norm"));
         }
@@ -147,6 +153,108 @@ impl Plain<'_> {
         (0..rows.len()).map(mix).collect()
     }
 
+    fn mamba(&self, name: Namer<'_>, spec: &MambaSpec, rows: &Rows) -> Rows {
+        let (inner, size) = (spec.inner_size as usize, spec.state_size as usize);
+        let rank = spec.time_step_rank as usize;
+        let input = self.each(&name("mamba.in_proj", "ssm_in"), rows, spec.proj_bias);
+        let x = self.conv(name, &columns(&input, 0..inner), spec.conv_kernel, spec.conv_bias);
+        let parameters = self.each(&name("mamba.x_proj", "ssm_x"), &x, false);
+        let steps = columns(&parameters, 0..rank);
+        let steps = self.each(&name("mamba.dt_proj", "ssm_dt"), &steps, true);
+        let decay = self.decay(name, spec.decay);
+        let skip = &self.weights[&name("mamba.D", "ssm_d")];
+        let mut state = vec![0.0; inner * size];
+        let mut out = Vec::new();
+        for row in 0..rows.len() {
+            let (b, c) = parameters[row][rank..].split_at(size);
+            let mut y = Vec::new();
+            for channel in 0..inner {
+                let (step, x) = (steps[row][channel].exp().ln_1p(), x[row][channel]);
+                let mut sum = skip[channel] * x;
+                for n in 0..size {
+                    let h = &mut state[channel * size + n];
+                    *h = (step * decay[channel * size + n]).exp() * *h + step * x * b[n];
+                    sum += *h * c[n];
+                }
+                y.push(sum * activate(Activation::Silu, input[row][inner + channel]));
+            }
+            out.push(self.linear(&name("mamba.out_proj", "ssm_out"), &y, spec.proj_bias));
+        }
+        out
+    }
+
+    fn mamba2(&self, name: Namer<'_>, spec: &Mamba2Spec, rows: &Rows) -> Rows {
+        let (heads, dim) = (spec.heads as usize, spec.head_dim as usize);
+        let (groups, size) = (spec.groups as usize, spec.state_size as usize);
+        let inner = heads * dim;
+        let wide = inner + 2 * groups * size;
+        let input = self.each(&name("mamba.in_proj", "ssm_in"), rows, spec.proj_bias);
+        let x = columns(&input, inner..inner + wide);
+        let x = self.conv(name, &x, spec.conv_kernel, spec.conv_bias);
+        let decay = self.decay(name, spec.decay);
+        let skip = &self.weights[&name("mamba.D", "ssm_d")];
+        let bias = &self.weights[&name("mamba.dt_bias", "ssm_dt.bias")];
+        let norm = &self.weights[&format!("{}.weight", name("mamba.norm", "ssm_norm"))];
+        let mut state = vec![0.0; inner * size];
+        let mut out = Vec::new();
+        for row in 0..rows.len() {
+            let mut y = Vec::new();
+            for channel in 0..inner {
+                let head = channel / dim;
+                let step = (input[row][inner + wide + head] + bias[head]).exp().ln_1p();
+                let step = step.max(spec.time_step_min.unwrap_or(0.0));
+                let step = step.min(spec.time_step_max.unwrap_or(f64::INFINITY));
+                let group = head / (heads / groups);
+                let mut sum = skip[head] * x[row][channel];
+                for n in 0..size {
+                    let b = x[row][inner + group * size + n];
+                    let c = x[row][inner + (groups + group) * size + n];
+                    let h = &mut state[channel * size + n];
+                    *h = (step * decay[head]).exp() * *h + step * x[row][channel] * b;
+                    sum += *h * c;
+                }
+                y.push(sum * activate(Activation::Silu, input[row][channel]));
+            }
+            for (part, weight) in y.chunks_mut(inner / groups).zip(norm.chunks(inner / groups)) {
+                let square = part.iter().map(|v| v * v).sum::<f64>() / part.len() as f64;
+                let scale = 1.0 / (square + spec.norm_eps).sqrt();
+                part.iter_mut().zip(weight).for_each(|(v, weight)| *v *= scale * weight);
+            }
+            out.push(self.linear(&name("mamba.out_proj", "ssm_out"), &y, spec.proj_bias));
+        }
+        out
+    }
+
+    fn conv(&self, name: Namer<'_>, rows: &Rows, kernel: u64, bias: bool) -> Rows {
+        let (name, kernel) = (name("mamba.conv1d", "ssm_conv1d"), kernel as usize);
+        let weight = &self.weights[&format!("{name}.weight")];
+        let bias = bias.then(|| &self.weights[&format!("{name}.bias")]);
+        let at = |position: usize, channel: usize| {
+            let mut sum = bias.map_or(0.0, |bias| bias[channel]);
+            for tap in 0..kernel {
+                if let Some(source) = (position + tap + 1).checked_sub(kernel) {
+                    sum += weight[channel * kernel + tap] * rows[source][channel];
+                }
+            }
+            activate(Activation::Silu, sum)
+        };
+        let row = |position| (0..rows[0].len()).map(|channel| at(position, channel)).collect();
+        (0..rows.len()).map(row).collect()
+    }
+
+    fn decay(&self, name: Namer<'_>, form: DecayForm) -> Vec<f64> {
+        let stored = &self.weights[&name("mamba.A_log", "ssm_a")];
+        let decay = |stored: &f64| match form {
+            DecayForm::Log => -stored.exp(),
+            DecayForm::Plain => *stored,
+        };
+        stored.iter().map(decay).collect()
+    }
+
+    fn each(&self, name: &str, rows: &Rows, bias: bool) -> Rows {
+        rows.iter().map(|row| self.linear(name, row, bias)).collect()
+    }
+
     fn mlp(&self, name: &dyn Fn(&str, &str) -> String, spec: &MlpSpec, row: &[f64]) -> Vec<f64> {
         let (MlpSpec::Gated(dense) | MlpSpec::Plain(dense)) = spec;
         let up = self.linear(&name("mlp.up_proj", "ffn_up"), row, dense.bias);
@@ -190,6 +298,10 @@ impl Plain<'_> {
                 .collect(),
         }
     }
+}
+
+fn columns(rows: &Rows, columns: std::ops::Range<usize>) -> Rows {
+    rows.iter().map(|row| row[columns.clone()].to_vec()).collect()
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {

@@ -1,8 +1,9 @@
 //! What a forward refuses, and that it leaves the states as they were.
 
+use cart_format::arch::TensorNaming;
 use cart_nn::{ForwardError, LogitsFor, Run};
 
-use crate::specimens::{gemma, llama, tokens};
+use crate::specimens::{gemma, hybrid, llama, mamba, one_part, tokens};
 use crate::{forward, model};
 
 #[test]
@@ -40,6 +41,34 @@ fn bad_runs_are_refused_and_change_nothing() {
     );
     forward(&model, &mut good, &tokens(10), LogitsFor::None);
     assert_eq!(good.len(), 700);
+}
+
+#[test]
+fn a_state_of_another_model_is_told_by_the_first_layer_that_differs() {
+    let naming = TensorNaming::HfBackbone;
+    let models = [llama(), one_part(naming), mamba(naming), hybrid(naming)].map(|s| model(&s));
+    let refuse = |state: usize, of: usize| {
+        let mut state = models[state].new_state();
+        let run = Run { state: &mut state, tokens: &[1], logits: LogitsFor::None, taps: None };
+        models[of].forward(&mut [run]).unwrap_err().to_string()
+    };
+    let found = [
+        (
+            refuse(0, 2),
+            "keys and values of width 16 in layer 0, but this model has a state of 1 × 50 \
+                        channels of 5 numbers and 3 inputs of a convolution over 50 there",
+        ),
+        (
+            refuse(1, 3),
+            "nothing in layer 0, but this model has a state of 6 × 20 channels of 9 \
+                        numbers and 2 inputs of a convolution over 156 there",
+        ),
+        (refuse(3, 0), "5 layers, but this model has 3"),
+    ];
+    for (found, expected) in found {
+        let expected = format!("run 0: the state or span has {expected}; make it with this model");
+        assert_eq!(found, expected);
+    }
 }
 
 #[test]

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use cart_format::arch::{
-    Activation, AttentionSpec, BlockSpec, DenseSpec, MixerSpec, MlpSpec, NormKind, NormPlacement,
-    NormSpec, RopePairing, RopeScaling, RopeSpec, TensorNaming, TensorSpec,
+    Activation, AttentionSpec, BlockSpec, DecayForm, DenseSpec, Mamba2Spec, MambaSpec, MixerSpec,
+    MlpSpec, NormKind, NormPlacement, NormSpec, RopePairing, RopeScaling, RopeSpec, TensorNaming,
+    TensorSpec,
 };
 use cart_format::{ArchSpec, DType};
 use cart_nn::{SharedBytes, WeightTensor};
@@ -41,8 +42,13 @@ impl Specimen {
         let count = shape.iter().product();
         let norm = shape.len() == 1 && name.ends_with("norm.weight");
         let size = if shape.len() == 2 { 1.5 / (shape[1] as f32).sqrt() } else { 0.3 };
-        let values: Vec<f32> =
-            (0..count).map(|_| unit() * size + if norm { 1.0 } else { 0.0 }).collect();
+        // A state that grows would not be a model.
+        let decay = name.ends_with("ssm_a");
+        let value = |_| match unit() * size {
+            value if decay => -0.1 - value.abs(),
+            value => value + if norm { 1.0 } else { 0.0 },
+        };
+        let values: Vec<f32> = (0..count).map(value).collect();
         self.weights.insert(name.to_owned(), values.iter().map(|v| f64::from(*v)).collect());
         self.tensors.insert(name.to_owned(), tensor(DType::F32, shape, &bytes(&values)));
     }
@@ -176,8 +182,74 @@ pub(crate) fn one_part(naming: TensorNaming) -> Specimen {
     Specimen::new(arch(naming, vec![mixer, mlp], vec![1, 0, 0, 1, 0]))
 }
 
+/// As Mamba: channels that fill no whole block, with and without biases.
+pub(crate) fn mamba(naming: TensorNaming) -> Specimen {
+    let mut spec = MambaSpec {
+        inner_size: 50,
+        state_size: 5,
+        conv_kernel: 4,
+        time_step_rank: 3,
+        decay: decay(naming),
+        conv_bias: true,
+        proj_bias: false,
+    };
+    let mut blocks = vec![recurrent(MixerSpec::Mamba(spec.clone()))];
+    (spec.conv_bias, spec.proj_bias, spec.conv_kernel) = (false, true, 1);
+    blocks.push(recurrent(MixerSpec::Mamba(spec)));
+    Specimen::new(arch(naming, blocks, vec![0, 1, 0]))
+}
+
+/// As Nemotron-H: Mamba-2, an MLP or attention in a layer.
+pub(crate) fn hybrid(naming: TensorNaming) -> Specimen {
+    let mut spec = Mamba2Spec {
+        heads: 6,
+        head_dim: 20,
+        groups: 2,
+        state_size: 9,
+        conv_kernel: 3,
+        decay: decay(naming),
+        time_step_min: None,
+        time_step_max: None,
+        norm_eps: 1e-5,
+        conv_bias: true,
+        proj_bias: false,
+    };
+    let first = recurrent(MixerSpec::Mamba2(spec.clone()));
+    (spec.heads, spec.head_dim, spec.groups) = (4, 16, 1);
+    (spec.time_step_min, spec.time_step_max) = (Some(0.6), Some(0.8));
+    (spec.conv_bias, spec.proj_bias) = (false, true);
+    let mut blocks = vec![first, recurrent(MixerSpec::Mamba2(spec))];
+    blocks.extend(one_part(naming).spec.blocks);
+    Specimen::new(arch(naming, blocks, vec![0, 3, 1, 2, 0]))
+}
+
+fn recurrent(mixer: MixerSpec) -> BlockSpec {
+    BlockSpec { norm: rms(), placement: NormPlacement::Pre, mixer: Some(mixer), mlp: None }
+}
+
+fn decay(naming: TensorNaming) -> DecayForm {
+    if naming == TensorNaming::Gguf { DecayForm::Plain } else { DecayForm::Log }
+}
+
 /// All of them.
-pub(crate) fn all() -> [(&'static str, Specimen); 5] {
+pub(crate) fn all() -> Vec<(&'static str, Specimen)> {
+    let mut all = Vec::from(attending());
+    all.extend(recurring());
+    all
+}
+
+/// Those with layers whose state is of fixed size.
+pub(crate) fn recurring() -> [(&'static str, Specimen); 4] {
+    [
+        ("mamba", mamba(TensorNaming::HfBackbone)),
+        ("mamba, gguf", mamba(TensorNaming::Gguf)),
+        ("hybrid", hybrid(TensorNaming::HfBackbone)),
+        ("hybrid, gguf", hybrid(TensorNaming::Gguf)),
+    ]
+}
+
+/// Those that keep every position as keys and values.
+pub(crate) fn attending() -> [(&'static str, Specimen); 5] {
     [
         ("llama", llama()),
         ("gemma", gemma()),

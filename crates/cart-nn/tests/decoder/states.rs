@@ -1,8 +1,8 @@
 //! States as values, chunks, batches and taps.
 
-use cart_nn::{Logits, LogitsFor, Run, Taps};
+use cart_nn::{ForwardError, Logits, LogitsFor, Run, SpanKv, Taps, TruncateError};
 
-use crate::specimens::{all, gemma, llama, tokens};
+use crate::specimens::{all, attending, gemma, llama, recurring, tokens};
 use crate::{assert_close, forward, model};
 
 #[test]
@@ -27,7 +27,7 @@ fn a_long_prompt_in_other_pieces_gives_the_same() {
 
 #[test]
 fn a_truncated_state_is_the_earlier_one() {
-    for (name, specimen) in all() {
+    for (name, specimen) in attending() {
         let model = model(&specimen);
         let tokens = tokens(40);
         let mut state = model.new_state();
@@ -39,11 +39,65 @@ fn a_truncated_state_is_the_earlier_one() {
         let mut fork = earlier.clone();
         let second = forward(&model, &mut fork, &tokens[25..], LogitsFor::All);
         assert_eq!((&first, &state), (&second, &fork), "{name}: a clone goes on as the original");
-        state.truncate(100);
+        state.truncate(100).unwrap();
         assert_eq!(state.len(), 40);
-        state.truncate(25);
+        state.truncate(25).unwrap();
         assert_eq!(state, earlier, "{name}");
         assert_eq!(forward(&model, &mut state, &tokens[25..], LogitsFor::All), first, "{name}");
+    }
+}
+
+#[test]
+fn a_recurrent_state_can_not_go_back_but_be_cloned() {
+    for (name, specimen) in recurring() {
+        let model = model(&specimen);
+        let tokens = tokens(40);
+        let mut state = model.new_state();
+        let bytes = state.bytes();
+        forward(&model, &mut state, &tokens[..25], LogitsFor::None);
+        let earlier = state.clone();
+        let first = forward(&model, &mut state, &tokens[25..], LogitsFor::All);
+        let mut fork = earlier.clone();
+        let second = forward(&model, &mut fork, &tokens[25..], LogitsFor::All);
+        assert_eq!((&first, &state), (&second, &fork), "{name}: a clone goes on as the original");
+        assert_eq!(
+            state.truncate(25),
+            Err(TruncateError::Recurrent { layer: 0, found: 40, asked: 25 })
+        );
+        assert_eq!(state, fork, "{name}: a refusal changes nothing");
+        assert_eq!(state.truncate(40), Ok(()));
+        assert_eq!(state, fork);
+        assert_eq!(state.truncate(0), Ok(()));
+        assert_eq!((state.bytes(), &state), (bytes, &model.new_state()), "{name}");
+        assert!(!model.takes_spans());
+        for refused in [
+            model.encode_span(&[], &tokens).unwrap_err(),
+            model.push_span(&mut state, &span(), 0.0).unwrap_err(),
+        ] {
+            assert!(matches!(refused, ForwardError::NoKeys { layer: 0 }), "{refused}");
+        }
+    }
+}
+
+/// A span of another model.
+fn span() -> SpanKv {
+    model(&llama()).encode_span(&[], &[1]).unwrap()
+}
+
+#[test]
+fn no_bit_of_a_recurrent_step_depends_on_the_number_of_threads() {
+    for (name, specimen) in recurring() {
+        let model = model(&specimen);
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let mut state = model.new_state();
+                let step = |token: &u32| forward(&model, &mut state, &[*token], LogitsFor::All);
+                let logits: Vec<Vec<f32>> = tokens(40).iter().map(step).collect();
+                (logits, state)
+            })
+        };
+        assert!(run(1) == run(3), "{name}");
     }
 }
 
@@ -77,7 +131,7 @@ fn a_batch_gives_each_run_what_it_gets_alone() {
         for (index, (alone, Logits { rows, vocab, data })) in alone.iter().zip(together).enumerate()
         {
             assert_eq!(rows * vocab, data.len());
-            assert_close(&data, alone.iter().map(|logit| f64::from(*logit)), name);
+            assert_eq!(&data, alone, "{name}");
             assert_eq!(states[index].len(), index * 3 + 1 + pieces[index].len());
         }
     }
