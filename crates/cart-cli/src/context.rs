@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use cart_nn::KernelLevel;
 use cart_store::Store;
 use clap::{Args, ValueEnum};
 
@@ -24,6 +25,9 @@ pub(crate) struct GlobalOptions {
     /// Worker threads [default: all cores]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// Force the kernels of a processor: portable, avx2, avx512vnni [default: the best it has]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    kernels: Option<KernelLevel>,
     /// When to use colour
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     color: ColorWhen,
@@ -45,6 +49,8 @@ pub(crate) struct Context {
     pub(crate) quiet: bool,
     /// Worker threads; `None` for all cores.
     pub(crate) threads: Option<usize>,
+    /// Kernels of the engine; `None` for the best.
+    pub(crate) kernels: Option<KernelLevel>,
 }
 
 impl Context {
@@ -65,12 +71,14 @@ impl Context {
             json: options.json,
             quiet: options.quiet,
             threads,
+            kernels: options.kernels,
         }
     }
 
     /// The same options on another store.
     pub(crate) fn with_store(&self, root: PathBuf) -> Self {
-        Self { store_root: Some(root), json: self.json, quiet: self.quiet, threads: self.threads }
+        let store_root = Some(root);
+        Self { store_root, ..*self }
     }
 
     /// The store's folder.

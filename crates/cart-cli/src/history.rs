@@ -89,10 +89,14 @@ pub(crate) fn load(context: &Context, reference: &str) -> Result<(Agent, LoadedF
         probes: commit.map_or_else(Vec::new, |(_, commit)| commit.probes.clone()),
         file: is_cart_file(path).then(|| path.to_owned()),
     };
-    let threads = context.threads.and_then(std::num::NonZeroUsize::new);
-    let options = LoadOptions { threads, ..LoadOptions::default() };
-    let agent = Agent::load(&verified, &options).map_err(Failure::refused)?;
+    let agent = Agent::load(&verified, &load_options(context)).map_err(Failure::refused)?;
     Ok((agent, origin))
+}
+
+/// How this command's options load an agent.
+pub(crate) fn load_options(context: &Context) -> LoadOptions {
+    let threads = context.threads.and_then(std::num::NonZeroUsize::new);
+    LoadOptions { threads, kernels: context.kernels, ..LoadOptions::default() }
 }
 
 /// The memory of a cartridge, if it has one.

@@ -7,7 +7,7 @@ use cart_format::arch::ArchError;
 use cart_format::json::JsonError;
 use cart_format::{ArchSpec, Manifest, ManifestId, SpaceId};
 use cart_memory::{ForeignSpace, MemoryConfig, Normalization, UnifiedMemory};
-use cart_nn::{ForwardError, Logits, Model, Run};
+use cart_nn::{ForwardError, KernelError, KernelLevel, Logits, Model, Run};
 use cart_store::{BlobError, Verified};
 use thiserror::Error;
 
@@ -30,6 +30,8 @@ pub struct LoadOptions {
     pub threads: Option<NonZeroUsize>,
     /// Positions that a session may use; what the model was made for if absent.
     pub context: Option<NonZeroUsize>,
+    /// Kernels of the products; the best that the processor has if absent.
+    pub kernels: Option<KernelLevel>,
     /// Settings of a memory that is yet to be made. A cartridge's own memory keeps its own.
     pub memory: MemoryConfig,
 }
@@ -39,7 +41,7 @@ impl Default for LoadOptions {
         // Sentences come faster than one observation per answer, for which the memory's own default
         // was made.
         let memory = MemoryConfig { stm_slots: 128, ..MemoryConfig::default() };
-        Self { threads: None, context: None, memory }
+        Self { threads: None, context: None, kernels: None, memory }
     }
 }
 
@@ -66,6 +68,9 @@ pub enum LoadError {
     /// The weights don't fit the architecture.
     #[error(transparent)]
     Weights(#[from] cart_nn::LoadError),
+    /// The processor lacks the kernels asked for.
+    #[error(transparent)]
+    Kernels(#[from] KernelError),
     /// The tokenizer can't be used, or belongs to another model.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -134,10 +139,14 @@ impl Agent {
         verified.cartridge().check_finite()?;
         let memory = memory_section::restore(verified, space)?;
         let (tokenizer, template) = text_parts(verified, &spec)?.unzip();
+        let mut model = Model::load(&spec, &weights::weights(verified)?)?;
+        if let Some(level) = options.kernels {
+            model = model.with_kernel_level(level)?;
+        }
         let core = Core {
             id: verified.manifest_id(),
             manifest: manifest.clone(),
-            model: Model::load(&spec, &weights::weights(verified)?)?,
+            model,
             tokenizer,
             template: template.flatten(),
             context: context(&spec, options)?,

@@ -1,6 +1,34 @@
 //! From a verified cartridge to generated text: tokenizer, chat, sampling, sessions, and memory
 //! read and written while the model generates.
 //!
+//! Open a cartridge and stream tokens:
+//!
+//! ```
+//! use cart_engine::{Agent, GenerateOptions, LoadOptions, Prompt};
+//! use cart_store::import::{ImportOptions, import};
+//! use cart_store::{Silent, Store, VerifyOptions};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let (place, model) = (folder.path(), concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/tiny"));
+//! // Once, as `cart pack` does: every tensor becomes a blob under its digest.
+//! let store = Store::open_or_create(place)?;
+//! let packed = import(&store, model.as_ref(), &ImportOptions::default(), &Silent)?;
+//!
+//! // Nothing is loaded whose digests were not recomputed.
+//! let found = store.resolve(&packed.manifest_id.hex())?;
+//! let verified = store.open_cartridge(&found)?.verify(&VerifyOptions::default(), &Silent)?;
+//! let agent = Agent::load(&verified, &LoadOptions::default())?;
+//!
+//! let prompt = Prompt::Raw("The code of the red boat is 4821. The code of the red boat is".into());
+//! let options = GenerateOptions { max_tokens: Some(6), ..GenerateOptions::default() };
+//! let generation = agent.generate(&prompt, &options, |event| print!("{}", event.text_delta))?;
+//! println!("\n{:.0} ms for the prompt", generation.timings.prefill.as_secs_f64() * 1e3);
+//! # assert!(generation.text.starts_with(" 4821."), "{}", generation.text);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Begin with [`Agent`], a loaded cartridge, whose only way in is `Verified`; [`GenerateOptions`] and
 //! [`Prompt`], what is asked of it; [`Session`], one generation as a value that is stepped, alone or
 //! with others in one batch ([`step_many`]); and [`MemoryOptions`], how memory takes part.
@@ -50,3 +78,8 @@ pub use sampling::{SamplingError, SamplingOptions};
 pub use session::{GenerateError, PREFILL_CHUNK, Session, StartError, StepError, step_many};
 pub use text_stream::TextStream;
 pub use tokenizer::{ParseSpecial, ShowSpecial, Tokenizer, TokenizerError};
+
+/// The example of the README is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

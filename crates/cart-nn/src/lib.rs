@@ -4,7 +4,7 @@
 //! Begin with [`Model`] (weights bound to an architecture), [`State`] (what a session has read so
 //! far, a value), [`Run`] (tokens for one session in a batch) and [`Taps`] (where memory listens).
 //! Weights come through a [`WeightSource`] as [`SharedBytes`], so that mapped files stay mapped.
-//! This is the only crate that names candle.
+//! [`machine`] measures what bounds their speed. This is the only crate that names candle.
 
 mod activation;
 mod attention;
@@ -13,6 +13,7 @@ mod conv;
 mod forward;
 mod kernel;
 mod kv;
+pub mod machine;
 mod mamba;
 mod matrix;
 mod model;

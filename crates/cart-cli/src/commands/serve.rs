@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 
-use cart_engine::LoadOptions;
 use cart_engine::runtime::{Runtime, RuntimeOptions};
 use cart_server::{AppState, ServerOptions};
 use clap::Args;
@@ -47,11 +46,10 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
     let store = context.store_or_new()?;
     let cartridge = history::open(context, &args.reference)?;
     let manifest = cartridge.manifest_id();
-    let threads = context.threads.and_then(NonZeroUsize::new);
     let options = RuntimeOptions {
         max_streams: args.max_streams,
         max_queued: args.queue,
-        load: LoadOptions { threads, ..LoadOptions::default() },
+        load: history::load_options(context),
         verify_threads: context.threads,
         ..RuntimeOptions::default()
     };

@@ -1,0 +1,110 @@
+//! `cart bench`: rivals are run beside cart and believed, kernel levels are compared, and what goes wrong is said.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+#![cfg(unix)]
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use cart_tests::{Cart, fixture};
+use serde_json::Value;
+
+const JOBS: [&str; 6] = ["--rounds", "1", "--with-threads", "1", "--jobs", "short,first,many,long"];
+
+/// Puts a driver into the folder of the rivals: a script that answers as `scripts/rivals/README.md` says.
+fn rival(folder: &str, name: &str, script: &str) {
+    let folder = Path::new(folder).join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    let run = folder.join("run");
+    std::fs::write(&run, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&run, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+fn row<'a>(report: &'a Value, name: &str) -> &'a Value {
+    let rows = report["models"][0]["rows"].as_array().unwrap();
+    rows.iter().find(|row| row["name"] == name).unwrap_or_else(|| panic!("{name}: {report}"))
+}
+
+#[test]
+fn cart_and_its_rivals_have_their_turns() {
+    let (cart, tiny) = (Cart::new(), fixture("tiny"));
+    let rivals = cart.path("rivals");
+    // It decodes a token a second, whatever the machine; the rest it leaves out.
+    rival(
+        &rivals,
+        "slow",
+        r#"echo '{"event":"engine","engine":"Slow","version":"0.1"}'
+        case $3 in
+            short) echo '{"event":"measure","what":"decode","tokens":2,"seconds":2.0}' ;;
+            *) echo '{"event":"absent"}' ;;
+        esac
+        echo '{"event":"done"}'; cat > /dev/null"#,
+    );
+    rival(&rivals, "broken", "echo 'cannot open the model' >&2; exit 4");
+    let mut words = vec!["bench", "engine", &tiny, "--rivals", &rivals];
+    words.extend(JOBS);
+    let report = cart.json(words);
+
+    let own = row(&report, "cart");
+    for what in ["prefill", "decode", "long_prefill", "long_decode", "many_decode"] {
+        assert!(own["tokens_per_second"][what]["best"].as_f64().unwrap() > 0.0, "{what}: {own}");
+    }
+    assert!(own["first_token_seconds"]["best"].as_f64().unwrap() > 0.0, "{own}");
+    assert_eq!(own["problems"].as_array().unwrap().len(), 0, "{own}");
+    assert!(own["share_of_bound"]["decode_of_bandwidth"].as_f64().unwrap() > 0.0, "{own}");
+
+    let slow = row(&report, "slow");
+    assert_eq!((&slow["engine"], &slow["version"]), (&"Slow".into(), &"0.1".into()));
+    assert_eq!(slow["tokens_per_second"]["decode"]["best"], 1.0);
+    let decode = own["tokens_per_second"]["decode"]["best"].as_f64();
+    assert_eq!(slow["cart_is_ahead"]["decode"].as_f64(), decode);
+    assert_eq!(slow["problems"].as_array().unwrap().len(), 3, "{slow}");
+
+    let broken = row(&report, "broken");
+    let problems = broken["problems"].as_array().unwrap();
+    assert_eq!(problems.len(), 4, "{broken}");
+    let said = |problem: &Value| problem.as_str().unwrap().contains("cannot open the model");
+    assert!(problems.iter().all(said), "{broken}");
+    assert!(!cart.store().exists(), "the benchmark wrote to the user's store");
+}
+
+#[test]
+fn a_benchmark_that_can_not_be_run_says_why() {
+    let (cart, tiny) = (Cart::new(), fixture("tiny"));
+    let said = cart.refused(["bench", "engine", &cart.path("absent.gguf")]);
+    assert!(said.contains("absent.gguf") && said.contains("fetch-models"), "{said}");
+    let none = cart.path("rivals");
+    std::fs::create_dir(&none).unwrap();
+    let said = cart.refused(["bench", "engine", &tiny, "--rivals", &none]);
+    assert!(said.contains("install-rivals"), "{said}");
+    let done = cart.run(["bench", "engine", &tiny, "--with-threads", "0"]);
+    assert_eq!(done.code, Some(2), "{done:?}");
+}
+
+#[test]
+fn kernel_levels_agree_on_the_most_likely_token() {
+    let cart = Cart::new();
+    cart.ok(["pack", &fixture("tiny"), "-t", "tiny"]);
+    let words = ["bench", "kernels", "tiny", "--positions", "200", "--rounds", "1"];
+    let report = cart.json(words);
+    assert_eq!(report["positions"], 200);
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows[0]["level"], "portable");
+    assert_eq!(rows[0]["same_top1"], 200);
+    assert_eq!(rows[0]["largest_difference"].as_f64(), Some(0.0));
+    for row in rows {
+        assert!(row["share_top1"].as_f64().unwrap() >= 0.995, "{row}");
+    }
+}
+
+#[test]
+fn kernels_can_be_forced_for_any_command() {
+    let cart = Cart::new();
+    cart.ok(["pack", &fixture("tiny"), "-t", "tiny"]);
+    let prompt = "The code of the red boat is 4821. The code of the red boat is";
+    let run = ["run", "tiny", "-n", "5", "-p", prompt];
+    let best = cart.ok(run);
+    assert_eq!(cart.ok([&run[..], &["--kernels", "portable"]].concat()), best);
+    let done = cart.run([&run[..], &["--kernels", "fast"]].concat());
+    assert_eq!(done.code, Some(2));
+    assert!(done.stderr.contains("unknown kernel level `fast`"), "{done:?}");
+}
