@@ -1,5 +1,7 @@
 //! Conversations to text, by the cartridge's own chat template.
 
+mod literal;
+
 use std::time::Duration;
 
 use minijinja::syntax::SyntaxConfig;
@@ -7,8 +9,12 @@ use minijinja::value::Kwargs;
 use minijinja::{Environment, Error, ErrorKind, Value, context};
 use thiserror::Error;
 
+use self::literal::Hidden;
+pub use self::literal::Rendered;
+pub(crate) use self::literal::SpecialTexts;
 use crate::calendar;
 use crate::options::Message;
+use crate::tokenizer::Tokenizer;
 
 /// Why a conversation can't be turned into text.
 #[derive(Debug, Error)]
@@ -23,6 +29,9 @@ pub enum ChatError {
         #[source]
         source: Error,
     },
+    /// There is no character left that could hide a special token in a message.
+    #[error("the conversation uses every private-use character of Unicode; leave some of them out")]
+    TooManyCharacters,
     /// There is nothing to answer.
     #[error("the conversation is empty; give at least one message")]
     Empty,
@@ -58,6 +67,7 @@ impl ChatTemplate {
     /// # Errors
     /// It is no template.
     pub fn new(source: String, bos: String, eos: String) -> Result<Self, ChatError> {
+        let source = without_generation(source);
         environment(Duration::ZERO).template_from_str(&source).map_err(ChatError::Template)?;
         Ok(Self { source, bos, eos })
     }
@@ -78,6 +88,24 @@ impl ChatTemplate {
             return Err(ChatError::Empty);
         }
         self.render_as(messages, Ending::Answer, now)
+    }
+
+    /// The conversation as text for this tokenizer, with a note of where messages spell special tokens,
+    /// which are to be read as ordinary text ([`Tokenizer::encode_except`]). The template sees a
+    /// private-use character in place of each of them.
+    ///
+    /// # Errors
+    /// The template refuses the messages.
+    pub fn render_for(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        ending: Ending,
+        now: Duration,
+    ) -> Result<Rendered, ChatError> {
+        let hidden = Hidden::new(messages, &self.source, tokenizer.special_texts())
+            .ok_or(ChatError::TooManyCharacters)?;
+        Ok(hidden.reveal(&self.render_as(&hidden.messages, ending, now)?))
     }
 
     /// The conversation as text, with the ending that is asked for. It may be empty.
@@ -103,6 +131,29 @@ impl ChatTemplate {
             })
             .map_err(|source| ChatError::Refused { source })
     }
+}
+
+/// `{% generation %}` marks what a model is trained on and changes nothing else; the engine does not know it.
+fn without_generation(source: String) -> String {
+    if !source.contains("generation") {
+        return source;
+    }
+    let mut plain = String::with_capacity(source.len());
+    let mut rest = source.as_str();
+    while let Some(at) = rest.find("{%") {
+        let (before, tag) = rest.split_at(at + 2);
+        plain.push_str(before);
+        let len = tag.find("%}").unwrap_or(tag.len());
+        let (inside, after) = tag.split_at(len);
+        match inside.trim_matches(['-', '+']).trim() {
+            "generation" => plain.push_str(&inside.replace("generation", "if true")),
+            "endgeneration" => plain.push_str(&inside.replace("endgeneration", "endif")),
+            _ => plain.push_str(inside),
+        }
+        rest = after;
+    }
+    plain.push_str(rest);
+    plain
 }
 
 fn turns(messages: &[Message]) -> Vec<Value> {
@@ -176,6 +227,12 @@ mod tests {
         let text =
             render("{{ messages[0].content | tojson }}", &[Message::new("user", "<'\\u003c\n")]);
         assert_eq!(text.unwrap(), r#""<'\\u003c\n""#);
+    }
+
+    #[test]
+    fn marks_of_what_is_trained_on_change_nothing() {
+        let source = "{% for m in messages %}\n  {%- generation -%} {{ m.content }} {%- endgeneration %}\n{% endfor %}.";
+        assert_eq!(render(source, &[Message::new("user", "x")]).unwrap(), "x.");
     }
 
     #[test]

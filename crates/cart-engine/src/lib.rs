@@ -59,7 +59,7 @@ mod weights;
 
 pub use agent::{Agent, LoadError, LoadOptions};
 pub use calibration::CalibrationError;
-pub use chat::{ChatError, ChatTemplate, Ending};
+pub use chat::{ChatError, ChatTemplate, Ending, Rendered};
 pub use event::{FinishReason, GenerateEvent, Generation, MemoryUse, SlotRead, StepEvent, Timings};
 pub use memory_loop::MemoryLoopError;
 pub use memory_section::{

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::agent::Agent;
-use crate::chat::ChatError;
+use crate::chat::{ChatError, Ending, Rendered};
 use crate::options::{GenerateOptions, Message, Prompt};
 use crate::session::StartError;
 use crate::tokenizer::{ParseSpecial, Tokenizer};
@@ -67,8 +67,12 @@ impl PromptText {
     ) -> Result<Self, StartError> {
         let tokenizer = tokenizer(agent)?;
         let template = agent.chat_template().ok_or(StartError::NoChatTemplate)?;
-        let text = template.render(messages, options.now)?;
-        let tokens = tokenizer.encode_with_ranges(&text, ParseSpecial::Yes)?;
+        if messages.is_empty() {
+            return Err(ChatError::Empty.into());
+        }
+        let Rendered { text, literal } =
+            template.render_for(tokenizer, messages, Ending::Answer, options.now)?;
+        let tokens = tokenizer.encode_except(&text, &literal)?;
         let said = new_user_messages(messages);
         let told = told(&text, &tokens, messages, said);
         let last = messages.iter().rev().find(|message| message.role == "user");

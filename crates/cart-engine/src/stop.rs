@@ -22,11 +22,11 @@ impl StopFilter {
         Self { stops, held: String::new() }
     }
 
-    /// Takes the next piece. Of several stop strings, the one that begins first counts.
+    /// Takes the next piece. Of several stop strings, the one that ends first counts, of those the
+    /// longest: whether another that began before it would have come can't be known yet.
     pub(crate) fn push(&mut self, piece: &str) -> Passed {
         self.held.push_str(piece);
-        let first = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
-        if let Some(start) = first {
+        if let Some((_, start)) = first_stop(&self.held, &self.stops) {
             let text = self.held[..start].to_owned();
             self.held.clear();
             return Passed { text, stopped: true };
@@ -50,6 +50,12 @@ impl StopFilter {
             .find(|&start| self.stops.iter().any(|stop| stop.starts_with(&self.held[start..])))
             .map_or(0, |start| self.held.len() - start)
     }
+}
+
+/// The end and the start of the first of some stop strings in a text.
+fn first_stop(text: &str, stops: &[String]) -> Option<(usize, usize)> {
+    let found = stops.iter().filter_map(|stop| Some((text.find(stop.as_str())?, stop.len())));
+    found.map(|(start, len)| (start + len, start)).min()
 }
 
 #[cfg(test)]
@@ -79,9 +85,13 @@ mod tests {
     }
 
     #[test]
-    fn the_stop_that_begins_first_counts() {
+    fn the_stop_that_ends_first_counts() {
         let passed = filter(&["lo w", "ell"]).push("hello world");
         assert_eq!(passed, Passed { text: "h".into(), stopped: true });
+        // One that begins before it ends later, and a piece may end between the two.
+        let mut filter = self::filter(&["b", "€ba"]);
+        assert_eq!(filter.push("€€b"), Passed { text: "€€".into(), stopped: true });
+        assert_eq!(self::filter(&["b", "€ba"]).push("€€ba").text, "€€");
     }
 
     proptest! {
@@ -91,8 +101,8 @@ mod tests {
             stops in prop::collection::vec("[ab€]{1,4}", 0..3),
             cuts in prop::collection::vec(1_usize..5, 0..40),
         ) {
-            let whole = stops.iter().filter_map(|stop| text.find(stop.as_str())).min();
-            let expected = whole.map_or(text.as_str(), |start| &text[..start]);
+            let whole = first_stop(&text, &stops);
+            let expected = whole.map_or(text.as_str(), |(_, start)| &text[..start]);
             let mut filter = StopFilter::new(stops.clone());
             let (mut shown, mut stopped) = (String::new(), false);
             let mut chars = text.chars();

@@ -1,10 +1,34 @@
 //! Text to token ids and back, by the cartridge's own `tokenizer.json`.
+//!
+//! Normalizers, pre-tokenizers and the rarer models are those of the `tokenizers` library; vocabulary,
+//! BPE, Unigram, added tokens and the usual decoders are here, for how fast they load and so that
+//! special tokens can be recognized in one part of a text and not in another.
 
+mod added;
+mod bpe;
+mod decoding;
+mod document;
+mod model;
+mod pieces;
+mod unigram;
+
+use std::borrow::Cow;
 use std::error::Error;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use cart_format::SpecialTokens;
 use thiserror::Error;
+use tokenizers::{
+    Decoder as _, Normalizer as _, OffsetType, PreTokenizedString, PreTokenizer as _,
+};
+use tokenizers::{NormalizerWrapper, PreTokenizerWrapper};
+
+use self::added::{Added, Recognize};
+use self::decoding::Decoding;
+use self::document::Document;
+use self::model::Model;
+use crate::chat::SpecialTexts;
 
 /// What the tokenizer library says about its own failure.
 type Cause = Box<dyn Error + Send + Sync>;
@@ -75,10 +99,15 @@ pub enum ShowSpecial {
 
 /// A tokenizer, with the tokens that have a role.
 pub struct Tokenizer {
-    parsing: tokenizers::Tokenizer,
-    /// The same, but reads special tokens as ordinary text.
-    literal: tokenizers::Tokenizer,
+    added: Added,
+    normalizer: Option<NormalizerWrapper>,
+    /// Cuts a text into words.
+    words: Option<PreTokenizerWrapper>,
+    model: Model,
+    decoding: Decoding,
     special: SpecialTokens,
+    /// Made when the first conversation asks for it.
+    special_texts: OnceLock<SpecialTexts>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -88,19 +117,22 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json` document.
+    /// Reads a `tokenizer.json` document. Its truncation, padding and post-processor are passed over:
+    /// they are a batch's business, or a prompt's (see [`Tokenizer::encode_prompt`]).
     ///
     /// # Errors
     /// It is not one.
     pub fn new(document: &[u8], special: SpecialTokens) -> Result<Self, TokenizerError> {
-        let mut parsing =
-            tokenizers::Tokenizer::from_bytes(document).map_err(TokenizerError::Unreadable)?;
-        // Cutting and filling are a batch's business, and would silently lose text here.
-        parsing.with_truncation(None).map_err(TokenizerError::Unreadable)?;
-        parsing.with_padding(None);
-        let mut literal = parsing.clone();
-        literal.set_encode_special_tokens(true);
-        Ok(Self { parsing, literal, special })
+        let unreadable = |error: serde_json::Error| TokenizerError::Unreadable(error.into());
+        let (parts, model) = Document::parse(document).map_err(unreadable)?.take_model();
+        let model = Document::model(model, &parts.added_tokens, document)
+            .map_err(TokenizerError::Unreadable)?;
+        let added = Added::new(parts.added_tokens, parts.normalizer.as_ref())
+            .map_err(TokenizerError::Unreadable)?;
+        let decoding = Decoding::new(parts.decoder).map_err(unreadable)?;
+        let (normalizer, words) = (parts.normalizer, parts.pre_tokenizer);
+        let special_texts = OnceLock::new();
+        Ok(Self { added, normalizer, words, model, decoding, special, special_texts })
     }
 
     /// Refuses a model that lacks embeddings for some of the tokens.
@@ -108,8 +140,9 @@ impl Tokenizer {
     /// # Errors
     /// A token id is not under `embeddings`.
     pub fn check_embeddings(&self, embeddings: u64) -> Result<(), TokenizerError> {
-        let largest = self.parsing.get_vocab(true).into_values().max().unwrap_or(0);
-        if u64::from(largest) >= embeddings {
+        let added = self.added.iter().map(|token| token.id);
+        let largest = added.chain((self.model.end() as u32).checked_sub(1)).max();
+        if let Some(largest) = largest.filter(|&largest| u64::from(largest) >= embeddings) {
             return Err(TokenizerError::TooLarge { largest, embeddings });
         }
         let roles = [
@@ -132,7 +165,8 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer fails on it.
     pub fn encode(&self, text: &str, special: ParseSpecial) -> Result<Vec<u32>, TokenizerError> {
-        Ok(self.encoding(text, special)?.get_ids().to_vec())
+        let tokens = self.encode_with_ranges(text, special)?;
+        Ok(tokens.into_iter().map(|(token, _)| token).collect())
     }
 
     /// The tokens of a text, each with the bytes that it stands for.
@@ -144,9 +178,28 @@ impl Tokenizer {
         text: &str,
         special: ParseSpecial,
     ) -> Result<Vec<(u32, Range<usize>)>, TokenizerError> {
-        let encoding = self.encoding(text, special)?;
-        let ranges = encoding.get_offsets().iter().map(|&(start, end)| start..end);
-        Ok(encoding.get_ids().iter().copied().zip(ranges).collect())
+        self.recognizing(
+            text,
+            match special {
+                ParseSpecial::Yes => Recognize::Outside(&[]),
+                ParseSpecial::No => Recognize::None,
+            },
+        )
+    }
+
+    /// The tokens of a text, each with the bytes that it stands for. Special tokens that are spelled
+    /// out are recognized, but where they touch one of the `literal` bytes they are ordinary text.
+    ///
+    /// * `literal`: sorted, apart from each other
+    ///
+    /// # Errors
+    /// The tokenizer fails on it.
+    pub fn encode_except(
+        &self,
+        text: &str,
+        literal: &[Range<usize>],
+    ) -> Result<Vec<(u32, Range<usize>)>, TokenizerError> {
+        self.recognizing(text, Recognize::Outside(literal))
     }
 
     /// The tokens of a prompt: as [`Tokenizer::encode`] with special tokens recognized, after the
@@ -169,9 +222,56 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer fails on them.
     pub fn decode(&self, ids: &[u32], show: ShowSpecial) -> Result<String, TokenizerError> {
-        self.parsing
-            .decode(ids, show == ShowSpecial::No)
-            .map_err(|source| TokenizerError::Decode { tokens: ids.len(), source })
+        let fail = |source| TokenizerError::Decode { tokens: ids.len(), source };
+        let (mut bytes, mut text) = (Vec::new(), String::new());
+        match &self.decoding {
+            Decoding::Other(decoder) => decoder.decode(self.texts(ids, show)).map_err(fail),
+            Decoding::Spaced => Ok(self.texts(ids, show).join(" ")),
+            decoding => {
+                for &id in ids {
+                    self.push_bytes(id, show, &mut bytes);
+                }
+                if decoding.strips() && bytes.first() == Some(&b' ') {
+                    bytes.remove(0);
+                }
+                decoding.drain(&mut bytes, true, &mut text);
+                Ok(text)
+            }
+        }
+    }
+
+    /// The special tokens as they are spelled.
+    pub(crate) fn special_texts(&self) -> &SpecialTexts {
+        self.special_texts.get_or_init(|| {
+            let special = self.added.iter().filter(|token| token.special);
+            SpecialTexts::new(special.map(|token| token.content.as_str()))
+        })
+    }
+
+    /// How tokens become text.
+    pub(crate) fn decoding(&self) -> &Decoding {
+        &self.decoding
+    }
+
+    /// Adds a token's bytes. False where tokens have no bytes of their own.
+    pub(crate) fn push_bytes(&self, id: u32, show: ShowSpecial, bytes: &mut Vec<u8>) -> bool {
+        match self.text_of(id, show) {
+            Some(text) => self.decoding.bytes(&text, bytes),
+            None => !matches!(self.decoding, Decoding::Other(_) | Decoding::Spaced),
+        }
+    }
+
+    fn texts(&self, ids: &[u32], show: ShowSpecial) -> Vec<String> {
+        ids.iter().filter_map(|&id| self.text_of(id, show)).map(Cow::into_owned).collect()
+    }
+
+    /// A token as it is spelled; none if it is not shown or there is no such token.
+    fn text_of(&self, id: u32, show: ShowSpecial) -> Option<Cow<'_, str>> {
+        match self.added.token(id) {
+            Some(token) if token.special && show == ShowSpecial::No => None,
+            Some(token) => Some(Cow::Borrowed(&token.content)),
+            None => self.model.text(id),
+        }
     }
 
     /// The text of one token, special tokens spelled out, for showing alternatives.
@@ -192,17 +292,35 @@ impl Tokenizer {
         self.special.eos.contains(&token)
     }
 
+    fn recognizing(
+        &self,
+        text: &str,
+        recognize: Recognize<'_>,
+    ) -> Result<Vec<(u32, Range<usize>)>, TokenizerError> {
+        let encoding = self
+            .encoding(text, recognize)
+            .map_err(|source| TokenizerError::Encode { bytes: text.len(), source })?;
+        let ranges = encoding.get_offsets().iter().map(|&(start, end)| start..end);
+        Ok(encoding.get_ids().iter().copied().zip(ranges).collect())
+    }
+
     fn encoding(
         &self,
         text: &str,
-        special: ParseSpecial,
-    ) -> Result<tokenizers::Encoding, TokenizerError> {
-        let tokenizer = match special {
-            ParseSpecial::Yes => &self.parsing,
-            ParseSpecial::No => &self.literal,
-        };
-        tokenizer
-            .encode(text, false)
-            .map_err(|source| TokenizerError::Encode { bytes: text.len(), source })
+        recognize: Recognize<'_>,
+    ) -> tokenizers::Result<tokenizers::Encoding> {
+        let mut parts = PreTokenizedString::from(text);
+        parts.split(|_, part| Ok(self.added.split_raw(&part, recognize)))?;
+        parts.split(|_, mut part| {
+            if let Some(normalizer) = &self.normalizer {
+                normalizer.normalize(&mut part)?;
+            }
+            Ok(self.added.split_normalized(&part, recognize))
+        })?;
+        if let Some(words) = &self.words {
+            words.pre_tokenize(&mut parts)?;
+        }
+        parts.tokenize(|part| self.model.tokenize(part.get()))?;
+        parts.into_encoding(None, 0, OffsetType::Byte)
     }
 }

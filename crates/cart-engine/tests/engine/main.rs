@@ -10,5 +10,6 @@ mod loading;
 mod logits;
 mod measuring;
 mod memory;
+mod sentencepiece;
 mod smollm2;
 mod tokenizing;

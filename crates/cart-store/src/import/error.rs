@@ -9,6 +9,8 @@ use cart_format::safetensors::SafetensorsError;
 use thiserror::Error;
 
 use crate::file_error::FileError;
+use crate::import::pre_tokenizers::KNOWN;
+use crate::import::sentencepiece_file::SentencePieceError;
 use crate::ingest::IngestError;
 use crate::objects::ObjectError;
 
@@ -196,7 +198,7 @@ pub enum ImportError {
     },
     /// GGUF names a way of tokenizing that is not known.
     #[error(
-        "the GGUF has a tokenizer of kind `{found}`, which cart can't rebuild; pass the model's own tokenizer.json with --tokenizer"
+        "the GGUF has a tokenizer of kind `{found}`, which cart can't rebuild; known: gpt2, llama, t5; pass the model's own tokenizer.json with --tokenizer"
     )]
     TokenizerModel {
         /// `tokenizer.ggml.model`.
@@ -204,15 +206,36 @@ pub enum ImportError {
     },
     /// GGUF names a way of cutting text into words that is not known.
     #[error(
-        "the GGUF names the pre-tokenizer `{found}`, which cart can't rebuild; pass the model's own tokenizer.json with --tokenizer"
+        "the GGUF names the pre-tokenizer `{found}`, which cart can't rebuild; known: {}; pass the model's own tokenizer.json with --tokenizer",
+        KNOWN.join(", ")
     )]
     PreTokenizer {
         /// `tokenizer.ggml.pre`.
         found: String,
     },
+    /// `tokenizer.model` is damaged or of another kind.
+    #[error("{}: {source}", path.display())]
+    SentencePiece {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: SentencePieceError,
+    },
+    /// `vocab.json` is no vocabulary.
+    #[error("{} is not an object of token ids by token", path.display())]
+    Vocabulary {
+        /// The file.
+        path: PathBuf,
+    },
+    /// `merges.txt` is not text.
+    #[error("{} is not UTF-8; allowed: two tokens a line, with a space between", path.display())]
+    MergesEncoding {
+        /// The file.
+        path: PathBuf,
+    },
     /// A merge rule that is not two tokens.
     #[error(
-        "merge {index} of the GGUF's tokenizer is {found:?}; allowed: two tokens with a space between"
+        "merge {index} of the tokenizer is {found:?}; allowed: two tokens with a space between"
     )]
     Merge {
         /// Its position.
@@ -266,6 +289,9 @@ impl ImportError {
             Self::SpecialToken { .. } => "special_token",
             Self::TokenizerModel { .. } => "tokenizer_model",
             Self::PreTokenizer { .. } => "pre_tokenizer",
+            Self::SentencePiece { .. } => "sentence_piece",
+            Self::Vocabulary { .. } => "vocabulary",
+            Self::MergesEncoding { .. } => "merges_encoding",
             Self::Merge { .. } => "merge",
             Self::Changed { .. } => "changed",
             Self::Document(_) => "document",

@@ -77,13 +77,17 @@ impl Folder {
         Ok(folder)
     }
 
+    /// Where a file of the folder is.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
     /// A document of the folder, if it is there.
     pub(crate) fn document(&self, name: &str) -> Result<Option<Value>, ImportError> {
         let Some(file) = self.kept.get(name) else { return Ok(None) };
         let bytes = file.read(HEADER_BYTES)?;
         let parsed = json::from_strict(&bytes, HEADER_BYTES);
-        let path = || self.path.join(name);
-        parsed.map(Some).map_err(|source| ImportError::Json { path: path(), source })
+        parsed.map(Some).map_err(|source| ImportError::Json { path: self.path(name), source })
     }
 
     /// Compares the index, if there is one, with where the tensors are.

@@ -1,7 +1,7 @@
 //! The tokenizer of a GGUF file, rebuilt once as a `tokenizer.json` (decision 3).
 //!
-//! GGUF has tokens, merges and token types, and only names the rules by which text is cut into
-//! words. Those are written down here, as the models' own `tokenizer.json` have them.
+//! GGUF has tokens with their kinds, and merges or scores; the rules by which text is cut into words it
+//! only names (see `pre_tokenizers`).
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -10,17 +10,9 @@ use cart_format::{SpecialTokens, json};
 use serde_json::{Value as Json, json};
 
 use crate::import::error::ImportError;
+use crate::import::pre_tokenizers::{self, PreTokenizer};
 use crate::import::roles::{self, ENDS};
-
-/// GGUF's kinds of tokens that text can name.
-const UNKNOWN: i32 = 2;
-const CONTROL: i32 = 3;
-const USER_DEFINED: i32 = 4;
-
-/// How Llama 3 cuts text into words.
-const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// How Qwen 2 cuts text into words: digits one by one.
-const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+use crate::import::sentencepiece::{Algorithm, Piece, PieceKind, Prefix, SentencePiece};
 
 /// A tokenizer that was rebuilt.
 #[derive(Debug)]
@@ -35,25 +27,100 @@ pub(crate) struct Rebuilt {
 pub(crate) fn rebuild(head: &Head) -> Result<Option<Rebuilt>, ImportError> {
     let Some(model) = head.value("tokenizer.ggml.model") else { return Ok(None) };
     let model = model.as_str().ok_or_else(|| refuse(head, "tokenizer.ggml.model", "a text"))?;
-    if model != "gpt2" {
-        return Err(ImportError::TokenizerModel { found: model.to_owned() });
+    let tokens = Tokens::read(head)?;
+    let mut warnings = Vec::new();
+    let (document, add_bos) = match model {
+        "gpt2" => byte_level_bpe(head, &tokens, &mut warnings)?,
+        "llama" => (sentence_piece(head, &tokens, Algorithm::Bpe)?.document(&mut warnings), true),
+        "t5" => (sentence_piece(head, &tokens, Algorithm::Unigram)?.document(&mut warnings), false),
+        _ => return Err(ImportError::TokenizerModel { found: model.to_owned() }),
+    };
+    Ok(Some(Rebuilt {
+        document: json::to_canonical(&document).map_err(ImportError::Document)?,
+        vocab_size: tokens.texts.len() as u64,
+        special: special(head, &tokens, model, add_bos)?,
+        warnings,
+    }))
+}
+
+/// The template for conversations.
+pub(crate) fn chat_template(head: &Head) -> Option<&str> {
+    head.value("tokenizer.chat_template")?.as_str()
+}
+
+/// The tokens of the file, by id.
+struct Tokens<'a> {
+    texts: &'a [String],
+    kinds: Vec<PieceKind>,
+}
+
+impl<'a> Tokens<'a> {
+    fn read(head: &'a Head) -> Result<Self, ImportError> {
+        let texts = texts(head, "tokenizer.ggml.tokens")?;
+        let key = "tokenizer.ggml.token_type";
+        let allowed = "an array of i32 from 1 to 6, one for each token";
+        let numbers = match head.value(key) {
+            None => return Ok(Self { texts, kinds: vec![PieceKind::Normal; texts.len()] }),
+            Some(Value::Array(Array::I32(numbers))) if numbers.len() == texts.len() => numbers,
+            Some(_) => return Err(refuse(head, key, allowed)),
+        };
+        let kinds = numbers.iter().map(|&number| PieceKind::of(i64::from(number)));
+        let mut kinds: Vec<_> =
+            kinds.collect::<Option<_>>().ok_or_else(|| refuse(head, key, allowed))?;
+        // Some files call the ends of turns the user's own, which would make them ordinary text. (Those
+        // that look like HTML may really be that: Gemma's `</s>` strikes something out.)
+        let is_end = |text: &str| text.contains(['|', '_']) && ENDS.contains(&text);
+        for (kind, text) in kinds.iter_mut().zip(texts) {
+            if *kind == PieceKind::UserDefined && is_end(text) {
+                *kind = PieceKind::Control;
+            }
+        }
+        Ok(Self { texts, kinds })
     }
-    let tokens = texts(head, "tokenizer.ggml.tokens")?;
+
+    fn iter(&self) -> impl Iterator<Item = (usize, &'a String, PieceKind)> {
+        let kinds = self.kinds.iter();
+        self.texts.iter().zip(kinds).enumerate().map(|(id, (text, &kind))| (id, text, kind))
+    }
+
+    /// Tokens that are recognized in a text as they are spelled.
+    fn added(&self) -> Vec<Json> {
+        let mut seen = HashSet::new();
+        let named = self.iter().filter(|(_, text, kind)| {
+            use PieceKind::{Control, Unknown, UserDefined};
+            matches!(kind, Unknown | Control | UserDefined) && seen.insert(text.as_str())
+        });
+        named
+            .map(|(id, text, kind)| {
+                json!({
+                    "id": id, "content": text, "single_word": false, "lstrip": false,
+                    "rstrip": false, "normalized": false,
+                    "special": kind != PieceKind::UserDefined,
+                })
+            })
+            .collect()
+    }
+}
+
+/// The document of a BPE over bytes, and whether its texts begin with the begin-of-text token.
+fn byte_level_bpe(
+    head: &Head,
+    tokens: &Tokens<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<(Json, bool), ImportError> {
     let merges = texts(head, "tokenizer.ggml.merges")?;
-    let types = types(head, tokens.len())?;
-    let rules = rules(head)?;
-    let mut warnings = rules.warnings;
-    let vocab = vocab(tokens, &mut warnings);
+    let rules = rules(head, warnings)?;
+    let vocab = vocab(tokens.texts, warnings);
     check_merges(merges, &vocab)?;
     let document = json!({
         "version": "1.0",
         "truncation": null,
         "padding": null,
-        "added_tokens": added_tokens(tokens, types),
+        "added_tokens": tokens.added(),
         "normalizer": rules.normalizer,
-        "pre_tokenizer": rules.pre_tokenizer,
+        "pre_tokenizer": rules.rules,
         "post_processor": null,
-        "decoder": byte_level(true),
+        "decoder": pre_tokenizers::byte_level(true),
         "model": {
             "type": "BPE",
             "dropout": null,
@@ -67,91 +134,79 @@ pub(crate) fn rebuild(head: &Head) -> Result<Option<Rebuilt>, ImportError> {
             "merges": merges,
         },
     });
-    let document = json::to_canonical(&document).map_err(ImportError::Document)?;
-    let vocab_size = tokens.len() as u64;
-    let special = special(head, tokens, types, rules.add_bos)?;
-    Ok(Some(Rebuilt { document, vocab_size, special, warnings }))
+    Ok((document, rules.add_bos))
 }
 
-/// The template for conversations.
-pub(crate) fn chat_template(head: &Head) -> Option<&str> {
-    head.value("tokenizer.chat_template")?.as_str()
-}
-
-/// What a name of a pre-tokenizer stands for.
-struct Rules {
-    normalizer: Json,
-    pre_tokenizer: Json,
-    /// Whether a word that is a token is not merged.
-    ignore_merges: bool,
-    add_bos: bool,
-    warnings: Vec<String>,
-}
-
-fn rules(head: &Head) -> Result<Rules, ImportError> {
+fn rules(head: &Head, warnings: &mut Vec<String>) -> Result<PreTokenizer, ImportError> {
     let name = match head.value("tokenizer.ggml.pre") {
         None => "default",
         Some(name) => name.as_str().ok_or_else(|| refuse(head, "tokenizer.ggml.pre", "a text"))?,
     };
-    let plain = Rules {
-        normalizer: Json::Null,
-        pre_tokenizer: byte_level(true),
-        ignore_merges: false,
-        add_bos: false,
-        warnings: Vec::new(),
+    if name == "default" {
+        warnings.push("the GGUF names no pre-tokenizer; text is cut as GPT-2 does: if the model's own tokenizer differs, pass its tokenizer.json with --tokenizer".to_owned());
+    }
+    pre_tokenizers::named(name).ok_or_else(|| ImportError::PreTokenizer { found: name.to_owned() })
+}
+
+fn sentence_piece(
+    head: &Head,
+    tokens: &Tokens<'_>,
+    algorithm: Algorithm,
+) -> Result<SentencePiece, ImportError> {
+    let key = "tokenizer.ggml.scores";
+    let scores = match head.value(key) {
+        Some(Value::Array(Array::F32(scores)))
+            if scores.len() == tokens.texts.len() && scores.iter().all(|x| x.is_finite()) =>
+        {
+            scores
+        }
+        _ => return Err(refuse(head, key, "an array of finite f32, one for each token")),
     };
-    Ok(match name {
-        "gpt-2" => plain,
-        "default" => {
-            let warning = "the GGUF names no pre-tokenizer; text is cut as GPT-2 does: if the model's own tokenizer differs, pass its tokenizer.json with --tokenizer";
-            Rules { warnings: vec![warning.to_owned()], ..plain }
-        }
-        "smollm" => {
-            let digits = json!({"type": "Digits", "individual_digits": true});
-            Rules { pre_tokenizer: sequence(digits, byte_level(true)), ..plain }
-        }
-        "llama-bpe" | "llama3" | "llama-v3" => Rules {
-            pre_tokenizer: sequence(split(LLAMA3), byte_level(false)),
-            ignore_merges: true,
-            add_bos: true,
-            ..plain
+    let pieces = tokens.iter().zip(scores);
+    let flag = |key: &str, default| match head.value(key) {
+        None => Ok(default),
+        Some(value) => value.as_bool().ok_or_else(|| refuse(head, key, "true or false")),
+    };
+    let unigram = algorithm == Algorithm::Unigram;
+    Ok(SentencePiece {
+        algorithm,
+        pieces: pieces.map(|((_, text, kind), &score)| Piece::new(text, score, kind)).collect(),
+        prefix: if flag("tokenizer.ggml.add_space_prefix", true)? {
+            Prefix::EachPart
+        } else {
+            Prefix::Never
         },
-        "qwen2" | "deepseek-r1-qwen" => Rules {
-            normalizer: json!({"type": "NFC"}),
-            pre_tokenizer: sequence(split(QWEN2), byte_level(false)),
-            ..plain
-        },
-        _ => return Err(ImportError::PreTokenizer { found: name.to_owned() }),
+        collapse_spaces: flag("tokenizer.ggml.remove_extra_whitespaces", unigram)?,
+        charsmap: charsmap(head)?,
+        strips_after: if is_phi3(head) { phi3_strips } else { |_| false },
     })
 }
 
-fn byte_level(use_regex: bool) -> Json {
-    json!({
-        "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex,
-    })
+/// Phi-3 drops the spaces after its markers, which GGUF has no field for.
+fn is_phi3(head: &Head) -> bool {
+    head.value("general.architecture").and_then(Value::as_str) == Some("phi3")
 }
 
-fn split(regex: &str) -> Json {
-    json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false})
+fn phi3_strips(text: &str) -> bool {
+    !["<unk>", "<s>", "<|endoftext|>"].contains(&text)
 }
 
-fn sequence(first: Json, second: Json) -> Json {
-    json!({"type": "Sequence", "pretokenizers": [first, second]})
+/// The compiled table of character replacements: bytes, whatever integers they are written as.
+fn charsmap(head: &Head) -> Result<Vec<u8>, ImportError> {
+    let key = "tokenizer.ggml.precompiled_charsmap";
+    match head.value(key) {
+        None => Ok(Vec::new()),
+        Some(Value::Array(Array::U8(bytes))) => Ok(bytes.clone()),
+        Some(Value::Array(Array::I8(bytes))) => {
+            Ok(bytes.iter().map(|&byte| byte.cast_unsigned()).collect())
+        }
+        Some(_) => Err(refuse(head, key, "an array of bytes")),
+    }
 }
 
 fn texts<'a>(head: &'a Head, key: &str) -> Result<&'a [String], ImportError> {
     let texts = head.value(key).and_then(Value::as_strings);
     texts.ok_or_else(|| refuse(head, key, "an array of texts"))
-}
-
-/// The kind of each token; nothing where the file does not say.
-fn types(head: &Head, tokens: usize) -> Result<&[i32], ImportError> {
-    let key = "tokenizer.ggml.token_type";
-    match head.value(key) {
-        None => Ok(&[]),
-        Some(Value::Array(Array::I32(types))) if types.len() == tokens => Ok(types),
-        Some(_) => Err(refuse(head, key, "an array of i32, one for each token")),
-    }
 }
 
 /// A text that stands for two ids is the first of them, and the other can't be produced.
@@ -169,7 +224,10 @@ fn vocab<'a>(tokens: &'a [String], warnings: &mut Vec<String>) -> BTreeMap<&'a s
 }
 
 /// A merge that the vocabulary lacks makes the whole document unreadable, so it is named here.
-fn check_merges(merges: &[String], vocab: &BTreeMap<&str, usize>) -> Result<(), ImportError> {
+pub(crate) fn check_merges(
+    merges: &[String],
+    vocab: &BTreeMap<&str, usize>,
+) -> Result<(), ImportError> {
     let mut joined = String::new();
     for (index, merge) in merges.iter().enumerate() {
         let known = merge.split_once(' ').is_some_and(|(left, right)| {
@@ -186,26 +244,11 @@ fn check_merges(merges: &[String], vocab: &BTreeMap<&str, usize>) -> Result<(), 
     Ok(())
 }
 
-/// Tokens that are recognized in a text as they are spelled.
-fn added_tokens(tokens: &[String], types: &[i32]) -> Vec<Json> {
-    let mut seen = HashSet::new();
-    let named = tokens.iter().zip(types).enumerate().filter(|(_, (token, kind))| {
-        matches!(**kind, UNKNOWN | CONTROL | USER_DEFINED) && seen.insert(token.as_str())
-    });
-    named
-        .map(|(id, (token, &kind))| {
-            json!({
-                "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
-                "normalized": false, "special": kind != USER_DEFINED,
-            })
-        })
-        .collect()
-}
-
+/// Tokens with a role. SentencePiece's own ids hold where a file of that kind names none.
 fn special(
     head: &Head,
-    tokens: &[String],
-    types: &[i32],
+    tokens: &Tokens<'_>,
+    model: &str,
     add_bos: bool,
 ) -> Result<SpecialTokens, ImportError> {
     let id = |name: &str| {
@@ -216,26 +259,31 @@ fn special(
             Some(value) => id(value).map(Some).ok_or_else(|| refuse(head, &key, "a token id")),
         }
     };
+    let usual = |id: u32, kind| {
+        let fits = model == "llama" && tokens.kinds.get(id as usize) == Some(&kind);
+        fits.then_some(id)
+    };
     let mut eos: Vec<u32> = Vec::new();
     for name in ["eos", "eot", "eom"] {
         eos.extend(id(name)?);
     }
+    if eos.is_empty() {
+        eos.extend(usual(2, PieceKind::Control));
+    }
     let ends = tokens
         .iter()
-        .zip(types)
-        .enumerate()
-        .filter(|(_, (token, kind))| **kind == CONTROL && ENDS.contains(&token.as_str()));
-    eos.extend(ends.map(|(id, _)| id as u32));
-    let bos = id("bos")?;
+        .filter(|(_, text, kind)| *kind == PieceKind::Control && ENDS.contains(&text.as_str()));
+    eos.extend(ends.map(|(id, ..)| id as u32));
+    let bos = id("bos")?.or_else(|| usual(1, PieceKind::Control));
     let stated = head.value("tokenizer.ggml.add_bos_token").and_then(Value::as_bool);
     let special = SpecialTokens {
         bos,
         eos,
         pad: id("padding")?,
-        unk: id("unknown")?,
+        unk: id("unknown")?.or_else(|| usual(0, PieceKind::Unknown)),
         add_bos: stated.unwrap_or(add_bos) && bos.is_some(),
     };
-    roles::settle(special, tokens.len() as u64)
+    roles::settle(special, tokens.texts.len() as u64)
 }
 
 fn refuse(head: &Head, key: &str, allowed: &'static str) -> ImportError {
@@ -347,13 +395,14 @@ mod tests {
     #[test]
     fn what_cannot_be_rebuilt_is_refused_with_a_way_out() {
         let mut head = smollm2();
-        set(&mut head, "tokenizer.ggml.pre", Value::String("tekken".to_owned()));
+        set(&mut head, "tokenizer.ggml.pre", Value::String("kimi-k2".to_owned()));
         let error = rebuild(&head).unwrap_err();
         assert!(
             matches!(error, ImportError::PreTokenizer { .. })
                 && error.to_string().contains("--tokenizer")
         );
-        set(&mut head, "tokenizer.ggml.model", Value::String("llama".to_owned()));
+        assert!(error.to_string().contains("qwen2"), "{error}");
+        set(&mut head, "tokenizer.ggml.model", Value::String("rwkv".to_owned()));
         let error = rebuild(&head).unwrap_err();
         assert!(matches!(error, ImportError::TokenizerModel { .. }), "{error}");
     }

@@ -43,7 +43,7 @@ impl RoleDocuments {
             eos,
             pad: by_name("pad_token").or_else(|| first("pad_token_id")),
             unk: by_name("unk_token"),
-            add_bos: self.add_bos(),
+            add_bos: self.stated("add_bos_token").unwrap_or(false),
         };
         roles::settle(special, document.vocab_size())
     }
@@ -62,9 +62,23 @@ impl RoleDocuments {
         default.get("template")?.as_str()
     }
 
-    fn add_bos(&self) -> bool {
-        let stated = self.tokenizer_config.as_ref().and_then(|config| config.get("add_bos_token"));
-        stated.and_then(Value::as_bool).unwrap_or(false)
+    /// A setting of `tokenizer_config.json` that is true or false.
+    pub(crate) fn stated(&self, name: &str) -> Option<bool> {
+        self.tokenizer_config.as_ref()?.get(name)?.as_bool()
+    }
+
+    /// The texts of the tokens that `special_tokens_map.json` and `tokenizer_config.json` name.
+    pub(crate) fn named_tokens(&self) -> Vec<String> {
+        let documents = [&self.special_tokens_map, &self.tokenizer_config];
+        let fields = ["bos_token", "eos_token", "unk_token", "pad_token"];
+        let single = documents.into_iter().flatten().flat_map(|document| {
+            fields.iter().filter_map(|field| token_text(document.get(field)?))
+        });
+        let several = documents.into_iter().flatten().flat_map(|document| {
+            let listed = document.get("additional_special_tokens").and_then(Value::as_array);
+            listed.into_iter().flatten().filter_map(token_text)
+        });
+        single.chain(several).map(str::to_owned).collect()
     }
 }
 

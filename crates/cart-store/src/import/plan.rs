@@ -16,7 +16,7 @@ use crate::import::hf_tokenizer::RoleDocuments;
 use crate::import::model_file::{OpenFile, Part};
 use crate::import::tensor_check::{self, Fit};
 use crate::import::tokenizer_document::TokenizerDocument;
-use crate::import::{ImportOptions, gguf_config, gguf_tokenizer, model_card};
+use crate::import::{ImportOptions, folder_tokenizer, gguf_config, gguf_tokenizer, model_card};
 use crate::source::SourceRange;
 
 /// What an import will do. Making one reads heads and documents, and writes nothing;
@@ -188,10 +188,7 @@ impl ImportPlan {
         self.tokenizer = match (&options.tokenizer, folder.kept.get("tokenizer.json")) {
             (Some(path), _) => Some(PlannedTokenizer::of_file(path, &roles)?),
             (None, Some(file)) => Some(PlannedTokenizer::of_open(file, &roles)?),
-            (None, None) => {
-                warnings.push("there is no tokenizer.json; pass one with --tokenizer".to_owned());
-                None
-            }
+            (None, None) => PlannedTokenizer::of_parts(folder, &roles, &mut warnings)?,
         };
         if let (Some(tokenizer), Some(file)) =
             (&mut self.tokenizer, folder.kept.get("chat_template.jinja"))
@@ -231,6 +228,25 @@ impl ImportPlan {
 impl PlannedTokenizer {
     fn of_file(path: &Path, roles: &RoleDocuments) -> Result<Self, ImportError> {
         Self::of_open(&OpenFile::open(path)?, roles)
+    }
+
+    /// Of a folder without `tokenizer.json`.
+    fn of_parts(
+        folder: &Folder,
+        roles: &RoleDocuments,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<Self>, ImportError> {
+        let made = folder_tokenizer::make(folder, roles, warnings)?;
+        if made.is_none() {
+            let warning = "there is no tokenizer.json, tokenizer.model, or vocab.json with merges.txt; pass a tokenizer.json with --tokenizer";
+            warnings.push(warning.to_owned());
+        }
+        Ok(made.map(|made| Self {
+            document: SourceRange::bytes(made.document),
+            vocab_size: made.vocab_size,
+            chat_template: roles.chat_template().map(|text| SourceRange::bytes(text.as_bytes())),
+            special: made.special,
+        }))
     }
 
     fn of_open(file: &OpenFile, roles: &RoleDocuments) -> Result<Self, ImportError> {
