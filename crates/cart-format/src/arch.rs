@@ -16,12 +16,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
-pub use attention::AttentionSpec;
+pub use attention::{AttentionSpec, QkvLayout};
 pub use mamba::{DecayForm, Mamba2Spec, MambaSpec};
-pub use mlp::{Activation, DenseSpec, MlpSpec};
-pub use naming::{Global, Part, TensorNaming};
+pub use mlp::{Activation, DenseSpec, ExpertsSpec, MlpSpec, SharedExpertSpec};
+pub use naming::{Expert, Global, Part, TensorNaming};
 pub use norm::{NormKind, NormSpec};
-pub use rope::{RopePairing, RopeScaling, RopeSpec};
+pub use rope::{RopeFactors, RopePairing, RopeScaling, RopeSpec};
 pub use tensors::TensorSpec;
 
 /// Why an architecture can't be used.
@@ -105,12 +105,21 @@ pub enum NormPlacement {
     Pre,
     /// As `Pre`, with a further norm on each branch's output (Gemma 2 and 3).
     Sandwich,
+    /// `x + mixer(norm(x)) + mlp(norm(x))`, each with a norm of its own (Falcon 40B).
+    Parallel,
+    /// As `Parallel`, with one norm for both (Falcon 7B).
+    ParallelShared,
 }
 
 impl NormPlacement {
     #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
     fn is_pre(&self) -> bool {
         *self == Self::Pre
+    }
+
+    /// Whether mixer and MLP work on the same input.
+    pub fn is_parallel(self) -> bool {
+        matches!(self, Self::Parallel | Self::ParallelShared)
     }
 }
 
@@ -158,6 +167,12 @@ impl ArchSpec {
         positive("context_length", self.context_length)?;
         positive("layers", self.layers.len() as u64)?;
         self.final_norm.check()?;
+        if let Some(scale) = self.embedding_scale {
+            above_zero("embedding_scale", scale)?;
+        }
+        if let Some(cap) = self.logit_softcap {
+            above_zero("logit_softcap", cap)?;
+        }
         for &layer in &self.layers {
             if layer as usize >= self.blocks.len() {
                 return Err(ArchError::Contradiction {
@@ -186,10 +201,15 @@ impl BlockSpec {
         if let Some(mixer) = &self.mixer {
             mixer.check()?;
         }
+        if parts == 1 && self.placement.is_parallel() {
+            return Err(ArchError::Contradiction {
+                what: "the number of mixers and MLPs of a parallel block",
+                found: "1".to_owned(),
+                allowed: "2".to_owned(),
+            });
+        }
         match &self.mlp {
-            Some(MlpSpec::Gated(dense) | MlpSpec::Plain(dense)) => {
-                positive("intermediate_size", dense.intermediate_size)
-            }
+            Some(mlp) => mlp.check(),
             None => Ok(()),
         }
     }
@@ -215,6 +235,14 @@ fn positive(what: &'static str, found: u64) -> Result<(), ArchError> {
         found: found.to_string(),
         allowed: "1 to 2^31 - 1".to_owned(),
     })
+}
+
+fn above_zero(what: &'static str, found: f64) -> Result<(), ArchError> {
+    if found.is_finite() && found > 0.0 {
+        return Ok(());
+    }
+    let allowed = "a finite number over 0".to_owned();
+    Err(ArchError::Contradiction { what, found: found.to_string(), allowed })
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]

@@ -4,6 +4,7 @@ use cart_format::arch::Activation;
 
 use crate::kernel::vector::{exp, tanh, vectorized};
 use crate::kernel::{KernelLevel, Kernels};
+use crate::parallel::{Rows, split};
 
 /// `gate ← activation(gate) · up`, or `activation(gate)` without `up`.
 pub(crate) fn activate(
@@ -22,6 +23,33 @@ pub(crate) fn activate(
     if let Some(up) = up {
         values.iter_mut().zip(up).for_each(|(value, up)| *value *= up);
     }
+}
+
+/// `activation(gate) · up`, or `activation(up)` where not `gated`.
+///
+/// * `both`: `[rows, 2 · width]`, gate and up side by side, or `[rows, width]`
+/// * returns `[rows, width]`
+pub(crate) fn gate(
+    kernels: Kernels,
+    activation: Activation,
+    gated: bool,
+    both: &[f32],
+    rows: usize,
+) -> Vec<f32> {
+    let width = both.len() / rows;
+    let intermediate = if gated { width / 2 } else { width };
+    let mut out = vec![0.0; rows * intermediate];
+    let target = Rows::new(&mut out, intermediate);
+    split(rows, 4, &|range| {
+        for row in range {
+            let (gate, up) = both[row * width..][..width].split_at(intermediate);
+            // SAFETY: each row is in one range of the split.
+            let out = unsafe { target.row(row) };
+            out.copy_from_slice(gate);
+            activate(kernels, activation, out, gated.then_some(up));
+        }
+    });
+    out
 }
 
 vectorized! {

@@ -4,15 +4,15 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use candle_core::{Device, Tensor};
-use cart_format::arch::MlpSpec;
 use thiserror::Error;
 
 use crate::attention::Segment;
 use crate::kernel::Kernels;
 use crate::kernel::vector::soft_cap;
-use crate::model::{Layer, Mixer, MixerLayer, MlpLayer, Model};
+use crate::model::{DenseMlp, Layer, Mixer, MixerLayer, Mlp, MlpLayer, Model};
 use crate::ops::{
-    Attend, Embed, LinearAdd, NormLinear, NormMlp, Normalize, Recur, Recurrence, with_floats,
+    Attend, Embed, ExpertsAdd, LinearAdd, NormLinear, NormMlp, Normalize, Recur, Recurrence,
+    with_floats,
 };
 use crate::recurrent::RecurrentSegment;
 use crate::rope::RopeTable;
@@ -262,14 +262,15 @@ impl Model {
         runs: &mut [Run<'_>],
         pieces: &[Piece],
     ) -> Result<Tensor, ForwardError> {
-        let mut hidden = hidden.clone();
-        if let Some(mixer) = &layer.mixer {
-            hidden = Self::mix((index, mixer), kernels, &hidden, tables, runs, pieces)?;
+        let mixed = match &layer.mixer {
+            Some(mixer) => Self::mix((index, mixer), kernels, hidden, tables, runs, pieces)?,
+            None => hidden.clone(),
+        };
+        match &layer.mlp {
+            Some(mlp) if mlp.parallel => Self::mlp(mlp, kernels, hidden, &mixed),
+            Some(mlp) => Self::mlp(mlp, kernels, &mixed, &mixed),
+            None => Ok(mixed),
         }
-        if let Some(mlp) = &layer.mlp {
-            hidden = Self::mlp(mlp, kernels, &hidden)?;
-        }
-        Ok(hidden)
     }
 
     fn mix(
@@ -304,20 +305,26 @@ impl Model {
         Ok(mixed.apply_op2_no_bwd(hidden, &out)?)
     }
 
-    fn mlp(layer: &MlpLayer, kernels: Kernels, hidden: &Tensor) -> Result<Tensor, ForwardError> {
-        let (gated, dense) = match &layer.spec {
-            MlpSpec::Gated(dense) => (true, dense),
-            MlpSpec::Plain(dense) => (false, dense),
+    /// * `input`: what the MLP works on
+    /// * `residual`: what its output is added to
+    fn mlp(
+        layer: &MlpLayer,
+        kernels: Kernels,
+        input: &Tensor,
+        residual: &Tensor,
+    ) -> Result<Tensor, ForwardError> {
+        let (norm, after) = (&layer.norm, layer.after_norm.as_ref());
+        let dense = match &layer.mlp {
+            Mlp::Dense(dense) => dense,
+            Mlp::Experts(experts) => {
+                let add = ExpertsAdd { kernels, norm, experts, after };
+                return Ok(input.apply_op2_no_bwd(residual, &add)?);
+            }
         };
-        let up = NormMlp {
-            kernels,
-            norm: &layer.norm,
-            linear: &layer.up,
-            gated,
-            activation: dense.activation,
-        };
-        let down = LinearAdd { kernels, linear: &layer.down, norm: layer.after_norm.as_ref() };
-        Ok(hidden.apply_op1_no_bwd(&up)?.apply_op2_no_bwd(hidden, &down)?)
+        let &DenseMlp { ref up, gated, activation, ref down } = dense;
+        let up = NormMlp { kernels, norm, linear: up, gated, activation };
+        let down = LinearAdd { kernels, linear: down, norm: after };
+        Ok(input.apply_op1_no_bwd(&up)?.apply_op2_no_bwd(residual, &down)?)
     }
 
     /// Appends the logits of the rows that ask for them.

@@ -10,6 +10,7 @@ mod activation;
 mod attention;
 mod bytes;
 mod conv;
+mod experts;
 mod forward;
 mod kernel;
 mod kv;

@@ -12,7 +12,7 @@ use crate::bytes::WeightSource;
 use crate::kernel::{KernelError, KernelLevel, Kernels};
 use crate::matrix::{Linear, Matrix};
 use crate::model::binding::Binder;
-pub(crate) use crate::model::layer::{Layer, Mixer, MixerLayer, MlpLayer};
+pub(crate) use crate::model::layer::{DenseMlp, Layer, Mixer, MixerLayer, Mlp, MlpLayer};
 use crate::model::layer::{LayerBinder, Ropes};
 use crate::norm::Norm;
 use crate::rope::Rope;
@@ -65,6 +65,16 @@ pub enum LoadError {
         /// What is wrong.
         source: cart_format::DTypeError,
     },
+    /// A tensor of `RoPE` factors that can't be divided by.
+    #[error("tensor `{name}` has {found} at index {index}; allowed: finite numbers over 0")]
+    RopeFactor {
+        /// The tensor's name.
+        name: String,
+        /// The index.
+        index: usize,
+        /// The factor there.
+        found: f64,
+    },
     /// The architecture contradicts itself.
     #[error(transparent)]
     Arch(#[from] cart_format::arch::ArchError),
@@ -116,6 +126,14 @@ impl Model {
             let parts = LayerBinder { binder: &mut binder, naming, index, block, hidden };
             layers.push(parts.bind(&mut ropes)?);
         }
+        let ropes: Result<Vec<Rope>, LoadError> = ropes
+            .specs
+            .into_iter()
+            .map(|rope| {
+                Rope::new(rope, spec.context_length, |name, pairs| binder.divisors(name, pairs))
+            })
+            .collect();
+        let ropes = ropes?;
         Ok(Self {
             spec: spec.clone(),
             kernels: Kernels::detect(),
@@ -123,7 +141,7 @@ impl Model {
             layers,
             final_norm,
             head: Linear::new(vec![(head, None)]),
-            ropes: ropes.specs.into_iter().map(Rope::new).collect(),
+            ropes,
             weight_bytes: binder.bytes,
         })
     }

@@ -6,13 +6,13 @@ use std::cell::RefCell;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use cart_format::arch::Activation;
 
-use crate::activation::activate;
+use crate::activation::gate;
 use crate::attention::{Attention, Segment};
+use crate::experts::Experts;
 use crate::kernel::{Kernels, vector};
 use crate::mamba::{Mamba, Mamba2};
 use crate::matrix::{Linear, Matrix};
 use crate::norm::Norm;
-use crate::parallel::{Rows, split};
 use crate::recurrent::RecurrentSegment;
 use crate::rope::RopeTable;
 
@@ -101,20 +101,41 @@ impl CustomOp1 for NormMlp<'_> {
         let (rows, _hidden) = layout.shape().dims2()?;
         let normed = self.norm.apply(self.kernels, floats(storage, layout)?);
         let both = self.linear.apply(self.kernels, &normed);
-        let width = both.len() / rows;
-        let intermediate = if self.gated { width / 2 } else { width };
-        let mut out = vec![0.0; rows * intermediate];
-        let target = Rows::new(&mut out, intermediate);
-        split(rows, 4, &|range| {
-            for row in range {
-                let (gate, up) = both[row * width..][..width].split_at(intermediate);
-                // SAFETY: each row is in one range of the split.
-                let out = unsafe { target.row(row) };
-                out.copy_from_slice(gate);
-                activate(self.kernels, self.activation, out, self.gated.then_some(up));
-            }
-        });
+        let out = gate(self.kernels, self.activation, self.gated, &both, rows);
+        let intermediate = out.len() / rows;
         Ok((CpuStorage::F32(out), (rows, intermediate).into()))
+    }
+}
+
+/// `residual + experts(norm(x))`, or `residual + after(experts(norm(x)))`: `[n, hidden]` and
+/// `[n, hidden]` to the same.
+pub(crate) struct ExpertsAdd<'a> {
+    pub(crate) kernels: Kernels,
+    pub(crate) norm: &'a Norm,
+    pub(crate) experts: &'a Experts,
+    pub(crate) after: Option<&'a Norm>,
+}
+
+impl CustomOp2 for ExpertsAdd<'_> {
+    fn name(&self) -> &'static str {
+        "experts-add"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        residual: &CpuStorage,
+        residual_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (rows, hidden) = x_layout.shape().dims2()?;
+        let normed = self.norm.apply(self.kernels, floats(x, x_layout)?);
+        let mut out = self.experts.apply(self.kernels, &normed);
+        if let Some(norm) = self.after {
+            out = norm.apply(self.kernels, &out);
+        }
+        vector::add(self.kernels, &mut out, floats(residual, residual_layout)?);
+        Ok((CpuStorage::F32(out), (rows, hidden).into()))
     }
 }
 

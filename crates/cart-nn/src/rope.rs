@@ -2,7 +2,7 @@
 
 use std::f64::consts::PI;
 
-use cart_format::arch::{RopePairing, RopeScaling, RopeSpec};
+use cart_format::arch::{RopeFactors, RopePairing, RopeScaling, RopeSpec};
 
 /// The frequencies of a [`RopeSpec`].
 #[derive(Clone, Debug)]
@@ -10,16 +10,43 @@ pub(crate) struct Rope {
     pairing: RopePairing,
     /// Radians a position, for each pair.
     frequencies: Vec<f64>,
+    /// Factor on cosine and sine.
+    scale: f64,
 }
 
 impl Rope {
-    pub(crate) fn new(spec: &RopeSpec) -> Self {
-        let pairs = spec.dims / 2;
-        let frequencies = (0..pairs)
+    /// * `context_length`: the model's, which decides between the two lists of `LongRoPE`
+    /// * `tensor`: reads divisors, `[dims / 2]`, from the tensor of a name
+    pub(crate) fn new<E>(
+        spec: &RopeSpec,
+        context_length: u64,
+        mut tensor: impl FnMut(&str, usize) -> Result<Vec<f64>, E>,
+    ) -> Result<Self, E> {
+        let pairs = spec.dims as usize / 2;
+        let mut frequencies: Vec<f64> = (0..pairs)
             .map(|pair| spec.theta.powf(-(2.0 * pair as f64) / spec.dims as f64))
-            .map(|frequency| scaled(frequency, spec.scaling.as_ref()))
             .collect();
-        Self { pairing: spec.pairing, frequencies }
+        let mut divide = |factors: &RopeFactors| -> Result<(), E> {
+            let divisors = match factors {
+                RopeFactors::Values(values) => values.clone(),
+                RopeFactors::Tensor(name) => tensor(name, pairs)?,
+            };
+            frequencies.iter_mut().zip(divisors).for_each(|(frequency, by)| *frequency /= by);
+            Ok(())
+        };
+        let scale = match &spec.scaling {
+            None => 1.0,
+            Some(RopeScaling::PerPair { factors }) => {
+                divide(factors)?;
+                1.0
+            }
+            Some(RopeScaling::LongRope { short, long, original_context, attention_factor }) => {
+                divide(if context_length > *original_context { long } else { short })?;
+                *attention_factor
+            }
+            Some(scaling) => stretch(&mut frequencies, scaling, spec),
+        };
+        Ok(Self { pairing: spec.pairing, frequencies, scale })
     }
 
     /// Cosines and sines at `positions`.
@@ -29,35 +56,59 @@ impl Rope {
         for position in positions {
             for frequency in &self.frequencies {
                 let (sine, cosine) = (position as f64 * frequency).sin_cos();
-                turns.push((cosine as f32, sine as f32));
+                turns.push(((cosine * self.scale) as f32, (sine * self.scale) as f32));
             }
         }
         RopeTable { pairing: self.pairing, pairs, turns }
     }
 }
 
-/// Llama 3's ramp is that of `transformers`' `_compute_llama3_parameters`.
-fn scaled(frequency: f64, scaling: Option<&RopeScaling>) -> f64 {
-    match scaling {
-        None => frequency,
-        Some(RopeScaling::Linear { factor }) => frequency / factor,
-        Some(&RopeScaling::Llama3 {
+/// Stretches all wavelengths by one rule, and returns the factor on cosine and sine.
+fn stretch(frequencies: &mut [f64], scaling: &RopeScaling, spec: &RopeSpec) -> f64 {
+    match *scaling {
+        RopeScaling::Linear { factor } => frequencies.iter_mut().for_each(|f| *f /= factor),
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+            let context = original_context as f64;
+            for frequency in frequencies {
+                let turns = context * *frequency / (2.0 * PI);
+                let keep = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                mix(frequency, factor, keep);
+            }
+        }
+        RopeScaling::Yarn {
             factor,
-            low_freq_factor,
-            high_freq_factor,
             original_context,
-        }) => {
-            let turns = original_context as f64 * frequency / (2.0 * PI);
-            if turns > high_freq_factor {
-                return frequency;
+            beta_fast,
+            beta_slow,
+            truncate,
+            attention_factor,
+        } => {
+            let pair_of = |turns: f64| {
+                let wavelength = original_context as f64 / (turns * 2.0 * PI);
+                spec.dims as f64 * wavelength.ln() / (2.0 * spec.theta.ln())
+            };
+            let (mut first, mut last) = (pair_of(beta_fast), pair_of(beta_slow));
+            if truncate {
+                (first, last) = (first.floor(), last.ceil());
             }
-            if turns < low_freq_factor {
-                return frequency / factor;
+            (first, last) = (first.max(0.0), last.min(spec.dims as f64 - 1.0));
+            let width = (last - first).max(0.001);
+            for (pair, frequency) in frequencies.iter_mut().enumerate() {
+                mix(frequency, factor, 1.0 - (pair as f64 - first) / width);
             }
-            let keep = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
-            (1.0 - keep) * frequency / factor + keep * frequency
+            return attention_factor;
+        }
+        RopeScaling::PerPair { .. } | RopeScaling::LongRope { .. } => {
+            unreachable!("factors for each pair are divided by before")
         }
     }
+    1.0
+}
+
+/// Divides `frequency` by `factor`, but for the part `keep`, between 0 and 1, of it.
+fn mix(frequency: &mut f64, factor: f64, keep: f64) {
+    let keep = keep.clamp(0.0, 1.0);
+    *frequency = (1.0 - keep) * *frequency / factor + keep * *frequency;
 }
 
 /// Rotations of some positions.

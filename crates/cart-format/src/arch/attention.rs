@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::arch::{ArchError, NormSpec, RopeSpec, is_false, positive};
+use crate::arch::{ArchError, NormSpec, RopeSpec, above_zero, is_false, positive};
 
 /// Causal self-attention with grouped keys and values.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct AttentionSpec {
     /// `c · tanh(score / c)` on the scores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score_softcap: Option<f64>,
+    /// How the query, key and value projections are stored.
+    #[serde(default, skip_serializing_if = "QkvLayout::is_separate")]
+    pub qkv: QkvLayout,
     /// Whether the query, key and value projections have biases.
     #[serde(default, skip_serializing_if = "is_false")]
     pub qkv_bias: bool,
@@ -35,6 +38,27 @@ pub struct AttentionSpec {
     /// A norm over each head of the query and the key, before RoPE (Qwen 3, Gemma 3).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qk_norm: Option<NormSpec>,
+}
+
+/// How the projections to queries, keys and values are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QkvLayout {
+    /// Three matrices.
+    #[default]
+    Separate,
+    /// One matrix: the rows of all queries, then of all keys, then of all values.
+    Fused,
+    /// One matrix: for each key head the rows of its queries, then its key's, then its value's
+    /// (Falcon).
+    Grouped,
+}
+
+impl QkvLayout {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+    fn is_separate(&self) -> bool {
+        *self == Self::Separate
+    }
 }
 
 impl AttentionSpec {
@@ -53,20 +77,13 @@ impl AttentionSpec {
             norm.check()?;
         }
         if let Some(rope) = &self.rope {
-            if rope.dims > self.head_dim || !rope.dims.is_multiple_of(2) || rope.dims == 0 {
-                return Err(ArchError::Contradiction {
-                    what: "rope.dims",
-                    found: rope.dims.to_string(),
-                    allowed: format!("even, 2 to head_dim = {}", self.head_dim),
-                });
-            }
-            if !(rope.theta.is_finite() && rope.theta > 0.0) {
-                return Err(ArchError::Contradiction {
-                    what: "rope.theta",
-                    found: rope.theta.to_string(),
-                    allowed: "a positive number".to_owned(),
-                });
-            }
+            rope.check(self.head_dim)?;
+        }
+        if let Some(scale) = self.scale {
+            above_zero("scale", scale)?;
+        }
+        if let Some(cap) = self.score_softcap {
+            above_zero("score_softcap", cap)?;
         }
         if self.window == Some(0) {
             return Err(ArchError::Contradiction {

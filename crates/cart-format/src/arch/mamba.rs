@@ -149,7 +149,9 @@ impl TensorNaming {
     /// The shape of a convolution's weight, one filter for each channel.
     pub fn conv_shape(self, channels: u64, kernel: u64) -> Vec<u64> {
         match self {
-            Self::Hf | Self::HfBackbone => vec![channels, 1, kernel],
+            Self::Hf | Self::HfMixtral | Self::HfFalcon | Self::HfBackbone => {
+                vec![channels, 1, kernel]
+            }
             Self::Gguf => vec![channels, kernel],
         }
     }
@@ -157,7 +159,7 @@ impl TensorNaming {
     /// The shape of one number for each head.
     pub fn head_shape(self, heads: u64) -> Vec<u64> {
         match self {
-            Self::Hf | Self::HfBackbone => vec![heads],
+            Self::Hf | Self::HfMixtral | Self::HfFalcon | Self::HfBackbone => vec![heads],
             Self::Gguf => vec![heads, 1],
         }
     }
@@ -165,7 +167,7 @@ impl TensorNaming {
     /// The shape of a norm over each group of channels by itself.
     pub fn group_norm_shape(self, groups: u64, channels: u64) -> Vec<u64> {
         match self {
-            Self::Hf | Self::HfBackbone => vec![channels],
+            Self::Hf | Self::HfMixtral | Self::HfFalcon | Self::HfBackbone => vec![channels],
             Self::Gguf => vec![groups, channels / groups],
         }
     }

@@ -1,8 +1,8 @@
 //! The tensors that an architecture asks for (spec 21).
 
 use crate::arch::{
-    ArchSpec, AttentionSpec, BlockSpec, Global, Mamba2Spec, MambaSpec, MixerSpec, MlpSpec,
-    NormKind, NormPlacement, NormSpec, Part, TensorNaming,
+    ArchSpec, AttentionSpec, BlockSpec, Expert, ExpertsSpec, Global, Mamba2Spec, MambaSpec,
+    MixerSpec, MlpSpec, NormKind, NormPlacement, NormSpec, Part, QkvLayout, TensorNaming,
 };
 
 /// A tensor that an architecture asks for.
@@ -24,10 +24,29 @@ impl ArchSpec {
         if !self.tied_head {
             list.weight(self.naming.global(Global::Head), vec![vocab, hidden]);
         }
+        list.tensors.extend(self.rope_tensors());
         for (index, block) in self.layer_blocks().enumerate() {
             Layer { list: &mut list, index, block, hidden }.push();
         }
         list.tensors
+    }
+
+    /// Tensors that hold RoPE factors, each once.
+    fn rope_tensors(&self) -> Vec<TensorSpec> {
+        let mut tensors: Vec<TensorSpec> = Vec::new();
+        for block in &self.blocks {
+            let Some(MixerSpec::Attention(AttentionSpec { rope: Some(rope), .. })) = &block.mixer
+            else {
+                continue;
+            };
+            for name in rope.factor_tensors() {
+                let tensor = TensorSpec { name: name.to_owned(), shape: vec![rope.dims / 2] };
+                if !tensors.contains(&tensor) {
+                    tensors.push(tensor);
+                }
+            }
+        }
+        tensors
     }
 }
 
@@ -77,7 +96,9 @@ impl Layer<'_> {
             }
         }
         if let Some(mlp) = &block.mlp {
-            self.norm(Part::MlpNorm, &block.norm, hidden);
+            if block.placement != NormPlacement::ParallelShared {
+                self.norm(Part::MlpNorm, &block.norm, hidden);
+            }
             self.mlp(mlp);
             if sandwich {
                 self.norm(Part::AfterMlpNorm, &block.norm, hidden);
@@ -88,9 +109,13 @@ impl Layer<'_> {
     fn attention(&mut self, spec: &AttentionSpec) {
         let hidden = self.hidden;
         let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
-        self.linear(Part::Query, queries, hidden, spec.qkv_bias);
-        self.linear(Part::Key, keys, hidden, spec.qkv_bias);
-        self.linear(Part::Value, keys, hidden, spec.qkv_bias);
+        if spec.qkv == QkvLayout::Separate {
+            self.linear(Part::Query, queries, hidden, spec.qkv_bias);
+            self.linear(Part::Key, keys, hidden, spec.qkv_bias);
+            self.linear(Part::Value, keys, hidden, spec.qkv_bias);
+        } else {
+            self.linear(Part::Qkv, queries + 2 * keys, hidden, spec.qkv_bias);
+        }
         self.linear(Part::Out, hidden, queries, spec.out_bias);
         if let Some(norm) = &spec.qk_norm {
             self.norm(Part::QueryNorm, norm, spec.head_dim);
@@ -136,12 +161,65 @@ impl Layer<'_> {
 
     fn mlp(&mut self, spec: &MlpSpec) {
         let hidden = self.hidden;
-        let (MlpSpec::Gated(dense) | MlpSpec::Plain(dense)) = spec;
-        if matches!(spec, MlpSpec::Gated(_)) {
-            self.linear(Part::Gate, dense.intermediate_size, hidden, dense.bias);
+        match spec {
+            MlpSpec::Gated(dense) if dense.fused => {
+                self.linear(Part::GateUp, 2 * dense.intermediate_size, hidden, dense.bias);
+                self.linear(Part::Down, hidden, dense.intermediate_size, dense.bias);
+            }
+            MlpSpec::Gated(dense) => {
+                self.linear(Part::Gate, dense.intermediate_size, hidden, dense.bias);
+                self.linear(Part::Up, dense.intermediate_size, hidden, dense.bias);
+                self.linear(Part::Down, hidden, dense.intermediate_size, dense.bias);
+            }
+            MlpSpec::Plain(dense) => {
+                self.linear(Part::Up, dense.intermediate_size, hidden, dense.bias);
+                self.linear(Part::Down, hidden, dense.intermediate_size, dense.bias);
+            }
+            MlpSpec::Experts(experts) => self.experts(experts),
         }
-        self.linear(Part::Up, dense.intermediate_size, hidden, dense.bias);
-        self.linear(Part::Down, hidden, dense.intermediate_size, dense.bias);
+    }
+
+    fn experts(&mut self, spec: &ExpertsSpec) {
+        let (hidden, width) = (self.hidden, spec.intermediate_size);
+        self.linear(Part::Router, spec.experts, hidden, false);
+        let parts = |expert| {
+            [
+                (Part::ExpertGate(expert), [width, hidden]),
+                (Part::ExpertUp(expert), [width, hidden]),
+                (Part::ExpertDown(expert), [hidden, width]),
+            ]
+        };
+        if self.list.naming.stacks_experts() {
+            for (part, [out, input]) in parts(Expert::All) {
+                let name = self.name(part);
+                self.list.weight(&name, vec![spec.experts, out, input]);
+            }
+        } else {
+            for (part, [out, input]) in
+                (0..spec.experts).flat_map(|index| parts(Expert::One(index)))
+            {
+                self.linear(part, out, input, false);
+            }
+        }
+        if let Some(shared) = &spec.shared {
+            let width = shared.intermediate_size;
+            if shared.gated {
+                self.shared_router();
+            }
+            self.linear(Part::SharedGate, width, hidden, false);
+            self.linear(Part::SharedUp, width, hidden, false);
+            self.linear(Part::SharedDown, hidden, width, false);
+        }
+    }
+
+    /// GGUF has it as a vector, Hugging Face as a matrix of one row.
+    fn shared_router(&mut self) {
+        let name = self.name(Part::SharedRouter);
+        let hidden = self.hidden;
+        match self.list.naming {
+            TensorNaming::Gguf => self.list.weight(&name, vec![hidden]),
+            _ => self.list.weight(&name, vec![1, hidden]),
+        }
     }
 
     fn name(&self, part: Part) -> String {

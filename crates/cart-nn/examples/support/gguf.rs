@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cart_format::arch::{
     Activation, AttentionSpec, BlockSpec, DenseSpec, MixerSpec, MlpSpec, NormKind, NormPlacement,
-    NormSpec, RopePairing, RopeSpec, TensorNaming,
+    NormSpec, QkvLayout, RopePairing, RopeSpec, TensorNaming,
 };
 use cart_format::{ArchSpec, DType};
 use cart_nn::{SharedBytes, WeightTensor};
@@ -119,6 +119,7 @@ impl Gguf {
             }),
             window: None,
             score_softcap: None,
+            qkv: QkvLayout::Separate,
             qkv_bias: false,
             out_bias: false,
             qk_norm: None,
@@ -127,6 +128,7 @@ impl Gguf {
             intermediate_size: number("feed_forward_length") as u64,
             activation: Activation::Silu,
             bias: false,
+            fused: false,
         });
         ArchSpec {
             family: "llama".to_owned(),

@@ -1,5 +1,7 @@
 //! Tensors of a source, checked against what the architecture says.
 
+use std::ops::Range;
+
 use cart_format::DType;
 use cart_format::arch::{NormKind, NormSpec};
 use half::{bf16, f16};
@@ -28,8 +30,35 @@ impl<'a> Binder<'a> {
         outputs: usize,
         inputs: usize,
     ) -> Result<Matrix, LoadError> {
+        let (dtype, bytes) = self.weight(name, &[outputs, inputs])?;
+        Ok(Matrix { dtype, outputs, inputs, bytes })
+    }
+
+    /// Rows of a tensor `[…, inputs]`, as matrices; `name` is without `.weight`.
+    pub(crate) fn cut(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        rows: &[Range<usize>],
+    ) -> Result<Vec<Matrix>, LoadError> {
+        let (dtype, bytes) = self.weight(name, shape)?;
+        let (&inputs, outer) = shape.split_last().expect("a weight has dimensions");
+        let row_bytes = bytes.len() / outer.iter().product::<usize>().max(1);
+        let matrix = |rows: &Range<usize>| Matrix {
+            dtype,
+            outputs: rows.len(),
+            inputs,
+            bytes: bytes
+                .slice(rows.start * row_bytes..rows.end * row_bytes)
+                .expect("the rows are inside the tensor"),
+        };
+        Ok(rows.iter().map(matrix).collect())
+    }
+
+    /// Type and aligned bytes of a weight; `name` is without `.weight`.
+    fn weight(&mut self, name: &str, shape: &[usize]) -> Result<(DType, SharedBytes), LoadError> {
         let name = &format!("{name}.weight");
-        let tensor = self.tensor(name, &[outputs, inputs])?;
+        let tensor = self.tensor(name, shape)?;
         if !Matrix::supports(tensor.dtype) {
             return Err(unsupported(name, tensor.dtype, Matrix::supports));
         }
@@ -41,7 +70,7 @@ impl<'a> Binder<'a> {
             self.bytes.copied += tensor.bytes.len() as u64;
             aligned(&tensor.bytes)
         };
-        Ok(Matrix { dtype: tensor.dtype, outputs, inputs, bytes })
+        Ok((tensor.dtype, bytes))
     }
 
     /// A vector, as `f32`.
@@ -65,6 +94,18 @@ impl<'a> Binder<'a> {
         };
         self.bytes.copied += size_of_val(values.as_slice()) as u64;
         Ok(values)
+    }
+
+    /// Divisors of `RoPE`'s frequencies, each over 0.
+    pub(crate) fn divisors(&mut self, name: &str, pairs: usize) -> Result<Vec<f64>, LoadError> {
+        let divisors: Vec<f64> = self.vector(name, pairs)?.into_iter().map(f64::from).collect();
+        match divisors.iter().position(|divisor| !(divisor.is_finite() && *divisor > 0.0)) {
+            None => Ok(divisors),
+            Some(index) => {
+                let found = divisors[index];
+                Err(LoadError::RopeFactor { name: name.to_owned(), index, found })
+            }
+        }
     }
 
     /// A norm; `name` is without `.weight`.

@@ -6,8 +6,9 @@ use std::f64::consts::{PI, SQRT_2};
 
 use cart_format::ArchSpec;
 use cart_format::arch::{
-    Activation, AttentionSpec, BlockSpec, DecayForm, Mamba2Spec, MambaSpec, MixerSpec, MlpSpec,
-    NormKind, NormPlacement, NormSpec, RopePairing, RopeScaling, RopeSpec, TensorNaming,
+    Activation, AttentionSpec, BlockSpec, DecayForm, ExpertsSpec, Mamba2Spec, MambaSpec, MixerSpec,
+    MlpSpec, NormKind, NormPlacement, NormSpec, QkvLayout, RopeFactors, RopePairing, RopeScaling,
+    RopeSpec, TensorNaming,
 };
 
 /// Values of tensors by name.
@@ -31,7 +32,9 @@ impl Plain<'_> {
     pub(crate) fn logits(&self, tokens: &[u32], sees: Sees<'_>) -> Rows {
         let hidden = self.spec.hidden_size as usize;
         let names = match self.spec.naming {
-            TensorNaming::Hf => ["model.embed_tokens", "model.norm", "lm_head"],
+            TensorNaming::Hf | TensorNaming::HfMixtral | TensorNaming::HfFalcon => {
+                ["model.embed_tokens", "model.norm", "lm_head"]
+            }
             TensorNaming::HfBackbone => ["backbone.embeddings", "backbone.norm_f", "lm_head"],
             TensorNaming::Gguf => ["token_embd", "output_norm", "output"],
         };
@@ -56,7 +59,9 @@ impl Plain<'_> {
 
     fn block(&self, index: usize, block: &BlockSpec, x: &mut Rows, sees: Sees<'_>) {
         let name = |hf: &str, gguf: &str| match self.spec.naming {
-            TensorNaming::Hf => format!("model.layers.{index}.{hf}"),
+            TensorNaming::Hf | TensorNaming::HfMixtral | TensorNaming::HfFalcon => {
+                format!("model.layers.{index}.{hf}")
+            }
             TensorNaming::HfBackbone => {
                 let last = hf.rsplit('.').next().unwrap();
                 let part = if last.ends_with("layernorm") { "norm" } else { last };
@@ -77,8 +82,12 @@ impl Plain<'_> {
                 x.iter_mut().zip(row).for_each(|(x, value)| *x += value);
             }
         };
+        let before = x.clone();
+        let parallel = block.placement == NormPlacement::Parallel;
+        let shared = block.placement == NormPlacement::ParallelShared;
         if let Some(mixer) = &block.mixer {
-            let rows = normed(&name("input_layernorm", "attn_norm"), x);
+            let gguf = if parallel { "attn_norm_2" } else { "attn_norm" };
+            let rows = normed(&name("input_layernorm", gguf), x);
             let mixed = match mixer {
                 MixerSpec::Attention(spec) => self.attention(&name, spec, &rows, sees),
                 MixerSpec::Mamba(spec) => self.mamba(&name, spec, &rows),
@@ -89,8 +98,9 @@ impl Plain<'_> {
         if let Some(mlp) = &block.mlp {
             let hf =
                 if sandwich { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
-            let gguf = if block.mixer.is_some() { "ffn_norm" } else { "attn_norm" };
-            let rows = normed(&name(hf, gguf), x);
+            let alone = block.mixer.is_none() || parallel || shared;
+            let gguf = if alone { "attn_norm" } else { "ffn_norm" };
+            let rows = normed(&name(hf, gguf), if parallel || shared { &before } else { x });
             let worked = rows.iter().map(|row| self.mlp(&name, mlp, row)).collect();
             add(x, worked, &name("post_feedforward_layernorm", "post_ffw_norm"));
         }
@@ -104,28 +114,30 @@ impl Plain<'_> {
         sees: Sees<'_>,
     ) -> Rows {
         let dim = spec.head_dim as usize;
-        let project = |hf: &str, gguf: &str, norm: Option<(&str, &str)>| -> Vec<Rows> {
-            let heads = |(position, row): (usize, &Vec<f64>)| {
-                let row = self.linear(&name(hf, gguf), row, spec.qkv_bias);
+        let mut projected = [Vec::new(), Vec::new(), Vec::new()];
+        let norms = [
+            Some(name("self_attn.q_norm", "attn_q_norm")),
+            Some(name("self_attn.k_norm", "attn_k_norm")),
+            None,
+        ];
+        for (position, row) in rows.iter().enumerate() {
+            let qkv = self.qkv(name, spec, row);
+            for ((projected, row), norm) in projected.iter_mut().zip(qkv).zip(&norms) {
                 let head = |head: &[f64]| {
                     let mut head = head.to_vec();
-                    let Some((hf, gguf)) = norm else { return head };
+                    let Some(name) = norm else { return head };
                     if let Some(norm) = &spec.qk_norm {
-                        head = self.norm(&name(hf, gguf), norm, &head);
+                        head = self.norm(name, norm, &head);
                     }
                     if let Some(rope) = &spec.rope {
-                        rotate(rope, position, &mut head);
+                        self.rotate(rope, position, &mut head);
                     }
                     head
                 };
-                row.chunks(dim).map(head).collect()
-            };
-            rows.iter().enumerate().map(heads).collect()
-        };
-        let queries =
-            project("self_attn.q_proj", "attn_q", Some(("self_attn.q_norm", "attn_q_norm")));
-        let keys = project("self_attn.k_proj", "attn_k", Some(("self_attn.k_norm", "attn_k_norm")));
-        let values = project("self_attn.v_proj", "attn_v", None);
+                projected.push(row.chunks(dim).map(head).collect::<Rows>());
+            }
+        }
+        let [queries, keys, values] = projected;
         let scale = spec.scale.unwrap_or(1.0 / (dim as f64).sqrt());
         let group = (spec.heads / spec.kv_heads) as usize;
         let mix = |position: usize| {
@@ -255,16 +267,101 @@ impl Plain<'_> {
         rows.iter().map(|row| self.linear(name, row, bias)).collect()
     }
 
+    /// Queries, keys and values of a position.
+    fn qkv(
+        &self,
+        name: &dyn Fn(&str, &str) -> String,
+        spec: &AttentionSpec,
+        row: &[f64],
+    ) -> [Vec<f64>; 3] {
+        let names = [
+            ("self_attn.q_proj", "attn_q"),
+            ("self_attn.k_proj", "attn_k"),
+            ("self_attn.v_proj", "attn_v"),
+        ];
+        if spec.qkv == QkvLayout::Separate {
+            return names.map(|(hf, gguf)| self.linear(&name(hf, gguf), row, spec.qkv_bias));
+        }
+        let all = self.linear(&name("self_attn.qkv_proj", "attn_qkv"), row, spec.qkv_bias);
+        let groups = if spec.qkv == QkvLayout::Grouped { spec.kv_heads } else { 1 };
+        let keys = (spec.kv_heads / groups * spec.head_dim) as usize;
+        let mut parts = [Vec::new(), Vec::new(), Vec::new()];
+        for group in all.chunks(all.len() / groups as usize) {
+            let queries = group.len() - 2 * keys;
+            parts[0].extend(&group[..queries]);
+            parts[1].extend(&group[queries..queries + keys]);
+            parts[2].extend(&group[queries + keys..]);
+        }
+        parts
+    }
+
     fn mlp(&self, name: &dyn Fn(&str, &str) -> String, spec: &MlpSpec, row: &[f64]) -> Vec<f64> {
-        let (MlpSpec::Gated(dense) | MlpSpec::Plain(dense)) = spec;
-        let up = self.linear(&name("mlp.up_proj", "ffn_up"), row, dense.bias);
-        let inner: Vec<f64> = if matches!(spec, MlpSpec::Gated(_)) {
+        let dense = match spec {
+            MlpSpec::Gated(dense) | MlpSpec::Plain(dense) => dense,
+            MlpSpec::Experts(spec) => return self.experts(name, spec, row),
+        };
+        let inner: Vec<f64> = if dense.fused {
+            let both = self.linear(&name("mlp.gate_up_proj", "ffn_up"), row, dense.bias);
+            let (gate, up) = both.split_at(both.len() / 2);
+            gate.iter().zip(up).map(|(gate, up)| activate(dense.activation, *gate) * up).collect()
+        } else if matches!(spec, MlpSpec::Gated(_)) {
+            let up = self.linear(&name("mlp.up_proj", "ffn_up"), row, dense.bias);
             let gate = self.linear(&name("mlp.gate_proj", "ffn_gate"), row, dense.bias);
             gate.iter().zip(up).map(|(gate, up)| activate(dense.activation, *gate) * up).collect()
         } else {
+            let up = self.linear(&name("mlp.up_proj", "ffn_up"), row, dense.bias);
             up.iter().map(|up| activate(dense.activation, *up)).collect()
         };
         self.linear(&name("mlp.down_proj", "ffn_down"), &inner, dense.bias)
+    }
+
+    fn experts(
+        &self,
+        name: &dyn Fn(&str, &str) -> String,
+        spec: &ExpertsSpec,
+        row: &[f64],
+    ) -> Vec<f64> {
+        let scores = self.linear(&name("mlp.gate", "ffn_gate_inp"), row, false);
+        let total: f64 = scores.iter().map(|score| score.exp()).sum();
+        let mut weights: Vec<(usize, f64)> =
+            scores.iter().map(|score| score.exp() / total).enumerate().collect();
+        weights.sort_by(|a, b| b.1.total_cmp(&a.1));
+        weights.truncate(spec.active as usize);
+        if spec.normalized {
+            let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
+            weights.iter_mut().for_each(|(_, weight)| *weight /= total);
+        }
+        let gated = |gate: Vec<f64>, up: Vec<f64>| -> Vec<f64> {
+            gate.iter().zip(up).map(|(gate, up)| activate(spec.activation, *gate) * up).collect()
+        };
+        let mut out = vec![0.0; row.len()];
+        let mut add = |weight: f64, values: Vec<f64>| {
+            out.iter_mut().zip(values).for_each(|(out, value)| *out += weight * value);
+        };
+        for (expert, weight) in weights {
+            let linear = |role: &str, row: &[f64]| {
+                let hf = format!("mlp.experts.{expert}.{role}_proj");
+                let name = name(&hf, &format!("ffn_{role}_exps"));
+                let weight = &self.weights[&format!("{name}.weight")];
+                let stacked = self.spec.naming == TensorNaming::Gguf;
+                let size =
+                    if stacked { weight.len() / spec.experts as usize } else { weight.len() };
+                let weight = if stacked { &weight[expert * size..][..size] } else { weight };
+                weight.chunks(row.len()).map(|weight| dot(weight, row)).collect::<Vec<f64>>()
+            };
+            add(weight, linear("down", &gated(linear("gate", row), linear("up", row))));
+        }
+        if let Some(shared) = &spec.shared {
+            let linear = |role: &str, row: &[f64]| {
+                let hf = format!("mlp.shared_expert.{role}_proj");
+                self.linear(&name(&hf, &format!("ffn_{role}_shexp")), row, false)
+            };
+            let gate = name("mlp.shared_expert_gate", "ffn_gate_inp_shexp");
+            let score = self.linear(&gate, row, false)[0];
+            let weight = if shared.gated { 1.0 / (1.0 + (-score).exp()) } else { 1.0 };
+            add(weight, linear("down", &gated(linear("gate", row), linear("up", row))));
+        }
+        out
     }
 
     fn linear(&self, name: &str, row: &[f64], bias: bool) -> Vec<f64> {
@@ -298,6 +395,70 @@ impl Plain<'_> {
                 .collect(),
         }
     }
+
+    fn rotate(&self, spec: &RopeSpec, position: usize, head: &mut [f64]) {
+        let pairs = spec.dims as usize / 2;
+        let divisor = |factors: &RopeFactors, pair: usize| match factors {
+            RopeFactors::Values(values) => values[pair],
+            RopeFactors::Tensor(name) => self.weights[name][pair],
+        };
+        for pair in 0..pairs {
+            let mut frequency = spec.theta.powf(-2.0 * pair as f64 / spec.dims as f64);
+            let mut size = 1.0;
+            match &spec.scaling {
+                None => {}
+                Some(RopeScaling::Linear { factor }) => frequency /= factor,
+                Some(RopeScaling::PerPair { factors }) => frequency /= divisor(factors, pair),
+                Some(RopeScaling::LongRope { short, long, original_context, attention_factor }) => {
+                    let is_long = self.spec.context_length > *original_context;
+                    frequency /= divisor(if is_long { long } else { short }, pair);
+                    size = *attention_factor;
+                }
+                Some(RopeScaling::Llama3 {
+                    factor,
+                    low_freq_factor,
+                    high_freq_factor,
+                    original_context,
+                }) => {
+                    let wavelength = 2.0 * PI / frequency;
+                    let original = *original_context as f64;
+                    if wavelength > original / low_freq_factor {
+                        frequency /= factor;
+                    } else if wavelength >= original / high_freq_factor {
+                        let smooth = (original / wavelength - low_freq_factor)
+                            / (high_freq_factor - low_freq_factor);
+                        frequency = (1.0 - smooth) * frequency / factor + smooth * frequency;
+                    }
+                }
+                Some(RopeScaling::Yarn {
+                    factor,
+                    original_context,
+                    beta_fast,
+                    beta_slow,
+                    truncate: _,
+                    attention_factor,
+                }) => {
+                    // The pair, not a whole one, that turns so often over the original context.
+                    let pair_of = |turns: f64| {
+                        let wavelength = *original_context as f64 / turns;
+                        (wavelength / (2.0 * PI)).ln() / spec.theta.ln() * spec.dims as f64 / 2.0
+                    };
+                    let first = pair_of(*beta_fast).max(0.0);
+                    let ramp = (pair as f64 - first) / (pair_of(*beta_slow) - first);
+                    let slow = ramp.clamp(0.0, 1.0);
+                    frequency = slow * frequency / factor + (1.0 - slow) * frequency;
+                    size = *attention_factor;
+                }
+            }
+            let (first, second) = match spec.pairing {
+                RopePairing::Halves => (pair, pair + pairs),
+                RopePairing::Interleaved => (2 * pair, 2 * pair + 1),
+            };
+            let (sine, cosine) = (position as f64 * frequency).sin_cos();
+            let (a, b) = (head[first] * size, head[second] * size);
+            (head[first], head[second]) = (a * cosine - b * sine, b * cosine + a * sine);
+        }
+    }
 }
 
 fn columns(rows: &Rows, columns: std::ops::Range<usize>) -> Rows {
@@ -306,40 +467,6 @@ fn columns(rows: &Rows, columns: std::ops::Range<usize>) -> Rows {
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-fn rotate(spec: &RopeSpec, position: usize, head: &mut [f64]) {
-    let pairs = spec.dims as usize / 2;
-    for pair in 0..pairs {
-        let mut frequency = spec.theta.powf(-2.0 * pair as f64 / spec.dims as f64);
-        match &spec.scaling {
-            None => {}
-            Some(RopeScaling::Linear { factor }) => frequency /= factor,
-            Some(RopeScaling::Llama3 {
-                factor,
-                low_freq_factor,
-                high_freq_factor,
-                original_context,
-            }) => {
-                let wavelength = 2.0 * PI / frequency;
-                let original = *original_context as f64;
-                if wavelength > original / low_freq_factor {
-                    frequency /= factor;
-                } else if wavelength >= original / high_freq_factor {
-                    let smooth = (original / wavelength - low_freq_factor)
-                        / (high_freq_factor - low_freq_factor);
-                    frequency = (1.0 - smooth) * frequency / factor + smooth * frequency;
-                }
-            }
-        }
-        let (first, second) = match spec.pairing {
-            RopePairing::Halves => (pair, pair + pairs),
-            RopePairing::Interleaved => (2 * pair, 2 * pair + 1),
-        };
-        let (sine, cosine) = (position as f64 * frequency).sin_cos();
-        let (a, b) = (head[first], head[second]);
-        (head[first], head[second]) = (a * cosine - b * sine, b * cosine + a * sine);
-    }
 }
 
 fn activate(activation: Activation, x: f64) -> f64 {

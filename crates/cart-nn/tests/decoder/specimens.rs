@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use cart_format::arch::{
-    Activation, AttentionSpec, BlockSpec, DecayForm, DenseSpec, Mamba2Spec, MambaSpec, MixerSpec,
-    MlpSpec, NormKind, NormPlacement, NormSpec, RopePairing, RopeScaling, RopeSpec, TensorNaming,
-    TensorSpec,
+    Activation, AttentionSpec, BlockSpec, DecayForm, DenseSpec, ExpertsSpec, Mamba2Spec, MambaSpec,
+    MixerSpec, MlpSpec, NormKind, NormPlacement, NormSpec, QkvLayout, RopeFactors, RopePairing,
+    RopeScaling, RopeSpec, SharedExpertSpec, TensorNaming, TensorSpec,
 };
 use cart_format::{ArchSpec, DType};
 use cart_nn::{SharedBytes, WeightTensor};
@@ -40,8 +40,11 @@ impl Specimen {
             (state >> 40) as f32 / (1 << 23) as f32 - 1.0
         };
         let count = shape.iter().product();
-        let norm = shape.len() == 1 && name.ends_with("norm.weight");
-        let size = if shape.len() == 2 { 1.5 / (shape[1] as f32).sqrt() } else { 0.3 };
+        // Norms, and divisors of RoPE, which are over 0.
+        let norm = shape.len() == 1 && (name.contains("norm") || name.starts_with("rope_"));
+        let norm = norm && name.ends_with(".weight");
+        let inputs = *shape.last().unwrap() as f32;
+        let size = if shape.len() > 1 { 1.5 / inputs.sqrt() } else { 0.3 };
         // A state that grows would not be a model.
         let decay = name.ends_with("ssm_a");
         let value = |_| match unit() * size {
@@ -81,6 +84,7 @@ fn attention(heads: u64, kv_heads: u64, head_dim: u64, rope: Option<RopeSpec>) -
         rope,
         window: None,
         score_softcap: None,
+        qkv: QkvLayout::Separate,
         qkv_bias: false,
         out_bias: false,
         qk_norm: None,
@@ -97,7 +101,7 @@ fn block(attention: AttentionSpec, mlp: MlpSpec) -> BlockSpec {
 }
 
 fn dense(intermediate_size: u64, activation: Activation, bias: bool) -> DenseSpec {
-    DenseSpec { intermediate_size, activation, bias }
+    DenseSpec { intermediate_size, activation, bias, fused: false }
 }
 
 fn arch(naming: TensorNaming, blocks: Vec<BlockSpec>, layers: Vec<u32>) -> ArchSpec {
@@ -231,9 +235,83 @@ fn decay(naming: TensorNaming) -> DecayForm {
     if naming == TensorNaming::Gguf { DecayForm::Plain } else { DecayForm::Log }
 }
 
+/// As Falcon: one projection in groups, MLP beside attention, with one norm or two.
+pub(crate) fn falcon() -> Specimen {
+    let layer = NormSpec { kind: NormKind::Layer, eps: 1e-5, unit_offset: false };
+    let mut grouped = attention(6, 2, 8, Some(rope(1e4, 8, RopePairing::Halves, None)));
+    grouped.qkv = QkvLayout::Grouped;
+    grouped.qkv_bias = true;
+    let mlp = MlpSpec::Plain(dense(56, Activation::Gelu, false));
+    let mut blocks = vec![block(grouped.clone(), mlp.clone()), block(grouped, mlp)];
+    blocks[0].placement = NormPlacement::Parallel;
+    blocks[1].placement = NormPlacement::ParallelShared;
+    blocks.iter_mut().for_each(|block| block.norm = layer.clone());
+    Specimen::new(arch(TensorNaming::Gguf, blocks, vec![0, 1, 0]))
+}
+
+/// As Phi 3: projections in one matrix, part of a head rotated by factors of its own, with a factor
+/// on the scores.
+pub(crate) fn phi3() -> Specimen {
+    let longrope = |original_context| {
+        Some(RopeScaling::LongRope {
+            short: RopeFactors::Values(vec![1.0, 1.5, 2.0]),
+            long: RopeFactors::Tensor("rope_long.weight".to_owned()),
+            original_context,
+            attention_factor: 1.2,
+        })
+    };
+    let fused = |original_context| {
+        let rope = rope(1e4, 6, RopePairing::Halves, longrope(original_context));
+        let mut fused = attention(4, 2, 8, Some(rope));
+        fused.qkv = QkvLayout::Fused;
+        fused.window = Some(9);
+        fused
+    };
+    let gate = DenseSpec { fused: true, ..dense(48, Activation::Silu, false) };
+    // 700 is over the one and under the other.
+    let blocks = [64, 1000].map(|original| block(fused(original), MlpSpec::Gated(gate.clone())));
+    Specimen::new(arch(TensorNaming::Hf, blocks.to_vec(), vec![0, 1]))
+}
+
+/// As Qwen's and Mixtral's mixtures: a shared expert or none, weights normalized or not, dense layers
+/// between; rotation by `YaRN` and by factors from a tensor.
+pub(crate) fn experts(naming: TensorNaming) -> Specimen {
+    let yarn = RopeScaling::Yarn {
+        factor: 4.0,
+        original_context: 64,
+        beta_fast: 8.0,
+        beta_slow: 1.0,
+        truncate: false,
+        attention_factor: 1.138,
+    };
+    let per_pair =
+        RopeScaling::PerPair { factors: RopeFactors::Tensor("rope_freqs.weight".to_owned()) };
+    let attention = |scaling| {
+        let rope = rope(1e4, 8, RopePairing::Interleaved, Some(scaling));
+        attention(4, 2, 8, Some(rope))
+    };
+    let shared = SharedExpertSpec { intermediate_size: 24, gated: true };
+    let mixture = |active, normalized, shared| {
+        MlpSpec::Experts(ExpertsSpec {
+            experts: 5,
+            active,
+            intermediate_size: 16,
+            activation: Activation::Silu,
+            normalized,
+            shared,
+        })
+    };
+    let blocks = vec![
+        block(attention(yarn.clone()), mixture(2, false, Some(shared))),
+        block(attention(per_pair), mixture(3, true, None)),
+        block(attention(yarn), MlpSpec::Gated(dense(40, Activation::Silu, false))),
+    ];
+    Specimen::new(arch(naming, blocks, vec![0, 1, 2, 1]))
+}
+
 /// All of them.
 pub(crate) fn all() -> Vec<(&'static str, Specimen)> {
-    let mut all = Vec::from(attending());
+    let mut all = attending();
     all.extend(recurring());
     all
 }
@@ -249,11 +327,15 @@ pub(crate) fn recurring() -> [(&'static str, Specimen); 4] {
 }
 
 /// Those that keep every position as keys and values.
-pub(crate) fn attending() -> [(&'static str, Specimen); 5] {
-    [
+pub(crate) fn attending() -> Vec<(&'static str, Specimen)> {
+    vec![
         ("llama", llama()),
         ("gemma", gemma()),
         ("phi", phi()),
+        ("falcon", falcon()),
+        ("phi3", phi3()),
+        ("experts", experts(TensorNaming::Hf)),
+        ("stacked experts", experts(TensorNaming::Gguf)),
         ("one part, backbone", one_part(TensorNaming::HfBackbone)),
         ("one part, gguf", one_part(TensorNaming::Gguf)),
     ]

@@ -27,6 +27,11 @@ impl<'a> Fields<'a> {
         self.fields.get(name).filter(|value| !value.is_null())
     }
 
+    /// Whether there is no such field, not even null.
+    pub(crate) fn lacks(&self, name: &str) -> bool {
+        !self.fields.contains_key(name)
+    }
+
     pub(crate) fn number(&self, name: &str) -> Result<Option<u64>, ImportError> {
         self.read(name, "a whole number, 0 or more", |value| {
             // Some tools write 64.0.
@@ -62,6 +67,19 @@ impl<'a> Fields<'a> {
         self.read(name, "an array of texts", |value| {
             value.as_array()?.iter().map(Value::as_str).collect()
         })
+    }
+
+    pub(crate) fn numbers(&self, name: &str) -> Result<Option<Vec<u64>>, ImportError> {
+        self.read(name, "an array of whole numbers, 0 or more", |value| {
+            value.as_array()?.iter().map(Value::as_u64).collect()
+        })
+    }
+
+    pub(crate) fn need_floats(&self, name: &str) -> Result<Vec<f64>, ImportError> {
+        let allowed = "an array of numbers";
+        let floats = self
+            .read(name, allowed, |value| value.as_array()?.iter().map(Value::as_f64).collect())?;
+        floats.ok_or_else(|| self.refuse(name, allowed))
     }
 
     pub(crate) fn object(&self, name: &'static str) -> Result<Option<Self>, ImportError> {
