@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use cart_tests::{Cart, Chance, damage, models, read_safetensors, safetensors_bytes};
+use cart_tests::{Cart, Chance, damage, fixture, models, read_safetensors, safetensors_bytes};
 use serde_json::Value;
 
 /// A cart with a model of several blobs, called `m`; also as a `.cart` file, whose path is returned.
@@ -163,6 +163,30 @@ fn a_cart_file_that_is_cut_or_goes_on_is_refused() {
     assert!(cart.json(["ls", "taken"])["cartridges"].as_array().unwrap().is_empty());
     cart.ok(["verify", &file]);
     cart.ok(["fsck"]);
+}
+
+/// What a reader of heads refuses, and what it is called: `fixtures/v1/invalid`.
+#[test]
+fn every_invalid_cart_file_is_refused_by_verify_and_by_pack() {
+    let cart = Cart::new();
+    cart.ok(["pack", &cart.file("m.safetensors", &models::small_safetensors(2, 3)), "-t", "m"]);
+    let before = cart.content();
+    let mut cases = 0;
+    for entry in std::fs::read_dir(fixture("v1/invalid")).unwrap() {
+        let folder = entry.unwrap().path();
+        let Ok(bytes) = std::fs::read(folder.join("input.cart")) else { continue };
+        let expected = std::fs::read(folder.join("expected.json")).unwrap();
+        let expected: Value = serde_json::from_slice(&expected).unwrap();
+        let words = expected["message_contains"].as_str().unwrap();
+        let file = cart.file("bad.cart", &bytes);
+        for command in [vec!["verify", &file], vec!["pack", &file, "-t", "bad"]] {
+            let said = cart.refused(&command);
+            assert!(said.contains(words), "{folder:?}, {command:?}: {said}");
+        }
+        assert_eq!(cart.content(), before, "{folder:?} left something");
+        cases += 1;
+    }
+    assert!(cases >= 25, "{cases}");
 }
 
 #[test]

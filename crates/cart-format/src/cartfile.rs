@@ -634,6 +634,17 @@ mod tests {
     }
 
     #[test]
+    fn a_header_over_its_limit_is_not_made() {
+        let mut parts = Parts::default();
+        let name = "n".repeat(512);
+        for _ in 0..HEADER_BYTES / 512 {
+            parts.push(name.clone(), Content::Padding, 64);
+        }
+        let made = header(&parts.0, ManifestId::of(b""), None);
+        assert!(matches!(made, Err(CartFileError::HeaderTooLarge { .. })));
+    }
+
+    #[test]
     fn a_commit_of_another_manifest_is_refused() {
         let bytes = Manifest::new().to_bytes().unwrap();
         let commit = Commit::new(ManifestId::of(b"other"), 1, Recipe::new("test"));

@@ -3,31 +3,20 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use cart_format::cartfile::{CartFileError, CartHead};
 use cart_format::gguf::{self, GgufError};
 use cart_format::safetensors::{self, Parsed, SafetensorsError};
 use cart_format::{Manifest, ManifestError};
 
 /// Errors that no small file can cause, and the unit tests that cause them.
-const WITHOUT_FIXTURE: &[(&str, &str)] = &[("safetensors", "too_many_tensors")]; // a_tensor_over_the_limit_is_refused_by_count
-
-/// Every variant of [`ManifestError`], by the code that its Debug form begins with.
-const MANIFEST: &[&str] = &[
-    "Json",
-    "NotAManifest",
-    "NewerMajor",
-    "UnknownCritical",
-    "Schema",
-    "TooMany",
-    "UnlistedBlob",
-    "UnusedBlob",
-    "Shape",
-    "Size",
-    "Segments",
-    "Blocks",
-    "Path",
-    "Pieces",
+const WITHOUT_FIXTURE: &[(&str, &str)] = &[
+    ("safetensors", "too_many_tensors"), // a_tensor_over_the_limit_is_refused_by_count
+    ("cart", "too_large"), // documents_over_their_limits_are_refused_before_they_are_read
+    ("cart", "header_too_large"), // a_header_over_its_limit_is_not_made
+    ("cart", "padding"),   // found by reading the file: a_bit_flipped_anywhere_is_found
 ];
 
 /// What a case caused: code and message.
@@ -74,16 +63,28 @@ fn refusal(input: &Path) -> Option<Refusal> {
         }
         "json" => Manifest::from_bytes(&bytes).err().map(|error: ManifestError| Refusal {
             kind: "manifest",
-            code: variant(&error),
+            code: error.code().to_owned(),
+            message: error.to_string(),
+        }),
+        "cart" => cart_error(&bytes).map(|error| Refusal {
+            kind: "cart",
+            code: error.code().to_owned(),
             message: error.to_string(),
         }),
         other => panic!("no reader for `{other}`"),
     }
 }
 
-fn variant(error: &ManifestError) -> String {
-    let shown = format!("{error:?}");
-    shown.chars().take_while(char::is_ascii_alphanumeric).collect()
+/// Opens a cart file as a reader does: the head, then the documents that it points to.
+fn cart_error(bytes: &[u8]) -> Option<CartFileError> {
+    let len = bytes.len() as u64;
+    if let Some(error) = in_parts(bytes, |given| CartHead::parse(given, len)) {
+        return Some(error);
+    }
+    let Ok(Parsed::Head(head)) = CartHead::parse(bytes, len) else { panic!("read before") };
+    let of = |range: Range<u64>| &bytes[range.start as usize..range.end as usize];
+    let manifest = of(head.manifest_range());
+    head.check(of(0..head.data_start()), manifest, head.commit_range().map(of)).err()
 }
 
 #[test]
@@ -118,7 +119,8 @@ fn every_case_causes_its_error_and_every_error_has_a_case() {
     let all = [
         ("safetensors", SafetensorsError::CODES),
         ("gguf", GgufError::CODES),
-        ("manifest", MANIFEST),
+        ("manifest", ManifestError::CODES),
+        ("cart", CartFileError::CODES),
     ];
     for (kind, codes) in all {
         for code in codes.iter().filter(|code| !WITHOUT_FIXTURE.contains(&(kind, code))) {

@@ -5,6 +5,7 @@ use thiserror::Error;
 use super::{FORMAT_VERSION, Version};
 use crate::digest::BlobId;
 use crate::dtype::{DType, DTypeError};
+use crate::head::codes;
 use crate::json::JsonError;
 
 /// Why bytes are not a manifest that this version can use.
@@ -129,3 +130,20 @@ pub enum ManifestError {
         found: u64,
     },
 }
+
+codes! { ManifestError {
+    Json => "json",
+    NotAManifest => "not_a_manifest",
+    NewerMajor => "newer_major",
+    UnknownCritical => "unknown_critical",
+    Schema => "schema",
+    TooMany => "too_many",
+    UnlistedBlob => "unlisted_blob",
+    UnusedBlob => "unused_blob",
+    Shape => "shape",
+    Size => "size",
+    Segments => "segments",
+    Blocks => "blocks",
+    Path => "path",
+    Pieces => "pieces",
+} }
