@@ -1,21 +1,18 @@
 //! Writing the single-file form.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use cart_format::cartfile::{self, CartPlan, Content};
 use cart_format::{CommitError, ManifestError};
 use thiserror::Error;
 
-use crate::blob_source::{BlobError, BlobLocation};
-use crate::file_error::{At as _, FileError, existing_folder_of};
-use crate::hashing::{self, HashError};
+use crate::blob_source::BlobError;
+use crate::copying::copy;
+use crate::file_error::{FileError, existing_folder_of};
+use crate::hashing::HashError;
 use crate::progress::Progress;
-use crate::publish::{Publisher, Unpublished};
+use crate::publish::Publisher;
 use crate::verify::Verified;
-
-/// Bytes copied between two questions whether to stop.
-const COPY: u64 = 8 << 20;
 
 /// Why no `.cart` file was written. What was at its path is as before.
 #[derive(Debug, Error)]
@@ -70,10 +67,12 @@ impl Verified {
                 }
                 Content::Blob(blob) => {
                     let from = self.cartridge().locate(&blob)?;
-                    copy(&from, &file, start, progress).map_err(|error| match error {
-                        HashError::File(error) => error.into(),
-                        HashError::Cancelled => CartWriteError::Cancelled { path: path.into() },
-                    })?;
+                    copy(&from, &file, start, progress, &mut |_| {}).map_err(
+                        |error| match error {
+                            HashError::File(error) => error.into(),
+                            HashError::Cancelled => CartWriteError::Cancelled { path: path.into() },
+                        },
+                    )?;
                     continue;
                 }
             }
@@ -83,61 +82,4 @@ impl Verified {
         publisher.sync_folder(folder)?;
         Ok(plan.len())
     }
-}
-
-/// Copies a blob inside the kernel where that works, through a buffer where it does not.
-fn copy(
-    from: &BlobLocation,
-    to: &Unpublished,
-    start: u64,
-    progress: &dyn Progress,
-) -> Result<(), HashError> {
-    to.before_write()?;
-    let mut done = 0;
-    while done < from.len {
-        if progress.cancelled() {
-            return Err(HashError::Cancelled);
-        }
-        let want = (from.len - done).min(COPY);
-        let copied = copy_in_kernel(&from.file, from.offset + done, to.file(), start + done, want);
-        match copied {
-            Ok(bytes) if bytes > 0 => {
-                progress.add(bytes);
-                done += bytes;
-            }
-            Err(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT | rustix::io::Errno::IO) => {
-                copied.at("write", to.path())?;
-            }
-            // Not on this file system, or the file ends: reading will tell which.
-            _ => return copy_through_buffer(from, done, to, start, progress),
-        }
-    }
-    Ok(())
-}
-
-fn copy_in_kernel(
-    from: &File,
-    mut offset: u64,
-    to: &File,
-    mut start: u64,
-    bytes: u64,
-) -> rustix::io::Result<u64> {
-    let copied =
-        rustix::fs::copy_file_range(from, Some(&mut offset), to, Some(&mut start), bytes as usize)?;
-    Ok(copied as u64)
-}
-
-fn copy_through_buffer(
-    from: &BlobLocation,
-    done: u64,
-    to: &Unpublished,
-    start: u64,
-    progress: &dyn Progress,
-) -> Result<(), HashError> {
-    hashing::stream(
-        done..from.len,
-        progress,
-        |buffer, at| from.read_at(buffer, at),
-        |bytes, at| to.write_at(bytes, start + at),
-    )
 }

@@ -16,10 +16,10 @@ use rayon::prelude::*;
 
 pub use self::error::ExportError;
 use crate::cartridge::Cartridge;
+use crate::copying::{Part, copy_and_see};
 use crate::file_error::{At as _, FileError, existing_folder_of, folder_of};
-use crate::hashing::{HashError, stream};
 use crate::progress::Progress;
-use crate::publish::{Publisher, Synced, Unpublished};
+use crate::publish::{Publisher, Synced};
 
 /// What to export as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,13 +166,13 @@ impl Export<'_> {
     /// Writes a file's pieces in `folder` under a temporary name and checks the digest of the whole.
     fn put_together(&self, file: &OriginFile, folder: &Path) -> Result<Synced, ExportError> {
         let out = Publisher::default().create(folder, ".cart-export")?;
+        let parts: Vec<Part> =
+            file.pieces.iter().map(|piece| self.part(piece)).collect::<Result<_, _>>()?;
         let mut hasher = Hasher::new();
-        let mut at = 0;
-        for piece in &file.pieces {
-            let length = origin::length(self.cartridge, piece);
-            self.copy(piece, length, &out, at, &mut hasher)?;
-            at += length;
-        }
+        copy_and_see(&parts, &out, 0, self.progress, |bytes, _| {
+            hasher.update(bytes);
+            Ok(())
+        })?;
         let found = BlobId::from_bytes(hasher.finish());
         if found != file.sha256 {
             let (file, expected) = (file.path.clone(), file.sha256);
@@ -199,15 +199,20 @@ impl Export<'_> {
         let header = safetensors::new_header(&listed)?;
         let out = Publisher::default().create(folder_of(to), ".cart-export")?;
         out.write_at(&header, 0)?;
-        let mut at = header.len() as u64;
-        for (name, tensor) in order {
-            let piece = Piece::Blob(tensor.blob);
-            let length = origin::length(self.cartridge, &piece);
-            self.progress.total(length);
-            let mut hasher = Hasher::new();
-            self.copy(&piece, length, &out, at, &mut hasher)?;
-            at += length;
-            let (found, expected) = (BlobId::from_bytes(hasher.finish()), tensor.blob);
+        let start = header.len() as u64;
+        let blobs: Vec<Part> = order
+            .iter()
+            .map(|(_, tensor)| self.part(&Piece::Blob(tensor.blob)))
+            .collect::<Result<_, _>>()?;
+        let bytes = blobs.iter().map(Part::len).sum();
+        self.progress.total(bytes);
+        let mut digests = Digests::of(&blobs, start);
+        copy_and_see(&blobs, &out, start, self.progress, |bytes, at| {
+            digests.update(bytes, at);
+            Ok(())
+        })?;
+        for ((name, tensor), found) in order.iter().zip(digests.finish()) {
+            let expected = tensor.blob;
             if found != expected {
                 let tensor = name.to_string();
                 return Err(ExportError::Tensor { tensor, found, expected });
@@ -215,37 +220,60 @@ impl Export<'_> {
         }
         publish(out.sync()?, to, options)?;
         Publisher::default().sync_folder(folder_of(to))?;
-        Ok(Exported { files: 1, bytes: at, exact: false })
+        Ok(Exported { files: 1, bytes: start + bytes, exact: false })
     }
 
-    /// Writes a piece at an offset and shows its bytes to the hasher.
-    fn copy(
-        &self,
-        piece: &Piece,
-        length: u64,
-        out: &Unpublished,
-        at: u64,
-        hasher: &mut Hasher,
-    ) -> Result<(), ExportError> {
-        let location = match piece {
-            Piece::Blob(blob) => Some(self.cartridge.locate(blob)?),
-            Piece::Zeros(_) => None,
-        };
-        let read = |buffer: &mut [u8], offset| {
-            if let Some(location) = &location {
-                return location.read_at(buffer, offset);
-            }
-            buffer.fill(0);
-            Ok(())
-        };
-        let write = |bytes: &[u8], offset| {
-            hasher.update(bytes);
-            out.write_at(bytes, at + offset)
-        };
-        stream(0..length, self.progress, read, write).map_err(|error| match error {
-            HashError::Cancelled => ExportError::Cancelled,
-            HashError::File(error) => error.into(),
+    fn part(&self, piece: &Piece) -> Result<Part, ExportError> {
+        Ok(match piece {
+            Piece::Blob(blob) => Part::Blob(self.cartridge.locate(blob)?),
+            Piece::Zeros(zeros) => Part::Zeros(*zeros),
         })
+    }
+}
+
+/// The digests of parts that are seen one after the other.
+struct Digests {
+    /// Where each part that is not complete ends, the next one last.
+    ends: Vec<u64>,
+    hasher: Hasher,
+    done: Vec<BlobId>,
+}
+
+impl Digests {
+    fn of(parts: &[Part], start: u64) -> Self {
+        let ends = parts.iter().scan(start, |at, part| {
+            *at += part.len();
+            Some(*at)
+        });
+        let mut ends: Vec<u64> = ends.collect();
+        ends.reverse();
+        Self { ends, hasher: Hasher::new(), done: Vec::new() }
+    }
+
+    fn update(&mut self, mut bytes: &[u8], mut at: u64) {
+        while let Some(&end) = self.ends.last() {
+            let (now, rest) = bytes.split_at(bytes.len().min((end - at) as usize));
+            self.hasher.update(now);
+            at += now.len() as u64;
+            bytes = rest;
+            if at < end {
+                return;
+            }
+            self.end_part();
+        }
+    }
+
+    fn end_part(&mut self) {
+        self.ends.pop();
+        self.done.push(BlobId::from_bytes(std::mem::take(&mut self.hasher).finish()));
+    }
+
+    /// The digest of each part; empty parts at the end were never seen.
+    fn finish(mut self) -> Vec<BlobId> {
+        while !self.ends.is_empty() {
+            self.end_part();
+        }
+        self.done
     }
 }
 

@@ -1,6 +1,7 @@
 //! Taking bytes in as blobs: on all cores, through small buffers, durably, and only what is new.
 
-use std::collections::HashSet;
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -224,13 +225,13 @@ impl Intake<'_> {
     fn take(&self, group: &[usize], written: &SyncSender<Written>) -> Result<(), IngestError> {
         let mut intakes = Vec::new();
         for &index in group {
-            let write = !self.known.may_have(self.jobs[index].source)?;
-            intakes.push(self.begin(index, write)?);
+            let twin = self.known.twin(self.store, self.jobs[index].source)?;
+            intakes.push(self.begin(index, twin)?);
         }
         self.hash(&intakes, self.progress)?;
         for intake in intakes {
-            let done = if intake.file.is_none() && !self.is_stored(intake.index) {
-                let again = self.begin(intake.index, true)?;
+            let done = if intake.file.is_none() && !self.is_stored(&intake) {
+                let again = self.begin(intake.index, None)?;
                 self.hash(std::slice::from_ref(&again), &Uncounted(self.progress))?;
                 again
             } else {
@@ -244,22 +245,27 @@ impl Intake<'_> {
     }
 
     /// Whether the store has a blob with these very bytes. Its name alone would leave a damaged one
-    /// as it is; to pack again is how people heal it.
-    fn is_stored(&self, index: usize) -> bool {
-        let found = self.jobs[index].finish();
-        let stored = SourceRange::whole(&self.store.layout.blob(&found.blob));
-        stored.is_ok_and(|stored| same_bytes(self.jobs[index].source, &stored))
+    /// as it is; to pack again is how people heal it. The twin was compared while the source was
+    /// hashed.
+    fn is_stored(&self, reading: &Reading<'_>) -> bool {
+        let found = self.jobs[reading.index].finish().blob;
+        if let Some(twin) = reading.twin.as_ref().filter(|twin| twin.blob == found) {
+            return twin.is_same.get();
+        }
+        let stored = SourceRange::whole(&self.store.layout.blob(&found));
+        stored.is_ok_and(|stored| same_bytes(reading.source, &stored))
     }
 
-    fn begin(&self, index: usize, write: bool) -> Result<Reading<'_>, FileError> {
+    /// * `twin`: a blob that most likely is the source; without one, it is written
+    fn begin(&self, index: usize, twin: Option<Twin>) -> Result<Reading<'_>, FileError> {
         let source = self.jobs[index].source;
-        if !write {
-            return Ok(Reading { index, source, file: None, cloned: None });
+        if twin.is_some() {
+            return Ok(Reading { index, source, file: None, cloned: None, twin });
         }
         let file = self.store.publisher.create(&self.store.layout.tmp(), "blob")?;
         let clone = || SourceRange::range(file.file(), &file.path().into(), 0, source.len());
         let cloned = reflink(source, &file)?.then(clone);
-        Ok(Reading { index, source, file: Some(file), cloned })
+        Ok(Reading { index, source, file: Some(file), cloned, twin })
     }
 
     /// Reads (and writes) sources once, and sets their digests.
@@ -294,6 +300,25 @@ struct Reading<'a> {
     file: Option<Unpublished>,
     /// The new file, if it has the bytes already and is to be read in place of the source.
     cloned: Option<SourceRange>,
+    twin: Option<Twin>,
+}
+
+/// A stored blob that most likely has the bytes of a source.
+struct Twin {
+    blob: BlobId,
+    stored: SourceRange,
+    /// Whether it has had the same bytes so far. One that can't be read has not.
+    is_same: Cell<bool>,
+}
+
+impl Twin {
+    fn compare(&self, bytes: &[u8], at: u64) {
+        let same = |buffer: &mut [u8]| {
+            let part = &mut buffer[..bytes.len()];
+            self.stored.read_at(part, at).is_ok() && part == bytes
+        };
+        self.is_same.set(self.is_same.get() && hashing::with_buffer(same));
+    }
 }
 
 impl Reading<'_> {
@@ -306,7 +331,13 @@ impl Reading<'_> {
                 self.source.read_at(buffer, at)?;
                 file.write_at(buffer, at)
             }
-            (None, None) => self.source.read_at(buffer, at),
+            (None, None) => {
+                self.source.read_at(buffer, at)?;
+                if let Some(twin) = &self.twin {
+                    twin.compare(buffer, at);
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -335,29 +366,37 @@ fn reflink(source: &SourceRange, file: &Unpublished) -> Result<bool, FileError> 
     Ok(true)
 }
 
-/// Size and middle bytes of the stored blobs that have the size of a source. A source that matches
+/// The stored blobs that have the size of a source, by size and middle bytes. A source that matches
 /// none of them is new for sure and is hashed once, while it is written; one that matches is hashed
-/// first and most likely need not be written.
-struct Known(HashSet<(u64, Vec<u8>)>);
+/// first, while it is compared, and most likely need not be written.
+struct Known(HashMap<(u64, Vec<u8>), BlobId>);
 
 impl Known {
     fn of(store: &Store, sources: &[SourceRange]) -> Result<Self, FileError> {
         let sizes: HashSet<u64> = sources.iter().map(SourceRange::len).collect();
         let folder = store.layout.blobs();
-        let mut known = HashSet::new();
+        let mut known = HashMap::new();
         for entry in std::fs::read_dir(&folder).at("list", &folder)? {
             let entry = entry.at("list", &folder)?;
             let size = entry.metadata().at("read", &entry.path())?.len();
-            if sizes.contains(&size) {
-                let blob = SourceRange::whole(&entry.path())?;
-                known.insert((size, sample(&blob)?));
+            let name = entry.file_name();
+            let blob = name.to_str().and_then(|name| name.parse::<BlobId>().ok());
+            if let Some(blob) = blob.filter(|_| sizes.contains(&size)) {
+                let stored = SourceRange::whole(&entry.path())?;
+                known.insert((size, sample(&stored)?), blob);
             }
         }
         Ok(Self(known))
     }
 
-    fn may_have(&self, source: &SourceRange) -> Result<bool, FileError> {
-        Ok(!self.0.is_empty() && self.0.contains(&(source.len(), sample(source)?)))
+    /// The blob that most likely is this source.
+    fn twin(&self, store: &Store, source: &SourceRange) -> Result<Option<Twin>, FileError> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let Some(&blob) = self.0.get(&(source.len(), sample(source)?)) else { return Ok(None) };
+        let stored = SourceRange::whole(&store.layout.blob(&blob))?;
+        Ok(Some(Twin { blob, stored, is_same: Cell::new(true) }))
     }
 }
 

@@ -14,6 +14,7 @@ mod blob_source;
 mod cart_file;
 mod cart_writer;
 mod cartridge;
+mod copying;
 #[cfg(test)]
 mod crash_tests;
 pub mod export;

@@ -195,6 +195,11 @@ impl Unpublished {
         self.temporary.publisher.step("write", path, || Effect::Write(path.to_path_buf()))
     }
 
+    /// Makes what was written so far durable, while more is written. The file still has to be synced.
+    pub(crate) fn sync_so_far(&self) -> Result<(), FileError> {
+        self.file.sync_data().at("sync", self.path())
+    }
+
     /// Makes the bytes durable.
     pub(crate) fn sync(self) -> Result<Synced, FileError> {
         let path = self.path();

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use crate::blob_source::BlobError;
 use crate::file_error::FileError;
+use crate::hashing::HashError;
 
 /// Why a cartridge was not exported. Nothing was left at the destination.
 #[derive(Debug, Error)]
@@ -111,6 +112,15 @@ pub enum ExportError {
     /// The file system.
     #[error(transparent)]
     File(#[from] FileError),
+}
+
+impl From<HashError> for ExportError {
+    fn from(error: HashError) -> Self {
+        match error {
+            HashError::Cancelled => Self::Cancelled,
+            HashError::File(error) => Self::File(error),
+        }
+    }
 }
 
 impl ExportError {
