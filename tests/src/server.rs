@@ -18,7 +18,12 @@ pub struct Server {
 impl Server {
     /// Starts `cart serve REFERENCE` and waits until it says where it listens.
     pub fn start(cart: &Cart, reference: &str) -> Self {
-        let mut command = cart.command(["serve", reference, "--listen", "127.0.0.1:0"]);
+        Self::start_with(cart, reference, &["--listen", "127.0.0.1:0"])
+    }
+
+    /// As [`Server::start`], with other arguments.
+    pub fn start_with(cart: &Cart, reference: &str, arguments: &[&str]) -> Self {
+        let mut command = cart.command(["serve", reference].iter().chain(arguments));
         Self::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
     }
 

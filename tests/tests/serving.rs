@@ -114,6 +114,30 @@ fn a_swap_changes_the_cartridge_and_reports() {
 }
 
 #[test]
+fn beyond_this_machine_a_swap_needs_the_admin_token() {
+    let cart = tiny();
+    let token = "a-secret-of-the-house";
+    let listen = ["--listen", "0.0.0.0:0"];
+    let server = Server::start_with(&cart, "tiny", &listen);
+    let (status, said) = server.post("/cart/swap", &json!({ "ref": "tiny:told" }));
+    assert!(status == 403 && said.contains("--admin-token"), "{status}: {said}");
+    assert_eq!(server.post("/v1/completions", &ask(2)).0, 200);
+    let arguments = [&listen[..], &["--admin-token", token]].concat();
+    let server = Server::start_with(&cart, "tiny", &arguments);
+    let swap = ["swap", "tiny:told", "--server", server.url()];
+    let said = cart.refused(swap);
+    assert!(said.contains("admin token"), "{said}");
+    let said = cart.refused([&swap[..], &["--admin-token", "another-secret-here"]].concat());
+    assert!(said.contains("another one"), "{said}");
+    assert_eq!(running(&server)[2], 1);
+    cart.json([&swap[..], &["--admin-token", token]].concat());
+    assert_eq!(running(&server)[2], 2);
+    let short = ["serve", "tiny", "--listen", "127.0.0.1:0", "--admin-token", "short"];
+    let said = cart.refused_with_code(2, short);
+    assert!(said.contains("16"), "{said}");
+}
+
+#[test]
 fn a_swap_to_a_damaged_or_unfit_cartridge_is_refused() {
     let cart = tiny();
     cart.ok(["pack", &fixture("logits/llama-f32-tied"), "-t", "bare"]);

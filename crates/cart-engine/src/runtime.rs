@@ -42,6 +42,8 @@ pub struct RuntimeOptions {
     pub max_streams: NonZeroUsize,
     /// Most requests that wait for a place; more are refused as [`SubmitError::Busy`].
     pub max_queued: usize,
+    /// How long a request may wait for a place before it fails as [`StreamError::NoPlace`].
+    pub max_wait: Duration,
     /// How long the previous generation stays to be rolled back to.
     pub rollback_window: Duration,
     /// How cartridges are loaded.
@@ -55,6 +57,7 @@ impl Default for RuntimeOptions {
         Self {
             max_streams: NonZeroUsize::new(64).expect("64 is not 0"),
             max_queued: 256,
+            max_wait: Duration::from_mins(2),
             rollback_window: Duration::from_mins(10),
             load: LoadOptions::default(),
             verify_threads: None,

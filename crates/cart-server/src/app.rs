@@ -19,6 +19,7 @@ use cart_store::Store;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::admin::Admin;
 use crate::body::read_json;
 use crate::error::ApiError;
 use crate::live;
@@ -35,6 +36,8 @@ pub struct ServerOptions {
     pub shutdown_limit: Duration,
     /// How memory takes part in requests that don't say.
     pub memory: MemoryOptions,
+    /// Who may swap and roll back.
+    pub admin: Admin,
 }
 
 impl Default for ServerOptions {
@@ -43,6 +46,7 @@ impl Default for ServerOptions {
             body_limit: 8 << 20,
             shutdown_limit: Duration::from_secs(30),
             memory: MemoryOptions::default(),
+            admin: Admin::default(),
         }
     }
 }

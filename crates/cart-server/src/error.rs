@@ -97,6 +97,19 @@ pub enum ApiError {
         /// Why.
         source: Box<cart_store::ResolveError>,
     },
+    /// Swaps are for those who have the token.
+    #[error(
+        "swap and rollback need the server's admin token as `Authorization: Bearer TOKEN`, and {sent} was sent; `cart swap` takes it as --admin-token or $CART_ADMIN_TOKEN"
+    )]
+    AdminToken {
+        /// `none` or `another one`.
+        sent: &'static str,
+    },
+    /// Others reach the server, and it has no token.
+    #[error(
+        "swap and rollback are off: the server listens beyond this machine and has no admin token; start it with --admin-token, or on a loopback address"
+    )]
+    AdminOff,
     /// The server is shutting down.
     #[error("the server is shutting down; try again in a moment, or another instance")]
     ShuttingDown,
@@ -122,6 +135,8 @@ impl ApiError {
             Self::NoRoute { .. } | Self::NoModel { .. } | Self::Reference { .. } => {
                 StatusCode::NOT_FOUND
             }
+            Self::AdminToken { .. } => StatusCode::UNAUTHORIZED,
+            Self::AdminOff => StatusCode::FORBIDDEN,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Submit(SubmitError::Busy { .. }) => StatusCode::TOO_MANY_REQUESTS,
@@ -140,6 +155,8 @@ impl ApiError {
             StatusCode::SERVICE_UNAVAILABLE => "service_unavailable_error",
             StatusCode::INTERNAL_SERVER_ERROR => "server_error",
             StatusCode::CONFLICT => "conflict_error",
+            StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::FORBIDDEN => "permission_error",
             StatusCode::NOT_FOUND => "not_found_error",
             _ => "invalid_request_error",
         }
@@ -173,6 +190,8 @@ impl ApiError {
             Self::Stream(error) => stream_code(error),
             Self::Swap(error) => error.code(),
             Self::Reference { .. } => "reference_not_found",
+            Self::AdminToken { .. } => "admin_token",
+            Self::AdminOff => "admin_off",
             Self::TaskLost => "internal_error",
         }
     }
@@ -197,7 +216,7 @@ impl From<StreamError> for ApiError {
 fn stream_status(error: &StreamError) -> StatusCode {
     match error {
         StreamError::Start(_) => StatusCode::BAD_REQUEST,
-        StreamError::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+        StreamError::ShuttingDown | StreamError::NoPlace { .. } => StatusCode::SERVICE_UNAVAILABLE,
         StreamError::Step(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -206,6 +225,7 @@ fn stream_code(error: &StreamError) -> &'static str {
     match error {
         StreamError::Start(_) => "invalid_prompt",
         StreamError::ShuttingDown => "shutting_down",
+        StreamError::NoPlace { .. } => "no_place_in_time",
         StreamError::Step(_) => "internal_error",
     }
 }
@@ -226,6 +246,10 @@ impl IntoResponse for ApiError {
         if again.contains(&status) {
             let value = HeaderValue::from_static(RETRY_AFTER);
             response.headers_mut().insert(header::RETRY_AFTER, value);
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            let value = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
         }
         response
     }

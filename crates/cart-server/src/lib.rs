@@ -5,6 +5,7 @@
 //! [`serve`], which runs until its shutdown future ends, and [`shutdown_signal`]. Every refusal is
 //! an [`ApiError`] in the shape that OpenAI's clients read.
 
+mod admin;
 mod app;
 mod body;
 mod error;
@@ -15,6 +16,7 @@ mod openai;
 mod request_id;
 mod serve;
 
+pub use admin::{Admin, AdminToken, AdminTokenError};
 pub use app::{AppState, ServerOptions, router};
 pub use error::ApiError;
 pub use serve::{ServeError, Served, serve, shutdown_signal};

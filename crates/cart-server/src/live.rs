@@ -60,6 +60,7 @@ pub(crate) async fn swap(
     State(state): State<AppState>,
     request: Request,
 ) -> Result<Json<SwapReport>, ApiError> {
+    state.options().admin.check(request.headers())?;
     if state.is_draining() {
         return Err(ApiError::ShuttingDown);
     }
@@ -79,6 +80,7 @@ pub(crate) async fn rollback(
     State(state): State<AppState>,
     request: Request,
 ) -> Result<Json<SwapReport>, ApiError> {
+    state.options().admin.check(request.headers())?;
     if state.is_draining() {
         return Err(ApiError::ShuttingDown);
     }

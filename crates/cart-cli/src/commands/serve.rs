@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use cart_engine::runtime::{Runtime, RuntimeOptions};
-use cart_server::{AppState, ServerOptions};
+use cart_server::{Admin, AdminToken, AppState, ServerOptions};
 use clap::Args;
 
 use crate::context::Context;
@@ -37,24 +38,35 @@ pub(crate) struct ServeArgs {
     /// Requests that may wait; further ones get 429
     #[arg(long, value_name = "N", default_value_t = 256)]
     queue: usize,
+    /// Seconds that a request may wait; then it gets 503
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    max_wait: u64,
+    /// Secret that swap and rollback need, as `Authorization: Bearer TOKEN`
+    ///
+    /// Without one they are open on a loopback address and off on any other.
+    #[arg(long, value_name = "TOKEN", env = "CART_ADMIN_TOKEN", hide_env_values = true)]
+    admin_token: Option<String>,
     /// How memory takes part in requests that don't say
     #[command(flatten)]
     memory: MemoryArgs,
 }
 
 pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
+    let admin = admin(context, args)?;
     let store = context.store_or_new()?;
     let cartridge = history::open(context, &args.reference)?;
     let manifest = cartridge.manifest_id();
     let options = RuntimeOptions {
         max_streams: args.max_streams,
         max_queued: args.queue,
+        max_wait: Duration::from_secs(args.max_wait),
         load: history::load_options(context),
         verify_threads: context.threads,
         ..RuntimeOptions::default()
     };
     let runtime = Runtime::start(&args.reference, cartridge, options).map_err(Failure::refused)?;
-    let server = ServerOptions { memory: args.memory.options(), ..ServerOptions::default() };
+    let memory = args.memory.options();
+    let server = ServerOptions { memory, admin, ..ServerOptions::default() };
     let state = AppState::new(runtime.handle(), store, server);
     let executor = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -83,4 +95,17 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
     }
     drop(runtime);
     Ok(())
+}
+
+fn admin(context: &Context, args: &ServeArgs) -> Result<Admin, Failure> {
+    let token = args.admin_token.clone().map(AdminToken::new).transpose();
+    let token = token.map_err(|error| Failure::arguments(error.to_string()))?;
+    let admin = Admin::on(args.listen, token);
+    if matches!(admin, Admin::Off) {
+        context.remark(&format!(
+            "swap and rollback are off: {} is reached from beyond this machine, and there is no --admin-token",
+            args.listen
+        ));
+    }
+    Ok(admin)
 }

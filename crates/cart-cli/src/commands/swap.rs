@@ -24,6 +24,9 @@ pub(crate) struct SwapArgs {
     /// The server
     #[arg(long, value_name = "URL")]
     server: String,
+    /// The server's secret, where it has one
+    #[arg(long, value_name = "TOKEN", env = "CART_ADMIN_TOKEN", hide_env_values = true)]
+    admin_token: Option<String>,
     /// What becomes of running streams: finish on the old cartridge, or go on with the new one
     #[arg(long, value_name = "MODE", default_value = "finish")]
     in_flight: InFlight,
@@ -61,8 +64,11 @@ pub(crate) fn run(context: &Context, args: &SwapArgs) -> Result<(), Failure> {
             "`cart serve REF --listen ADDR` starts a server",
         )
     };
-    let mut response =
-        ureq::Agent::new_with_config(config).post(&url).send_json(&body).map_err(unreachable)?;
+    let mut request = ureq::Agent::new_with_config(config).post(&url);
+    if let Some(token) = &args.admin_token {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    let mut response = request.send_json(&body).map_err(unreachable)?;
     let status = response.status();
     let answer: Value = response.body_mut().read_json().map_err(unreachable)?;
     if !status.is_success() {

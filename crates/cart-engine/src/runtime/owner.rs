@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::time::{Duration, Instant};
 
 use cart_memory::MemoryReport;
 
@@ -40,6 +41,7 @@ pub(super) struct Incoming {
 struct Waiting {
     request: GenerationRequest,
     sink: Box<dyn EventSink>,
+    since: Instant,
     /// Given back when the request leaves the queue.
     _place: Place,
     ticket: Ticket,
@@ -123,6 +125,7 @@ impl Owner {
     pub(super) fn run(mut self) {
         while self.take_commands() == Next::Turn {
             self.admit();
+            self.expire();
             self.step();
             self.close_ended();
             self.settle();
@@ -161,7 +164,8 @@ impl Owner {
     fn take(&mut self, command: Command) -> Next {
         match command {
             Command::Submit { request, sink, place, ticket } => {
-                self.queue.push_back(Waiting { request, sink, _place: place, ticket });
+                let since = Instant::now();
+                self.queue.push_back(Waiting { request, sink, since, _place: place, ticket });
             }
             // A caller that is gone finds the report in the state.
             Command::Activate { incoming, reply } => {
@@ -185,6 +189,17 @@ impl Owner {
             Command::Stop => return Next::Stop,
         }
         Next::Turn
+    }
+
+    /// Ends the requests that have waited too long. The longest wait first.
+    fn expire(&mut self) {
+        let most = self.shared.options.max_wait;
+        while let Some(first) = self.queue.pop_front_if(|first| first.since.elapsed() >= most) {
+            let Waiting { mut sink, since, .. } = first;
+            let waited = Duration::from_secs(since.elapsed().as_secs());
+            sink.deliver(StreamEvent::Failed(StreamError::NoPlace { waited }));
+            self.ended.failed += 1;
+        }
     }
 
     /// Gives waiting requests a place, in the order in which they came.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use serde::Serialize;
 use thiserror::Error;
@@ -89,6 +90,12 @@ pub enum StreamError {
     /// A step failed.
     #[error("the generation failed: {0}")]
     Step(StepError),
+    /// Other streams had every place for longer than a request may wait.
+    #[error("no place was free within {waited:?}; try again in a moment")]
+    NoPlace {
+        /// How long it waited.
+        waited: Duration,
+    },
     /// The runtime is being shut down, and the stream took longer than it may.
     #[error("the server is shutting down; this stream was cut off")]
     ShuttingDown,

@@ -51,6 +51,15 @@ pub(crate) fn post(server: &Server, path: &str, body: &Value) -> Answer {
     whole(agent().post(url(server, path)).send_json(body).unwrap())
 }
 
+/// A POST with this `Authorization`.
+pub(crate) fn post_as(server: &Server, who: Option<&str>, path: &str, body: &Value) -> Answer {
+    let mut request = agent().post(url(server, path));
+    if let Some(who) = who {
+        request = request.header("authorization", who);
+    }
+    whole(request.send_json(body).unwrap())
+}
+
 pub(crate) fn post_bytes(server: &Server, path: &str, body: &[u8]) -> Answer {
     whole(agent().post(url(server, path)).send(body).unwrap())
 }

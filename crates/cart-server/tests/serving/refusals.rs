@@ -3,12 +3,13 @@
 use std::io::Write as _;
 use std::net::TcpStream;
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use cart_engine::runtime::RuntimeOptions;
-use cart_server::ServerOptions;
+use cart_server::{Admin, AdminToken, ServerOptions};
 use serde_json::json;
 
-use crate::client::{get, post, post_bytes, stream};
+use crate::client::{Streamed, get, post, post_as, post_bytes, stream};
 use crate::given::shelf;
 
 #[test]
@@ -75,6 +76,56 @@ fn a_full_queue_refuses_with_a_time_to_come_back() {
     let answer = post(&server, "/v1/completions", &json!({"prompt": "a", "max_tokens": 2}));
     assert_eq!((answer.status, answer.error()["code"].clone()), (429, json!("queue_full")));
     assert_eq!(answer.headers["retry-after"], "1");
+}
+
+#[test]
+fn a_request_that_waits_too_long_is_refused_with_a_time_to_come_back() {
+    let shelf = shelf();
+    shelf.tiny("tiny");
+    let limits = RuntimeOptions {
+        max_streams: NonZeroUsize::MIN,
+        max_wait: Duration::ZERO,
+        ..RuntimeOptions::default()
+    };
+    let server = shelf.serve_with("tiny", limits, ServerOptions::default());
+    let long = json!({"prompt": "One day", "max_tokens": 480, "ignore_eos": true, "stream": true});
+    let mut running = stream(&server, "/v1/completions", &long);
+    assert!(running.next().is_some());
+    for streamed in [false, true] {
+        let body = json!({"prompt": "a", "max_tokens": 2, "stream": streamed});
+        let answer = post(&server, "/v1/completions", &body);
+        let code = answer.error()["code"].clone();
+        assert_eq!((answer.status, code), (503, json!("no_place_in_time")));
+        assert_eq!(answer.headers["retry-after"], "1");
+    }
+    assert!(Streamed::read(running).done, "the one that runs goes on");
+}
+
+#[test]
+fn swaps_are_for_those_who_have_the_token_and_for_nobody_where_there_is_none() {
+    let shelf = shelf();
+    shelf.tiny("tiny");
+    let secret = "0123456789abcdef";
+    let token = AdminToken::new(secret.to_owned()).unwrap();
+    for (admin, sent, expected) in [
+        (Admin::Token(token.clone()), None, (401, "admin_token")),
+        (Admin::Token(token.clone()), Some("Bearer 0123456789abcdeX"), (401, "admin_token")),
+        (Admin::Token(token.clone()), Some(secret), (401, "admin_token")),
+        (Admin::Off, Some("Bearer 0123456789abcdef"), (403, "admin_off")),
+        (Admin::Token(token), Some("Bearer 0123456789abcdef"), (404, "reference_not_found")),
+        (Admin::Open, None, (404, "reference_not_found")),
+    ] {
+        let options = ServerOptions { admin, ..ServerOptions::default() };
+        let server = shelf.serve_with("tiny", RuntimeOptions::default(), options);
+        let body = json!({"ref": "none"});
+        let answer = post_as(&server, sent, "/cart/swap", &body);
+        assert_eq!((answer.status, &answer.error()["code"]), (expected.0, &json!(expected.1)));
+        assert_eq!(answer.headers.contains_key("www-authenticate"), expected.0 == 401);
+        let back = post_as(&server, sent, "/cart/rollback", &json!({}));
+        let allowed = expected.0 == 404;
+        assert_eq!(back.status, if allowed { 409 } else { expected.0 }, "{}", back.body);
+        assert_eq!(get(&server, "/cart/state").status, 200);
+    }
 }
 
 #[test]
