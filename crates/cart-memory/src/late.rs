@@ -4,9 +4,9 @@
 //! A pooled prompt is mostly its phrasing. Here every remembered token looks for its best match in
 //! the prompt, so a question finds the statement that answers it, whatever stands around it.
 
-use crate::observation::{MemoryError, check_tick};
-use crate::recall::{Hit, Recalled, best_of};
-use crate::slot::{Slot, SlotRef, StoreKind};
+use crate::observation::MemoryError;
+use crate::recall::{Recalled, best_of};
+use crate::slot::Slot;
 use crate::{Tick, UnifiedMemory, vector};
 
 /// What one nat of a slot's bias is worth in cosine. It decides between spans that match about
@@ -27,10 +27,7 @@ impl UnifiedMemory {
         query: &[f32],
         top_k: usize,
     ) -> Result<Vec<Recalled>, MemoryError> {
-        check_tick(at, self.now)?;
-        let recalled = self.peek_tokens(at, query, top_k)?;
-        self.mark_read(at, &recalled);
-        Ok(recalled)
+        self.read_at(at, |memory| memory.peek_tokens(at, query, top_k))
     }
 
     /// As [`UnifiedMemory::recall_tokens`], but leaves no trace.
@@ -50,23 +47,11 @@ impl UnifiedMemory {
         top_k: usize,
     ) -> Result<Vec<Recalled>, MemoryError> {
         let query = self.units(query)?;
-        let hits = self
-            .stores()
-            .flat_map(|(store, bank)| {
-                bank.iter().map(move |(position, slot)| (store, slot, bank.unit(position)))
-            })
-            .filter(|(_, slot, _)| slot.validity.holds(at))
-            .map(|(store, slot, key)| {
-                self.late_hit(at, store, slot, interaction(rows_of(slot, key), &query, self.dim()))
-            })
-            .collect();
+        let hits = self.hits(at, |store, slot, key| {
+            let cosine = interaction(rows_of(slot, key), &query, self.dim());
+            (cosine, cosine + BIAS_SHARE * slot.bias(store, at, &self.config))
+        });
         Ok(best_of(hits, top_k))
-    }
-
-    fn late_hit<'m>(&self, at: Tick, store: StoreKind, slot: &'m Slot, cosine: f32) -> Hit<'m> {
-        let score = cosine + BIAS_SHARE * slot.bias(store, at, &self.config);
-        let decay = slot.decay(store, at, &self.config);
-        Hit { slot, at: SlotRef { store, id: slot.id }, cosine, decay, score }
     }
 
     /// Unit rows of a query, without the first where there are others.

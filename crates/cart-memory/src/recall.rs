@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::observation::{MemoryError, check_tick};
 use crate::slot::{Slot, SlotRef, SlotValue, StoreKind};
-use crate::{Tick, UnifiedMemory};
+use crate::{Tick, UnifiedMemory, vector};
 
 /// A memory that answers a query.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,10 +53,7 @@ impl UnifiedMemory {
         query: &[f32],
         top_k: usize,
     ) -> Result<Vec<Recalled>, MemoryError> {
-        check_tick(at, self.now)?;
-        let recalled = self.peek(at, query, top_k)?;
-        self.mark_read(at, &recalled);
-        Ok(recalled)
+        self.read_at(at, |memory| memory.peek(at, query, top_k))
     }
 
     /// As [`UnifiedMemory::recall`], but leaves no trace.
@@ -74,13 +71,43 @@ impl UnifiedMemory {
         top_k: usize,
     ) -> Result<Vec<Recalled>, MemoryError> {
         let unit = self.normalization.unit("query", query)?;
-        let hits = self
-            .stores()
-            .flat_map(|(store, bank)| bank.cosines(&unit).map(move |near| (store, near)))
-            .filter(|(_, (_, slot))| slot.validity.holds(at))
-            .map(|(store, (near, slot))| self.hit(at, store, slot, near.cosine))
-            .collect();
+        let hits = self.hits(at, |store, slot, key| {
+            let cosine = vector::cosine(key, &unit);
+            (cosine, cosine * slot.gated_energy() * slot.decay(store, at, &self.config))
+        });
         Ok(best_of(hits, top_k))
+    }
+
+    /// Looks, and notes that what was found was read.
+    pub(crate) fn read_at(
+        &mut self,
+        at: Tick,
+        peek: impl FnOnce(&Self) -> Result<Vec<Recalled>, MemoryError>,
+    ) -> Result<Vec<Recalled>, MemoryError> {
+        check_tick(at, self.now)?;
+        let recalled = peek(self)?;
+        self.mark_read(at, &recalled);
+        Ok(recalled)
+    }
+
+    /// Every slot of both stores that is valid, with the cosine and the score that `judge` gives it
+    /// from its unit key.
+    pub(crate) fn hits(
+        &self,
+        at: Tick,
+        judge: impl Fn(StoreKind, &Slot, &[f32]) -> (f32, f32),
+    ) -> Vec<Hit<'_>> {
+        let slots = self.stores().flat_map(|(store, bank)| {
+            bank.iter().map(move |(position, slot)| (store, slot, bank.unit(position)))
+        });
+        slots
+            .filter(|(_, slot, _)| slot.validity.holds(at))
+            .map(|(store, slot, key)| {
+                let (cosine, score) = judge(store, slot, key);
+                let decay = slot.decay(store, at, &self.config);
+                Hit { slot, at: SlotRef { store, id: slot.id }, cosine, decay, score }
+            })
+            .collect()
     }
 
     /// Notes that these were read.
@@ -93,12 +120,6 @@ impl UnifiedMemory {
                 bank.slot_mut(position).read = at;
             }
         }
-    }
-
-    fn hit<'m>(&self, at: Tick, store: StoreKind, slot: &'m Slot, cosine: f32) -> Hit<'m> {
-        let decay = slot.decay(store, at, &self.config);
-        let score = cosine * slot.gated_energy() * decay;
-        Hit { slot, at: SlotRef { store, id: slot.id }, cosine, decay, score }
     }
 }
 
