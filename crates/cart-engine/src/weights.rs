@@ -1,9 +1,9 @@
-//! Weights as the store has them: mapped, not copied.
+//! Weights as the store has them: mapped. What the model copies is let go of again.
 
 use std::collections::BTreeMap;
 
 use cart_nn::{SharedBytes, WeightTensor};
-use cart_store::{BlobError, Verified};
+use cart_store::{BlobError, MappedBlob, Verified};
 
 /// Every tensor of a cartridge. Each map lives as long as the model that uses it.
 pub(crate) fn weights(verified: &Verified) -> Result<BTreeMap<String, WeightTensor>, BlobError> {
@@ -12,7 +12,7 @@ pub(crate) fn weights(verified: &Verified) -> Result<BTreeMap<String, WeightTens
         let tensor = WeightTensor {
             dtype: entry.dtype,
             shape: entry.shape.iter().map(|&dim| dim as usize).collect(),
-            bytes: SharedBytes::new(verified.map(&entry.blob)?),
+            bytes: SharedBytes::mapped(verified.map(&entry.blob)?, MappedBlob::release),
         };
         weights.insert(name.to_string(), tensor);
     }

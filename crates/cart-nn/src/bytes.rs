@@ -10,20 +10,61 @@ use cart_format::DType;
 /// nothing is copied.
 #[derive(Clone)]
 pub struct SharedBytes {
-    owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    owner: Arc<dyn Owner>,
     range: Range<usize>,
+}
+
+/// What holds bytes.
+trait Owner: Send + Sync {
+    fn bytes(&self) -> &[u8];
+
+    /// Lets go of the memory of a range.
+    fn release(&self, range: Range<usize>);
+}
+
+struct Plain<T>(T);
+
+impl<T: AsRef<[u8]> + Send + Sync> Owner for Plain<T> {
+    fn bytes(&self) -> &[u8] {
+        self.0.as_ref()
+    }
+
+    fn release(&self, _range: Range<usize>) {}
+}
+
+struct Mapped<T> {
+    map: T,
+    release: fn(&T, Range<usize>),
+}
+
+impl<T: AsRef<[u8]> + Send + Sync> Owner for Mapped<T> {
+    fn bytes(&self) -> &[u8] {
+        self.map.as_ref()
+    }
+
+    fn release(&self, range: Range<usize>) {
+        (self.release)(&self.map, range);
+    }
 }
 
 impl SharedBytes {
     /// All bytes of `owner`.
     pub fn new(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
-        Self::from_owner(Arc::new(owner))
+        Self::of(Plain(owner))
     }
 
-    /// All bytes of an owner that is shared already.
-    pub fn from_owner(owner: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
-        let range = 0..(*owner).as_ref().len();
-        Self { owner, range }
+    /// All bytes of the map of a file. `release` lets go of the memory of a range, which comes back
+    /// from the file when it is read again. A model calls it for weights that it has packed.
+    pub fn mapped<T>(map: T, release: fn(&T, Range<usize>)) -> Self
+    where
+        T: AsRef<[u8]> + Send + Sync + 'static,
+    {
+        Self::of(Mapped { map, release })
+    }
+
+    fn of(owner: impl Owner + 'static) -> Self {
+        let range = 0..owner.bytes().len();
+        Self { owner: Arc::new(owner), range }
     }
 
     /// The bytes at `range`, counted from the start of these; `None` where they end before.
@@ -34,13 +75,18 @@ impl SharedBytes {
         let start = self.range.start + range.start;
         Some(Self { owner: Arc::clone(&self.owner), range: start..start + range.len() })
     }
+
+    /// Lets go of the memory of `range`, where these are the map of a file.
+    pub(crate) fn release(&self, range: Range<usize>) {
+        self.owner.release(self.range.start + range.start..self.range.start + range.end);
+    }
 }
 
 impl Deref for SharedBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &(*self.owner).as_ref()[self.range.clone()]
+        &self.owner.bytes()[self.range.clone()]
     }
 }
 

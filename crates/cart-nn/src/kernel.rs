@@ -3,10 +3,12 @@
 pub(crate) mod activations;
 pub(crate) mod float;
 pub(crate) mod format;
-pub(crate) mod quantized;
+mod lanes;
+pub(crate) mod memory;
+pub(crate) mod packed;
+pub(crate) mod product;
 #[cfg(test)]
 mod tests;
-pub(crate) mod tile;
 pub(crate) mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86;

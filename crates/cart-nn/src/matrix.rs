@@ -1,22 +1,37 @@
 //! Weight matrices as they are stored, and linear layers made of them.
 
+use std::ops::Range;
+
 use cart_format::DType;
 use half::{bf16, f16};
 
 use crate::bytes::SharedBytes;
 use crate::kernel::activations::Quantized;
 use crate::kernel::format::{self, with_format};
-use crate::kernel::{Kernels, float, quantized, vector};
-use crate::parallel::Rows;
+use crate::kernel::memory::Arena;
+use crate::kernel::packed::{OUTPUTS, Packed};
+use crate::kernel::product::{self, Target};
+use crate::kernel::{Kernels, float, vector};
+use crate::parallel::{Rows, split};
 
-/// A weight matrix `[outputs, inputs]` of a supported type, with as many bytes as that takes,
-/// aligned for the type. Loading checks that.
+/// Bytes of weights that are worth a task of their own.
+const TASK_BYTES: usize = 32 << 10;
+
+/// A weight matrix `[outputs, inputs]` of a supported type.
 #[derive(Clone, Debug)]
 pub(crate) struct Matrix {
-    pub(crate) dtype: DType,
+    dtype: DType,
     pub(crate) outputs: usize,
     pub(crate) inputs: usize,
-    pub(crate) bytes: SharedBytes,
+    weights: Weights,
+}
+
+#[derive(Clone, Debug)]
+enum Weights {
+    /// Floats where the source has them, aligned.
+    Float(SharedBytes),
+    /// Blocks in tiles.
+    Packed(Packed),
 }
 
 impl Matrix {
@@ -25,50 +40,114 @@ impl Matrix {
         matches!(dtype, DType::F32 | DType::F16 | DType::BF16) || format::is_supported(dtype)
     }
 
+    /// A matrix of a supported type, with as many bytes as that takes, aligned for the type. Blocks
+    /// are packed, and their bytes let go of.
+    pub(crate) fn new(
+        arena: &mut Arena,
+        dtype: DType,
+        [outputs, inputs]: [usize; 2],
+        bytes: SharedBytes,
+    ) -> Self {
+        let weights = with_format!(
+            dtype,
+            F => {
+                let mut released = 0;
+                let mut release = |done| {
+                    bytes.release(released..done);
+                    released = done;
+                };
+                Weights::Packed(Packed::new::<F>(arena, &bytes, outputs, &mut release))
+            },
+            else Weights::Float(bytes)
+        );
+        Self { dtype, outputs, inputs, weights }
+    }
+
+    /// Bytes that a product reads.
+    fn len(&self) -> usize {
+        match &self.weights {
+            Weights::Float(bytes) => bytes.len(),
+            Weights::Packed(packed) => packed.len(),
+        }
+    }
+
+    /// Bytes of its tiles; none where it is used as it was.
+    pub(crate) fn packed_bytes(&self) -> u64 {
+        match &self.weights {
+            Weights::Float(_) => 0,
+            Weights::Packed(packed) => packed.len() as u64,
+        }
+    }
+
+    fn is_packed(&self) -> bool {
+        matches!(self.weights, Weights::Packed(_))
+    }
+
     /// Writes row `row` as `f32`.
     pub(crate) fn read_row(&self, kernels: Kernels, row: usize, values: &mut [f32]) {
-        let row_bytes = self.bytes.len() / self.outputs;
-        let bytes = &self.bytes[row * row_bytes..][..row_bytes];
+        let bytes = match &self.weights {
+            Weights::Packed(packed) => {
+                return with_format!(
+                    self.dtype,
+                    F => packed.read_row::<F>(row, values),
+                    else unreachable!("only blocks are packed")
+                );
+            }
+            Weights::Float(bytes) => bytes,
+        };
+        let row_bytes = bytes.len() / self.outputs;
+        let bytes = &bytes[row * row_bytes..][..row_bytes];
         match self.dtype {
             DType::F32 => values.copy_from_slice(cast(bytes)),
             DType::F16 => float::widen::<f16>(kernels, cast(bytes), values),
             DType::BF16 => float::widen::<bf16>(kernels, cast(bytes), values),
-            dtype => with_format!(
-                dtype,
-                F => format::dequantize::<F>(bytes, values),
-                else unreachable!("loading refuses other types")
-            ),
+            _ => unreachable!("loading refuses other types"),
         }
     }
 
-    fn product(
+    /// Tasks that a product can be cut into: tiles, or panels of float rows.
+    fn tiles(&self) -> usize {
+        self.outputs.div_ceil(OUTPUTS)
+    }
+
+    /// Writes the products of `tiles`.
+    ///
+    /// # Safety
+    /// Nobody else has the tiles' columns of the target.
+    unsafe fn product(
         &self,
         kernels: Kernels,
+        tiles: Range<usize>,
         input: &[f32],
         codes: Option<&Quantized>,
-        out: Rows<'_, f32>,
-        column: usize,
+        target: Target<'_>,
     ) {
-        let width = self.inputs;
-        match self.dtype {
-            DType::F32 => {
-                float::product::<f32>(kernels, cast(&self.bytes), width, input, out, column);
+        let bytes = match &self.weights {
+            Weights::Packed(packed) => {
+                let codes = codes.expect("a layer with packed parts quantizes its input");
+                return with_format!(
+                    self.dtype,
+                    // SAFETY: passed on to the caller.
+                    F => unsafe { product::product::<F>(kernels, packed, tiles, codes, target) },
+                    else unreachable!("only blocks are packed")
+                );
             }
-            DType::F16 => {
-                float::product::<f16>(kernels, cast(&self.bytes), width, input, out, column);
-            }
-            DType::BF16 => {
-                float::product::<bf16>(kernels, cast(&self.bytes), width, input, out, column);
-            }
-            dtype => {
-                let codes = codes.expect("a layer with quantized parts quantizes its input");
-                let weights = quantized::Weights {
-                    dtype,
-                    bytes: &self.bytes,
-                    outputs: self.outputs,
-                    inputs: width,
-                };
-                quantized::product(kernels, weights, codes, out, column);
+            Weights::Float(bytes) => bytes,
+        };
+        let outputs = tiles.start * OUTPUTS..self.outputs.min(tiles.end * OUTPUTS);
+        // SAFETY: passed on to the caller.
+        unsafe {
+            match self.dtype {
+                DType::F32 => float::product::<f32>(
+                    kernels, cast(bytes), self.inputs, outputs, input, target,
+                ),
+                DType::F16 => float::product::<f16>(
+                    kernels, cast(bytes), self.inputs, outputs, input, target,
+                ),
+                DType::BF16 => float::product::<bf16>(
+                    kernels, cast(bytes), self.inputs, outputs, input, target,
+                ),
+                _ => unreachable!("loading refuses other types"),
             }
         }
     }
@@ -110,13 +189,13 @@ impl Linear {
     /// `[rows, outputs]` from `[rows, inputs]`.
     pub(crate) fn apply(&self, kernels: Kernels, input: &[f32]) -> Vec<f32> {
         let rows = input.len() / self.inputs;
-        let any_quantized = self.parts.iter().any(|part| part.matrix.dtype.is_quantized());
-        let codes = any_quantized.then(|| Quantized::new(kernels, input, self.inputs));
+        let any_packed = self.parts.iter().any(|part| part.matrix.is_packed());
+        let codes = any_packed.then(|| Quantized::new(kernels, input, self.inputs));
         let out = self.products(kernels, input, codes.as_ref(), rows);
         self.with_bias(kernels, out)
     }
 
-    /// `[rows, outputs]`, without biases.
+    /// `[rows, outputs]`, without biases. The tiles of all parts are shared out together.
     fn products(
         &self,
         kernels: Kernels,
@@ -125,12 +204,23 @@ impl Linear {
         rows: usize,
     ) -> Vec<f32> {
         let mut out = vec![0.0; rows * self.outputs];
-        let mut column = 0;
-        for part in &self.parts {
-            let target = Rows::new(&mut out, self.outputs);
-            part.matrix.product(kernels, input, codes, target, column);
-            column += part.matrix.outputs;
-        }
+        let target = Rows::new(&mut out, self.outputs);
+        let tiles = self.parts.iter().map(|part| part.matrix.tiles()).sum::<usize>();
+        let grain = TASK_BYTES * tiles / (self.bytes() as usize * rows).max(1);
+        split(tiles, grain, &|range| {
+            let (mut tile, mut column) = (0, 0);
+            for Part { matrix, .. } in &self.parts {
+                let end = tile + matrix.tiles();
+                let own = range.start.max(tile)..range.end.min(end);
+                if !own.is_empty() {
+                    let own = own.start - tile..own.end - tile;
+                    let target = Target { rows: target, column };
+                    // SAFETY: each tile is in one range of the split.
+                    unsafe { matrix.product(kernels, own, input, codes, target) };
+                }
+                (tile, column) = (end, column + matrix.outputs);
+            }
+        });
         out
     }
 
@@ -150,6 +240,6 @@ impl Linear {
 
     /// Bytes of the matrices.
     pub(crate) fn bytes(&self) -> u64 {
-        self.parts.iter().map(|part| part.matrix.bytes.len() as u64).sum()
+        self.parts.iter().map(|part| part.matrix.len() as u64).sum()
     }
 }

@@ -87,6 +87,9 @@ pub struct WeightBytes {
     pub mapped: u64,
     /// Bytes copied or converted at load: norms, biases, and weights at an odd address.
     pub copied: u64,
+    /// Bytes of quantized weights, packed at load into the tiles that products read. The source's
+    /// own bytes of these are let go of.
+    pub packed: u64,
 }
 
 /// A decoder: an architecture bound to its weights. Shared freely between threads.
@@ -170,7 +173,7 @@ impl Model {
         &self.spec
     }
 
-    /// Bytes of the weights, mapped and copied.
+    /// Bytes of the weights, by where they are.
     pub fn weight_bytes(&self) -> WeightBytes {
         self.weight_bytes
     }

@@ -1,11 +1,13 @@
 //! Where a cartridge's blobs are read from.
 
 use std::fs::File;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cart_format::BlobId;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 use memmap2::{Mmap, MmapOptions};
 use thiserror::Error;
 
@@ -115,6 +117,20 @@ impl BlobLocation {
 /// The bytes of a blob, mapped from its file. Cheap to clone; the map lives as long as any clone.
 #[derive(Clone, Debug)]
 pub struct MappedBlob(Arc<Mmap>);
+
+impl MappedBlob {
+    /// Lets go of the memory of a range; it comes back from the file when it is read again. Does
+    /// nothing where the system can't.
+    pub fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        // SAFETY: the map is of a file and is never written, so what is dropped is read again.
+        let _ = unsafe {
+            self.0.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
+        };
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+}
 
 impl AsRef<[u8]> for MappedBlob {
     fn as_ref(&self) -> &[u8] {

@@ -4,11 +4,16 @@
 //! and move SmolLM2's log-probabilities by 0.1 to 0.2. A second byte costs one more instruction a
 //! group where weights are read from memory, and makes the products those of `f32`.
 
+use std::ops::Range;
+
 use crate::kernel::format::GROUP;
 #[cfg(target_arch = "x86_64")]
 use crate::kernel::x86;
 use crate::kernel::{KernelLevel, Kernels};
 use crate::parallel::{Rows, split};
+
+/// Rows whose groups lie beside each other, so that a product of many rows reads on and on.
+pub(crate) const BLOCK: usize = 16;
 
 /// The codes of a group: `256 · high + low`, each byte from −127 to 127.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,15 +50,14 @@ impl GroupScale {
     }
 }
 
-/// Rows of activations, `[rows, groups · 32]`.
+/// Rows of activations, `[rows, groups · 32]`, in blocks of [`BLOCK`] rows (the last may have fewer):
+/// `[blocks, groups, rows of the block]`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Quantized {
     pub(crate) rows: usize,
     pub(crate) groups: usize,
-    /// `[rows, groups]`.
-    pub(crate) codes: Vec<GroupCodes>,
-    /// `[rows, groups]`.
-    pub(crate) scales: Vec<GroupScale>,
+    codes: Vec<GroupCodes>,
+    scales: Vec<GroupScale>,
 }
 
 impl Quantized {
@@ -65,46 +69,79 @@ impl Quantized {
         let mut codes = vec![GroupCodes::default(); rows * groups];
         let mut scales = vec![GroupScale::default(); rows * groups];
         {
-            let codes = Rows::new(&mut codes, groups);
-            let scales = Rows::new(&mut scales, groups);
-            split(rows, 16, &|range| {
-                for row in range {
-                    // SAFETY: each row is in one range of the split, so nobody else has it.
-                    let (codes, scales) = unsafe { (codes.row(row), scales.row(row)) };
-                    quantize(kernels, &values[row * width..][..width], codes, scales);
+            let codes = Rows::new(&mut codes, rows * groups);
+            let scales = Rows::new(&mut scales, rows * groups);
+            split(rows.div_ceil(BLOCK), 1, &|blocks| {
+                for first in blocks.map(|block| block * BLOCK) {
+                    let count = (rows - first).min(BLOCK);
+                    let part = first * groups..(first + count) * groups;
+                    // SAFETY: each block is in one range of the split, so nobody else has it.
+                    let (codes, scales) =
+                        unsafe { (codes.part(0, part.clone()), scales.part(0, part)) };
+                    for row in 0..count {
+                        let values = &values[(first + row) * width..][..width];
+                        quantize(kernels, values, (row, count), codes, scales);
+                    }
                 }
             });
         }
         Self { rows, groups, codes, scales }
     }
 
-    #[inline(always)]
-    pub(crate) fn row_codes(&self, row: usize) -> &[GroupCodes] {
-        &self.codes[row * self.groups..][..self.groups]
+    /// Blocks of rows.
+    pub(crate) fn blocks(&self) -> usize {
+        self.rows.div_ceil(BLOCK)
     }
 
+    /// The rows of a block.
     #[inline(always)]
-    pub(crate) fn row_scales(&self, row: usize) -> &[GroupScale] {
-        &self.scales[row * self.groups..][..self.groups]
+    pub(crate) fn block_rows(&self, block: usize) -> Range<usize> {
+        block * BLOCK..self.rows.min((block + 1) * BLOCK)
+    }
+
+    /// Codes and scales of a block, `[groups, rows of the block]`.
+    #[inline(always)]
+    pub(crate) fn block(&self, block: usize) -> (&[GroupCodes], &[GroupScale]) {
+        let rows = self.block_rows(block);
+        let part = rows.start * self.groups..rows.end * self.groups;
+        (&self.codes[part.clone()], &self.scales[part])
+    }
+
+    /// Codes and scale of group `group` of row `row`.
+    #[cfg(test)]
+    pub(crate) fn group(&self, row: usize, group: usize) -> (&GroupCodes, &GroupScale) {
+        let rows = self.block_rows(row / BLOCK);
+        let (codes, scales) = self.block(row / BLOCK);
+        let at = group * rows.len() + row % BLOCK;
+        (&codes[at], &scales[at])
     }
 }
 
-fn quantize(kernels: Kernels, values: &[f32], codes: &mut [GroupCodes], scales: &mut [GroupScale]) {
+/// Quantizes a row: the groups go to every `count`th place from `row` on.
+fn quantize(
+    kernels: Kernels,
+    values: &[f32],
+    (row, count): (usize, usize),
+    codes: &mut [GroupCodes],
+    scales: &mut [GroupScale],
+) {
+    let codes = codes[row..].iter_mut().step_by(count);
+    let places = codes.zip(scales[row..].iter_mut().step_by(count));
     match kernels.level() {
-        KernelLevel::Portable => quantize_portable(values, codes, scales),
+        KernelLevel::Portable => quantize_portable(values, places),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Kernels` says that the processor has these instructions.
-        KernelLevel::Avx2 | KernelLevel::Avx512Vnni => unsafe {
-            x86::quantize(values, codes, scales);
-        },
+        KernelLevel::Avx2 | KernelLevel::Avx512Vnni => unsafe { x86::quantize(values, places) },
         #[cfg(not(target_arch = "x86_64"))]
-        _ => quantize_portable(values, codes, scales),
+        _ => quantize_portable(values, places),
     }
 }
 
-fn quantize_portable(values: &[f32], codes: &mut [GroupCodes], scales: &mut [GroupScale]) {
-    let groups = values.as_chunks::<GROUP>().0.iter().zip(codes);
-    for ((values, codes), shared) in groups.zip(scales) {
+fn quantize_portable<'a>(
+    values: &[f32],
+    places: impl Iterator<Item = (&'a mut GroupCodes, &'a mut GroupScale)>,
+) {
+    for (values, (codes, shared)) in values.as_chunks::<GROUP>().0.iter().zip(places) {
         // As bits, so that a value that is no number is the largest and is not lost.
         let largest = values.iter().map(|value| value.abs().to_bits()).fold(0, u32::max);
         let (scale, inverse) = steps(f32::from_bits(largest));

@@ -5,14 +5,12 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use crate::kernel::vector::{lane_sum, multiply_add};
+use crate::kernel::product::Target;
 use crate::kernel::{KernelLevel, Kernels};
-use crate::parallel::{Rows, split};
+use crate::parallel::Rows;
 
 /// Up to this many activation rows, each weight row is read once and multiplied with all of them.
 const FEW: usize = 4;
-
-/// Bytes of weights that are worth a task of their own.
-const TASK_BYTES: usize = 48 << 10;
 
 /// Weight rows that are widened at a time for many activation rows.
 const PANEL: usize = 32;
@@ -86,42 +84,40 @@ impl Float for f16 {
     }
 }
 
-/// Writes `input · weightsᵀ` to the columns of `out` from `column` on.
+/// Writes `input · weightsᵀ` of the given outputs to their columns.
 ///
 /// * `weights`: `[outputs, width]`, `input`: `[rows, width]`
-pub(crate) fn product<T: Float>(
+///
+/// # Safety
+/// Nobody else has the outputs' columns of the target.
+pub(crate) unsafe fn product<T: Float>(
     kernels: Kernels,
     weights: &[T],
     width: usize,
+    outputs: Range<usize>,
     input: &[f32],
-    out: Rows<'_, f32>,
-    column: usize,
+    target: Target<'_>,
 ) {
     let rows = input.len() / width;
-    let outputs = weights.len() / width;
+    let (out, column) = (target.rows, target.column);
+    let weights_of = |range: &Range<usize>| &weights[range.start * width..range.end * width];
+    let columns_of = |range: &Range<usize>| column + range.start..column + range.end;
     if rows <= FEW || kernels.is_by_row() || kernels.level() == KernelLevel::Portable {
-        split(outputs, TASK_BYTES / (width * size_of::<T>()), &|range| {
-            let weights = &weights[range.start * width..range.end * width];
-            let columns = column + range.start..column + range.end;
-            few_rows(kernels, weights, width, input, out, columns);
-        });
+        few_rows(kernels, weights_of(&outputs), width, input, out, columns_of(&outputs));
         return;
     }
-    split(outputs.div_ceil(PANEL), 1, &|panels| {
-        let mut wide = Vec::new();
-        let step = if T::as_f32(&[]).is_some() { panels.len() } else { 1 };
-        for panel in panels.step_by(step) {
-            let range = panel * PANEL..outputs.min((panel + step) * PANEL);
-            let weights = &weights[range.start * width..range.end * width];
-            let columns = column + range.start..column + range.end;
-            let weights = T::as_f32(weights).unwrap_or_else(|| {
-                wide.resize(weights.len(), 0.0);
-                widen(kernels, weights, &mut wide);
-                &wide
-            });
-            panel_product(weights, width, input, out, columns);
-        }
-    });
+    if let Some(weights) = T::as_f32(weights_of(&outputs)) {
+        panel_product(weights, width, input, out, columns_of(&outputs));
+        return;
+    }
+    let mut wide = Vec::new();
+    for start in outputs.clone().step_by(PANEL) {
+        let range = start..outputs.end.min(start + PANEL);
+        let weights = weights_of(&range);
+        wide.resize(weights.len(), 0.0);
+        widen(kernels, weights, &mut wide);
+        panel_product(&wide, width, input, out, columns_of(&range));
+    }
 }
 
 /// Writes `values` as `f32`.

@@ -1,22 +1,24 @@
 //! The block formats of GGUF, as groups of 32 codes.
 //!
-//! Every format is seen as the same thing: `value = scale · (code − ZERO) + min` with unsigned
-//! 8-bit codes, a scale for each half of the group (equal in most formats) and a minimum for the
-//! group (zero in many). Layouts are those of `ggml-common.h` in llama.cpp.
+//! Every format is seen as the same thing: `value = scale · (code − ZERO) + min` with unsigned codes
+//! of up to 8 bits, where scale and minimum are 16-bit floats of the block, in k-quants times small
+//! whole factors of the group or of each half of it. Layouts are those of `ggml-common.h` in
+//! llama.cpp.
 
 use cart_format::DType;
-use half::f16;
 
 /// Codes of a group.
 pub(crate) const GROUP: usize = 32;
 
-/// A group of a weight row, unpacked.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Group {
-    pub(crate) codes: [u8; GROUP],
-    /// Scale of the first and of the second 16 codes.
-    pub(crate) scales: [f32; 2],
-    pub(crate) min: f32,
+/// How a block stores the factors of its groups' scales and minimums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Factors {
+    /// None: scale and minimum are the block's.
+    One,
+    /// A byte each when packed.
+    Bytes,
+    /// Four bits each when packed.
+    Nibbles,
 }
 
 /// A block format.
@@ -25,34 +27,56 @@ pub(crate) trait Format: Copy + Send + Sync + 'static {
     const BYTES: usize;
     /// Groups in a block.
     const GROUPS: usize;
+    /// Bits of a code.
+    const BITS: usize;
     /// The code of the value `min`.
     const ZERO: i32;
     /// Whether groups have a minimum that is not zero.
     const MINS: bool;
-    /// Whether the halves of a group have scales of their own.
-    const SPLIT: bool;
+    /// Parts of a group with factors of their own: 1, or 2 for its halves.
+    const PARTS: usize;
+    /// How factors are packed.
+    const FACTORS: Factors;
 
-    /// Group `index` of `block`; `index < GROUPS`, `block.len() == BYTES`.
-    fn group(block: &[u8], index: usize) -> Group;
+    /// Codes of group `index` of `block`; `index < GROUPS`, `block.len() == BYTES`.
+    fn codes(block: &[u8], index: usize) -> [u8; GROUP];
+
+    /// Bits of the 16-bit floats that are the block's scale and minimum. The minimum is to be added.
+    fn scale_min(block: &[u8]) -> [u16; 2];
+
+    /// Factors of scale and minimum of part `part` of the block; `part < GROUPS · PARTS`.
+    fn factors(block: &[u8], part: usize) -> [i8; 2];
 }
 
 macro_rules! formats {
-    ($($name:ident $dtype:ident: groups $groups:literal, zero $zero:literal, mins $mins:literal, split $split:literal, $group:ident;)*) => {
+    ($($name:ident: bits $bits:literal, groups $groups:literal, zero $zero:literal, mins $mins:literal, parts $parts:literal, $factors:ident, $codes:expr, $scale_min:expr, $part:expr;)*) => {
         $(
             #[derive(Clone, Copy, Debug)]
             #[allow(non_camel_case_types, reason = "the names of the field")]
             pub(crate) struct $name;
 
             impl Format for $name {
-                const BYTES: usize = DType::$dtype.block_bytes() as usize;
+                const BYTES: usize = DType::$name.block_bytes() as usize;
                 const GROUPS: usize = $groups;
+                const BITS: usize = $bits;
                 const ZERO: i32 = $zero;
                 const MINS: bool = $mins;
-                const SPLIT: bool = $split;
+                const PARTS: usize = $parts;
+                const FACTORS: Factors = Factors::$factors;
 
                 #[inline(always)]
-                fn group(block: &[u8], index: usize) -> Group {
-                    $group(block, index)
+                fn codes(block: &[u8], index: usize) -> [u8; GROUP] {
+                    $codes(block, index)
+                }
+
+                #[inline(always)]
+                fn scale_min(block: &[u8]) -> [u16; 2] {
+                    $scale_min(block)
+                }
+
+                #[inline(always)]
+                fn factors(block: &[u8], part: usize) -> [i8; 2] {
+                    $part(block, part)
                 }
             }
         )*
@@ -61,7 +85,7 @@ macro_rules! formats {
         macro_rules! with_format {
             ($dtype_value:expr, $format:ident => $body:expr, else $otherwise:expr) => {
                 match $dtype_value {
-                    $(cart_format::DType::$dtype => {
+                    $(cart_format::DType::$name => {
                         type $format = $crate::kernel::format::$name;
                         $body
                     })*
@@ -74,14 +98,16 @@ macro_rules! formats {
 }
 
 formats! {
-    Q4_0 Q4_0: groups 1, zero 8, mins false, split false, q4_0;
-    Q4_1 Q4_1: groups 1, zero 0, mins true, split false, q4_1;
-    Q5_0 Q5_0: groups 1, zero 16, mins false, split false, q5_0;
-    Q5_1 Q5_1: groups 1, zero 0, mins true, split false, q5_1;
-    Q8_0 Q8_0: groups 1, zero 128, mins false, split false, q8_0;
-    Q4_K Q4_K: groups 8, zero 0, mins true, split false, q4_k;
-    Q5_K Q5_K: groups 8, zero 0, mins true, split false, q5_k;
-    Q6_K Q6_K: groups 8, zero 32, mins false, split true, q6_k;
+    Q4_0: bits 4, groups 1, zero 8, mins false, parts 1, One, q4::<2>, scale::<0>, one;
+    Q4_1: bits 4, groups 1, zero 0, mins true, parts 1, One, q4::<4>, scale_and_min, one;
+    Q5_0: bits 5, groups 1, zero 16, mins false, parts 1, One, q5::<2>, scale::<0>, one;
+    Q5_1: bits 5, groups 1, zero 0, mins true, parts 1, One, q5::<4>, scale_and_min, one;
+    Q8_0: bits 8, groups 1, zero 128, mins false, parts 1, One, q8, scale::<0>, one;
+    Q2_K: bits 2, groups 8, zero 0, mins true, parts 2, Nibbles, q2_k, scale_less_min::<80>, q2_k_factors;
+    Q3_K: bits 3, groups 8, zero 4, mins false, parts 2, Bytes, q3_k, scale::<108>, q3_k_factors;
+    Q4_K: bits 4, groups 8, zero 0, mins true, parts 1, Bytes, q4_k, scale_less_min::<0>, k_factors;
+    Q5_K: bits 5, groups 8, zero 0, mins true, parts 1, Bytes, q5_k, scale_less_min::<0>, k_factors;
+    Q6_K: bits 6, groups 8, zero 32, mins false, parts 2, Bytes, q6_k, scale::<208>, q6_k_factors;
 }
 
 /// Whether products with weights of this block type exist here.
@@ -89,27 +115,36 @@ pub(crate) fn is_supported(dtype: DType) -> bool {
     with_format!(dtype, F => F::BYTES > 0, else false)
 }
 
-/// Writes the values of a row of blocks of type `F`.
-pub(crate) fn dequantize<F: Format>(row: &[u8], values: &mut [f32]) {
-    let groups = row
-        .chunks_exact(F::BYTES)
-        .flat_map(|block| (0..F::GROUPS).map(move |index| F::group(block, index)));
-    for (group, values) in groups.zip(values.chunks_exact_mut(GROUP)) {
-        for (index, (value, code)) in values.iter_mut().zip(group.codes).enumerate() {
-            let code = i32::from(code) - F::ZERO;
-            *value = group.scales[index / 16] * code as f32 + group.min;
-        }
-    }
+#[inline(always)]
+fn half(block: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([block[at], block[at + 1]])
 }
 
 #[inline(always)]
-fn float(bytes: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
+fn scale<const AT: usize>(block: &[u8]) -> [u16; 2] {
+    [half(block, AT), 0]
+}
+
+#[inline(always)]
+fn scale_and_min(block: &[u8]) -> [u16; 2] {
+    [half(block, 0), half(block, 2)]
+}
+
+/// A minimum that the format subtracts, with its sign turned.
+#[inline(always)]
+fn scale_less_min<const AT: usize>(block: &[u8]) -> [u16; 2] {
+    [half(block, AT), half(block, AT + 2) ^ 0x8000]
+}
+
+#[inline(always)]
+fn one(_block: &[u8], _part: usize) -> [i8; 2] {
+    [1, 1]
 }
 
 /// Low nibbles are codes 0 to 15, high nibbles 16 to 31.
 #[inline(always)]
-fn nibbles(packed: &[u8]) -> [u8; GROUP] {
+fn q4<const AT: usize>(block: &[u8], _index: usize) -> [u8; GROUP] {
+    let packed = &block[AT..AT + 16];
     let mut codes = [0; GROUP];
     for index in 0..16 {
         codes[index] = packed[index] & 15;
@@ -118,10 +153,11 @@ fn nibbles(packed: &[u8]) -> [u8; GROUP] {
     codes
 }
 
-/// Adds bit `i` of `high` to code `i` as its fifth bit.
+/// Nibbles after four bytes with the fifth bit of each code.
 #[inline(always)]
-fn fifth_bits(mut codes: [u8; GROUP], high: &[u8]) -> [u8; GROUP] {
-    let high = u32::from_le_bytes([high[0], high[1], high[2], high[3]]);
+fn q5<const AT: usize>(block: &[u8], _index: usize) -> [u8; GROUP] {
+    let mut codes = q4::<0>(&block[AT + 4..], 0);
+    let high = u32::from_le_bytes([block[AT], block[AT + 1], block[AT + 2], block[AT + 3]]);
     for (index, code) in codes.iter_mut().enumerate() {
         *code |= ((high >> index & 1) as u8) << 4;
     }
@@ -129,50 +165,51 @@ fn fifth_bits(mut codes: [u8; GROUP], high: &[u8]) -> [u8; GROUP] {
 }
 
 #[inline(always)]
-fn q4_0(block: &[u8], _index: usize) -> Group {
-    let scale = float(block, 0);
-    Group { codes: nibbles(&block[2..18]), scales: [scale; 2], min: 0.0 }
-}
-
-#[inline(always)]
-fn q4_1(block: &[u8], _index: usize) -> Group {
-    let scale = float(block, 0);
-    Group { codes: nibbles(&block[4..20]), scales: [scale; 2], min: float(block, 2) }
-}
-
-#[inline(always)]
-fn q5_0(block: &[u8], _index: usize) -> Group {
-    let scale = float(block, 0);
-    let codes = fifth_bits(nibbles(&block[6..22]), &block[2..6]);
-    Group { codes, scales: [scale; 2], min: 0.0 }
-}
-
-#[inline(always)]
-fn q5_1(block: &[u8], _index: usize) -> Group {
-    let scale = float(block, 0);
-    let codes = fifth_bits(nibbles(&block[8..24]), &block[4..8]);
-    Group { codes, scales: [scale; 2], min: float(block, 2) }
-}
-
-#[inline(always)]
-fn q8_0(block: &[u8], _index: usize) -> Group {
-    let scale = float(block, 0);
+fn q8(block: &[u8], _index: usize) -> [u8; GROUP] {
     let mut codes = [0; GROUP];
     for (code, byte) in codes.iter_mut().zip(&block[2..34]) {
         *code = byte ^ 0x80;
     }
-    Group { codes, scales: [scale; 2], min: 0.0 }
+    codes
 }
 
-/// The 6-bit scale and minimum of group `index`, packed in 12 bytes (`get_scale_min_k4`).
+/// Two bits of each of 32 bytes: 32 bytes hold four groups.
 #[inline(always)]
-pub(crate) fn k_scale_min(packed: &[u8], index: usize) -> (u8, u8) {
-    if index < 4 {
-        return (packed[index] & 63, packed[index + 4] & 63);
+fn k_pairs(packed: &[u8], index: usize) -> [u8; GROUP] {
+    let shift = index % 4 * 2;
+    let mut codes = [0; GROUP];
+    for (code, byte) in codes.iter_mut().zip(&packed[index / 4 * 32..][..32]) {
+        *code = byte >> shift & 3;
     }
-    let scale = packed[index + 4] & 15 | packed[index - 4] >> 6 << 4;
-    let min = packed[index + 4] >> 4 | packed[index] >> 6 << 4;
-    (scale, min)
+    codes
+}
+
+#[inline(always)]
+fn q2_k(block: &[u8], index: usize) -> [u8; GROUP] {
+    k_pairs(&block[16..80], index)
+}
+
+#[inline(always)]
+fn q2_k_factors(block: &[u8], part: usize) -> [i8; 2] {
+    [(block[part] & 15) as i8, (block[part] >> 4) as i8]
+}
+
+#[inline(always)]
+fn q3_k(block: &[u8], index: usize) -> [u8; GROUP] {
+    let mut codes = k_pairs(&block[32..96], index);
+    for (code, high) in codes.iter_mut().zip(&block[..32]) {
+        *code |= (high >> index & 1) << 2;
+    }
+    codes
+}
+
+/// Six bits less 32: four low bits in 8 bytes, two high bits in 4 bytes.
+#[inline(always)]
+fn q3_k_factors(block: &[u8], part: usize) -> [i8; 2] {
+    let packed = &block[96..108];
+    let low = packed[part % 8] >> (part / 8 * 4) & 15;
+    let high = packed[8 + part % 4] >> (part / 4 * 2) & 3;
+    [(low | high << 4) as i8 - 32, 0]
 }
 
 /// Nibbles of a k-quant: 32 bytes hold two groups, low and high.
@@ -186,29 +223,34 @@ fn k_nibbles(packed: &[u8], index: usize) -> [u8; GROUP] {
     codes
 }
 
+/// The 6-bit factors of scale and minimum, packed in 12 bytes (`get_scale_min_k4`).
 #[inline(always)]
-fn k_group(block: &[u8], index: usize, codes: [u8; GROUP]) -> Group {
-    let (scale, min) = k_scale_min(&block[4..16], index);
-    let scale = float(block, 0) * f32::from(scale);
-    Group { codes, scales: [scale; 2], min: -(float(block, 2) * f32::from(min)) }
+fn k_factors(block: &[u8], part: usize) -> [i8; 2] {
+    let packed = &block[4..16];
+    if part < 4 {
+        return [(packed[part] & 63) as i8, (packed[part + 4] & 63) as i8];
+    }
+    let scale = packed[part + 4] & 15 | packed[part - 4] >> 6 << 4;
+    let min = packed[part + 4] >> 4 | packed[part] >> 6 << 4;
+    [scale as i8, min as i8]
 }
 
 #[inline(always)]
-fn q4_k(block: &[u8], index: usize) -> Group {
-    k_group(block, index, k_nibbles(&block[16..144], index))
+fn q4_k(block: &[u8], index: usize) -> [u8; GROUP] {
+    k_nibbles(&block[16..144], index)
 }
 
 #[inline(always)]
-fn q5_k(block: &[u8], index: usize) -> Group {
+fn q5_k(block: &[u8], index: usize) -> [u8; GROUP] {
     let mut codes = k_nibbles(&block[48..176], index);
     for (code, high) in codes.iter_mut().zip(&block[16..48]) {
         *code |= (high >> index & 1) << 4;
     }
-    k_group(block, index, codes)
+    codes
 }
 
 #[inline(always)]
-fn q6_k(block: &[u8], index: usize) -> Group {
+fn q6_k(block: &[u8], index: usize) -> [u8; GROUP] {
     let (part, quarter) = (index / 4, index % 4);
     let low = &block[part * 64 + quarter % 2 * 32..][..32];
     let high = &block[128 + part * 32..][..32];
@@ -216,8 +258,10 @@ fn q6_k(block: &[u8], index: usize) -> Group {
     for ((code, low), high) in codes.iter_mut().zip(low).zip(high) {
         *code = low >> (quarter / 2 * 4) & 15 | (high >> (quarter * 2) & 3) << 4;
     }
-    let scale = float(block, 208);
-    let scales =
-        [0, 1].map(|half| scale * f32::from(i8::from_le_bytes([block[192 + index * 2 + half]])));
-    Group { codes, scales, min: 0.0 }
+    codes
+}
+
+#[inline(always)]
+fn q6_k_factors(block: &[u8], part: usize) -> [i8; 2] {
+    [block[192 + part] as i8, 0]
 }

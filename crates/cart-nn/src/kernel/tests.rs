@@ -7,16 +7,21 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 
 use crate::kernel::activations::{GroupCodes, GroupScale, Quantized};
-use crate::kernel::format::{GROUP, dequantize, with_format};
-use crate::kernel::{KernelLevel, Kernels, float, quantized};
+use crate::kernel::format::{Format, GROUP, with_format};
+use crate::kernel::memory::Arena;
+use crate::kernel::packed::{OUTPUTS, Packed};
+use crate::kernel::product::{self, Target};
+use crate::kernel::{KernelLevel, Kernels, float};
 use crate::parallel::Rows;
 
-const BLOCK_TYPES: [DType; 8] = [
+const BLOCK_TYPES: [DType; 10] = [
     DType::Q4_0,
     DType::Q4_1,
     DType::Q5_0,
     DType::Q5_1,
     DType::Q8_0,
+    DType::Q2_K,
+    DType::Q3_K,
     DType::Q4_K,
     DType::Q5_K,
     DType::Q6_K,
@@ -49,6 +54,8 @@ impl Stream {
     fn blocks(&mut self, dtype: DType, count: usize) -> Vec<u8> {
         let halves: &[usize] = match dtype {
             DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K => &[0, 2],
+            DType::Q2_K => &[80, 82],
+            DType::Q3_K => &[108],
             DType::Q6_K => &[208],
             _ => &[0],
         };
@@ -90,37 +97,86 @@ fn assert_close(found: &[f32], exact: &[(f64, f64)], what: &str) {
 
 /// The values that codes stand for.
 fn values(codes: &Quantized) -> Vec<f32> {
-    let groups = codes.codes.iter().zip(&codes.scales);
-    let value = |(codes, shared): (&GroupCodes, &GroupScale)| {
+    let group = |(row, group)| {
+        let (codes, shared) = codes.group(row, group);
         std::array::from_fn::<f32, GROUP, _>(|index| codes.code(index) as f32 * shared.scale)
     };
-    groups.flat_map(value).collect()
+    (0..codes.rows).flat_map(|row| (0..codes.groups).map(move |at| (row, at))).flat_map(group).collect()
+}
+
+/// The values of blocks, by the definition of their format.
+fn dequantize<F: Format>(rows: &[u8]) -> Vec<f32> {
+    let half = |bits| f16::from_bits(bits).to_f32();
+    let part = |block: &[u8], at: usize| -> Vec<f32> {
+        let [scale, min] = F::scale_min(block).map(half);
+        let [scale_factor, min_factor] = F::factors(block, at).map(f32::from);
+        let count = GROUP / F::PARTS;
+        let codes = &F::codes(block, at / F::PARTS)[at % F::PARTS * count..][..count];
+        let value = |code: &u8| scale * scale_factor * (i32::from(*code) - F::ZERO) as f32;
+        codes.iter().map(|code| value(code) + min * min_factor).collect()
+    };
+    rows.chunks_exact(F::BYTES)
+        .flat_map(|block| (0..F::GROUPS * F::PARTS).flat_map(move |at| part(block, at)))
+        .collect()
+}
+
+/// Every group.
+fn groups(codes: &Quantized) -> impl Iterator<Item = (&GroupCodes, &GroupScale)> {
+    (0..codes.blocks()).flat_map(|block| {
+        let (codes, scales) = codes.block(block);
+        codes.iter().zip(scales)
+    })
 }
 
 fn check_quantized(dtype: DType, rows: usize, outputs: usize, blocks: usize, seed: u64) {
+    with_format!(
+        dtype,
+        F => check_format::<F>(dtype, rows, outputs, blocks, seed),
+        else unreachable!()
+    );
+}
+
+fn check_format<F: Format>(dtype: DType, rows: usize, outputs: usize, blocks: usize, seed: u64) {
     let mut stream = Stream(seed);
     let width = blocks * dtype.block_elements() as usize;
     let bytes = stream.blocks(dtype, outputs * blocks);
-    let mut weights = vec![0.0; outputs * width];
-    with_format!(dtype, F => dequantize::<F>(&bytes, &mut weights), else unreachable!());
+    let weights = dequantize::<F>(&bytes);
+    let mut released = 0;
+    let mut release = |done| released = done;
+    let packed = Packed::new::<F>(&mut Arena::default(), &bytes, outputs, &mut release);
+    assert_eq!(released, bytes.len());
+    for (row, expected) in weights.chunks_exact(width).enumerate() {
+        let mut found = vec![0.0; width];
+        packed.read_row::<F>(row, &mut found);
+        assert_eq!(found, expected, "{dtype} row {row}");
+    }
     let input = stream.activations(rows * width);
     for kernels in levels() {
         let codes = Quantized::new(kernels, &input, width);
         let taken = values(&codes);
         let exact = reference(&weights, width, &taken);
-        for kernels in [kernels, kernels.by_row()] {
-            let mut out = vec![0.0; rows * (outputs + 3)];
-            let weights = quantized::Weights { dtype, bytes: &bytes, outputs, inputs: width };
-            let target = Rows::new(&mut out, outputs + 3);
-            quantized::product(kernels, weights, &codes, target, 2);
-            let found: Vec<f32> = out
-                .chunks_exact(outputs + 3)
-                .flat_map(|row| &row[2..outputs + 2])
-                .copied()
-                .collect();
-            assert_close(&found, &exact, &format!("{dtype} {kernels:?}"));
-            let outside = |row: &[f32]| row[..2] == [0.0; 2] && row[outputs + 2..] == [0.0];
-            assert!(out.chunks_exact(outputs + 3).all(outside), "{dtype} writes other columns");
+        let mut out = vec![0.0; rows * (outputs + 3)];
+        let target = Target { rows: Rows::new(&mut out, outputs + 3), column: 2 };
+        // SAFETY: the output is this test's alone.
+        unsafe {
+            let tiles = 0..outputs.div_ceil(OUTPUTS);
+            product::product::<F>(kernels, &packed, tiles, &codes, target);
+        }
+        let found: Vec<f32> =
+            out.chunks_exact(outputs + 3).flat_map(|row| &row[2..outputs + 2]).copied().collect();
+        assert_close(&found, &exact, &format!("{dtype} {kernels:?}"));
+        let outside = |row: &[f32]| row[..2] == [0.0; 2] && row[outputs + 2..] == [0.0];
+        assert!(out.chunks_exact(outputs + 3).all(outside), "{dtype} writes other columns");
+        for row in 0..rows {
+            let alone = Quantized::new(kernels, &input[row * width..][..width], width);
+            let mut out = vec![0.0; outputs];
+            let target = Target { rows: Rows::new(&mut out, outputs), column: 0 };
+            // SAFETY: the output is this test's alone.
+            unsafe {
+                let tiles = 0..outputs.div_ceil(OUTPUTS);
+                product::product::<F>(kernels, &packed, tiles, &alone, target);
+            }
+            assert_eq!(out, found[row * outputs..][..outputs], "{dtype} {kernels:?} row {row}");
         }
     }
 }
@@ -144,12 +200,12 @@ fn activations_lose_at_most_a_step() {
         let codes = Quantized::new(kernels, &values, 160);
         let taken = self::values(&codes);
         for (index, value) in values.iter().enumerate() {
-            let scale = codes.scales[index / GROUP].scale;
+            let scale = codes.group(index / 160, index % 160 / GROUP).1.scale;
             let error = (value - taken[index]).abs();
             // One step where the low byte would be 128 or −128.
             assert!(error <= scale * 1.01, "{kernels:?} {index}: {value}");
         }
-        for (codes, shared) in codes.codes.iter().zip(&codes.scales) {
+        for (codes, shared) in groups(&codes) {
             let half = |codes: &GroupCodes, range: Range<usize>| -> i32 {
                 range.map(|index| codes.code(index)).sum()
             };
@@ -166,10 +222,12 @@ fn activations_that_are_no_numbers_stay_visible() {
             let mut values = vec![1.0; 64];
             values[40] = bad;
             let codes = Quantized::new(kernels, &values, 64);
-            assert!(codes.scales[0].scale.is_finite() && !codes.scales[1].scale.is_finite());
+            let scale = |group| codes.group(0, group).1.scale;
+            assert!(scale(0).is_finite() && !scale(1).is_finite());
         }
         let codes = Quantized::new(kernels, &[1e-38; 32], 32);
-        assert!(codes.codes == [GroupCodes::default()] && codes.scales[0].sum == 0.0);
+        let (codes, shared) = codes.group(0, 0);
+        assert!(*codes == GroupCodes::default() && shared.sum == 0.0);
     }
 }
 
@@ -179,7 +237,7 @@ fn every_level_quantizes_alike() {
     let mut seen = levels().map(|kernels| Quantized::new(kernels, &values, 320));
     let portable = seen.next().unwrap();
     for other in seen {
-        assert_eq!((&other.codes, &other.scales), (&portable.codes, &portable.scales));
+        assert!(groups(&other).eq(groups(&portable)));
     }
 }
 
@@ -195,8 +253,9 @@ fn check_float<T: float::Float>(convert: fn(f32) -> T, rows: usize, outputs: usi
         assert_eq!(widened, wide);
         for kernels in [kernels, kernels.by_row()] {
             let mut out = vec![0.0; rows * outputs];
-            let target = Rows::new(&mut out, outputs);
-            float::product(kernels, &weights, width, &input, target, 0);
+            let target = Target { rows: Rows::new(&mut out, outputs), column: 0 };
+            // SAFETY: the output is this test's alone.
+            unsafe { float::product(kernels, &weights, width, 0..outputs, &input, target) };
             assert_close(&out, &exact, &format!("{kernels:?}"));
         }
     }
@@ -244,8 +303,8 @@ fn blocks_have_the_values_that_gguf_gives_them() {
     for case in cases {
         let byte = |at: usize| u8::from_str_radix(&case.bytes[at..at + 2], 16).unwrap();
         let bytes: Vec<u8> = (0..case.bytes.len()).step_by(2).map(byte).collect();
-        let mut values = vec![0.0; case.values.len()];
-        with_format!(case.dtype, F => dequantize::<F>(&bytes, &mut values), else unreachable!());
+        let values = with_format!(case.dtype, F => dequantize::<F>(&bytes), else unreachable!());
+        assert_eq!(values.len(), case.values.len());
         for (index, (found, expected)) in values.iter().zip(&case.values).enumerate() {
             let error = (found - expected).abs();
             assert!(error <= 1e-6 * expected.abs().max(0.1), "{} {index}: {found}", case.dtype);

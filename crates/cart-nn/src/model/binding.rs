@@ -7,6 +7,7 @@ use cart_format::arch::{NormKind, NormSpec};
 use half::{bf16, f16};
 
 use crate::bytes::{SharedBytes, WeightSource, WeightTensor};
+use crate::kernel::memory::Arena;
 use crate::matrix::Matrix;
 use crate::model::{LoadError, WeightBytes};
 use crate::norm::Norm;
@@ -14,16 +15,17 @@ use crate::norm::Norm;
 /// Takes tensors from a source and counts their bytes.
 pub(crate) struct Binder<'a> {
     source: &'a dyn WeightSource,
+    arena: Arena,
     pub(crate) bytes: WeightBytes,
 }
 
 impl<'a> Binder<'a> {
     pub(crate) fn new(source: &'a dyn WeightSource) -> Self {
-        Self { source, bytes: WeightBytes::default() }
+        Self { source, arena: Arena::default(), bytes: WeightBytes::default() }
     }
 
-    /// A weight matrix, used where it is unless its address does not suit its type; `name` is
-    /// without `.weight`.
+    /// A weight matrix: blocks are packed, floats used where they are unless their address does not
+    /// suit their type. `name` is without `.weight`.
     pub(crate) fn matrix(
         &mut self,
         name: &str,
@@ -31,7 +33,7 @@ impl<'a> Binder<'a> {
         inputs: usize,
     ) -> Result<Matrix, LoadError> {
         let (dtype, bytes) = self.weight(name, &[outputs, inputs])?;
-        Ok(Matrix { dtype, outputs, inputs, bytes })
+        Ok(self.matrix_of(dtype, [outputs, inputs], bytes))
     }
 
     /// Rows of a tensor `[…, inputs]`, as matrices; `name` is without `.weight`.
@@ -44,26 +46,32 @@ impl<'a> Binder<'a> {
         let (dtype, bytes) = self.weight(name, shape)?;
         let (&inputs, outer) = shape.split_last().expect("a weight has dimensions");
         let row_bytes = bytes.len() / outer.iter().product::<usize>().max(1);
-        let matrix = |rows: &Range<usize>| Matrix {
-            dtype,
-            outputs: rows.len(),
-            inputs,
-            bytes: bytes
-                .slice(rows.start * row_bytes..rows.end * row_bytes)
-                .expect("the rows are inside the tensor"),
+        let matrix = |rows: &Range<usize>| {
+            let part = bytes.slice(rows.start * row_bytes..rows.end * row_bytes);
+            let part = part.expect("the rows are inside the tensor");
+            self.matrix_of(dtype, [rows.len(), inputs], part)
         };
         Ok(rows.iter().map(matrix).collect())
     }
 
-    /// Type and aligned bytes of a weight; `name` is without `.weight`.
+    fn matrix_of(&mut self, dtype: DType, shape: [usize; 2], bytes: SharedBytes) -> Matrix {
+        let matrix = Matrix::new(&mut self.arena, dtype, shape, bytes);
+        self.bytes.packed += matrix.packed_bytes();
+        matrix
+    }
+
+    /// Type and bytes of a weight, aligned unless it will be packed; `name` is without `.weight`.
     fn weight(&mut self, name: &str, shape: &[usize]) -> Result<(DType, SharedBytes), LoadError> {
         let name = &format!("{name}.weight");
         let tensor = self.tensor(name, shape)?;
         if !Matrix::supports(tensor.dtype) {
             return Err(unsupported(name, tensor.dtype, Matrix::supports));
         }
-        let align = if tensor.dtype.is_quantized() { 1 } else { tensor.dtype.block_bytes() };
-        let bytes = if tensor.bytes.as_ptr().addr().is_multiple_of(align as usize) {
+        if tensor.dtype.is_quantized() {
+            return Ok((tensor.dtype, tensor.bytes));
+        }
+        let align = tensor.dtype.block_bytes() as usize;
+        let bytes = if tensor.bytes.as_ptr().addr().is_multiple_of(align) {
             self.bytes.mapped += tensor.bytes.len() as u64;
             tensor.bytes
         } else {

@@ -1,0 +1,139 @@
+//! AVX-512 with 8-bit dot products (VNNI).
+
+#[allow(clippy::wildcard_imports, reason = "thirty intrinsics by name say nothing")]
+use std::arch::x86_64::*;
+
+use crate::kernel::activations::GroupCodes;
+use crate::kernel::lanes::Lanes;
+use crate::kernel::packed::{OUTPUTS, QUADS};
+
+/// 64-byte registers.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512;
+
+// SAFETY, for every block below: the processor has AVX-512 F, BW, VL and VNNI, and pointers have
+// the bytes that `Lanes` says.
+
+impl Lanes for Avx512 {
+    const LANES: usize = OUTPUTS;
+    const SIGNED_BYTES: bool = false;
+    const ROWS: usize = 16;
+
+    type Codes = __m512i;
+    type Ints = __m512i;
+    type Floats = __m512;
+
+    #[inline(always)]
+    unsafe fn load(at: *const u8) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_loadu_si512(at.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn shift_and(a: __m512i, by: i32, mask: u8) -> __m512i {
+        // SAFETY: see above.
+        unsafe {
+            let shifted = match by {
+                0 => a,
+                1 => _mm512_slli_epi16::<1>(a),
+                2 => _mm512_slli_epi16::<2>(a),
+                3 => _mm512_slli_epi16::<3>(a),
+                4 => _mm512_slli_epi16::<4>(a),
+                -1 => _mm512_srli_epi16::<1>(a),
+                -2 => _mm512_srli_epi16::<2>(a),
+                -3 => _mm512_srli_epi16::<3>(a),
+                -4 => _mm512_srli_epi16::<4>(a),
+                -5 => _mm512_srli_epi16::<5>(a),
+                -6 => _mm512_srli_epi16::<6>(a),
+                other => unreachable!("no plane is shifted by {other}"),
+            };
+            _mm512_and_si512(shifted, _mm512_set1_epi8(mask as i8))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn or(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_or_si512(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn dots<const BITS: usize, const COUNT: usize>(
+        codes: &[__m512i; QUADS],
+        first: usize,
+        x: *const GroupCodes,
+    ) -> __m512i {
+        // SAFETY: see above.
+        unsafe {
+            let (x_high, x_low) = ((*x).high.as_ptr(), (*x).low.as_ptr());
+            let mut highs = _mm512_setzero_si512();
+            let mut lows = _mm512_setzero_si512();
+            for quad in first..first + COUNT {
+                let four = |x: *const i8| {
+                    _mm512_set1_epi32(x.add(quad * 4).cast::<i32>().read_unaligned())
+                };
+                highs = _mm512_dpbusd_epi32(highs, codes[quad], four(x_high));
+                lows = _mm512_dpbusd_epi32(lows, codes[quad], four(x_low));
+            }
+            _mm512_add_epi32(_mm512_slli_epi32::<8>(highs), lows)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn floats(ints: __m512i, value: i32) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtepi32_ps(_mm512_add_epi32(ints, _mm512_set1_epi32(value))) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_set1_ps(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn halves(at: *const u8) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes(at: *const u8) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn nibbles(at: *const u8) -> [__m512; 2] {
+        // SAFETY: see above.
+        unsafe {
+            let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(at.cast()));
+            let low = _mm512_and_si512(bytes, _mm512_set1_epi32(15));
+            [low, _mm512_srli_epi32::<4>(bytes)].map(|ints| _mm512_cvtepi32_ps(ints))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store(floats: __m512, to: *mut f32) {
+        // SAFETY: see above.
+        unsafe { _mm512_storeu_ps(to, floats) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        // SAFETY: a prefetch of any address is allowed.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+}
