@@ -7,7 +7,7 @@ use cart_format::arch::ArchError;
 use cart_format::json::JsonError;
 use cart_format::{ArchSpec, Manifest, ManifestId, SpaceId};
 use cart_memory::{ForeignSpace, MemoryConfig, Normalization, UnifiedMemory};
-use cart_nn::{ForwardError, KernelError, KernelLevel, Logits, Model, Run};
+use cart_nn::{ForwardError, KernelError, KernelLevel, Logits, Model, Run, Threads};
 use cart_store::{BlobError, Verified};
 use thiserror::Error;
 
@@ -26,7 +26,7 @@ const TEMPLATE_BYTES: u64 = 1 << 20;
 /// How to load a cartridge.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoadOptions {
-    /// Threads that compute; the current rayon pool if absent.
+    /// Threads that compute, of the agent's own; those that the process shares if absent.
     pub threads: Option<NonZeroUsize>,
     /// Positions that a session may use; what the model was made for if absent.
     pub context: Option<NonZeroUsize>,
@@ -95,7 +95,7 @@ pub enum LoadError {
         threads: usize,
         /// What the system said.
         #[source]
-        source: rayon::ThreadPoolBuildError,
+        source: std::io::Error,
     },
     /// The memory can't be restored.
     #[error(transparent)]
@@ -118,7 +118,6 @@ struct Core {
     tokenizer: Option<Tokenizer>,
     template: Option<ChatTemplate>,
     context: usize,
-    pool: Option<rayon::ThreadPool>,
     tap_layer: usize,
     space: SpaceId,
     memory_config: MemoryConfig,
@@ -139,7 +138,8 @@ impl Agent {
         verified.cartridge().check_finite()?;
         let memory = memory_section::restore(verified, space)?;
         let (tokenizer, template) = text_parts(verified, &spec)?.unzip();
-        let mut model = Model::load(&spec, &weights::weights(verified)?)?;
+        let weights = weights::weights(verified)?;
+        let mut model = Model::load_on(&threads(options)?, &spec, &weights)?;
         if let Some(level) = options.kernels {
             model = model.with_kernel_level(level)?;
         }
@@ -150,7 +150,6 @@ impl Agent {
             tokenizer,
             template: template.flatten(),
             context: context(&spec, options)?,
-            pool: options.threads.map(pool).transpose()?,
             tap_layer: space::tap_layer(&spec),
             space,
             memory_config: options.memory.clone(),
@@ -267,17 +266,9 @@ impl Agent {
         Ok(UnifiedMemory::new(self.core.space, normalization, self.core.memory_config.clone())?)
     }
 
-    /// Runs a batch through the model, on the agent's own threads if it has any.
+    /// Runs a batch through the model.
     pub(crate) fn forward(&self, runs: &mut [Run<'_>]) -> Result<Vec<Logits>, ForwardError> {
-        self.on_threads(|| self.core.model.forward(runs))
-    }
-
-    /// Runs work on the agent's own threads if it has any.
-    pub(crate) fn on_threads<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        match &self.core.pool {
-            Some(pool) => pool.install(work),
-            None => work(),
-        }
+        self.core.model.forward(runs)
     }
 }
 
@@ -310,10 +301,8 @@ fn context(spec: &ArchSpec, options: &LoadOptions) -> Result<usize, LoadError> {
     Ok(found)
 }
 
-fn pool(threads: NonZeroUsize) -> Result<rayon::ThreadPool, LoadError> {
-    let threads = threads.get();
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .map_err(|source| LoadError::Threads { threads, source })
+fn threads(options: &LoadOptions) -> Result<Threads, LoadError> {
+    let Some(count) = options.threads else { return Ok(Threads::shared().clone()) };
+    let threads = count.get();
+    Threads::new(count).map_err(|source| LoadError::Threads { threads, source })
 }

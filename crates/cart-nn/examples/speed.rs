@@ -48,6 +48,7 @@ fn main() {
         }
         return;
     }
+    println!("{:?}", model.threads());
     let prompt: Vec<u32> = (0..512).map(|index| (index * 7919 + 13) % 40_000).collect();
     for _ in 0..3 {
         let mut state = model.new_state();

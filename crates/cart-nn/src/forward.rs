@@ -143,7 +143,7 @@ impl Model {
     /// Runs of one token go through the linear layers together, row by row as if each were alone;
     /// attention works run by run. A longer run goes by itself, cut into chunks, so that working
     /// memory does not grow with it. So a run's result is, bit for bit, what it would be without the
-    /// others. Uses the current rayon pool.
+    /// others. Runs on the model's [`Threads`](crate::Threads), after whatever they are doing.
     ///
     /// Returns one [`Logits`] for each run, in order.
     ///
@@ -154,8 +154,7 @@ impl Model {
             self.check(index, run)?;
         }
         let before: Vec<usize> = runs.iter().map(|run| run.state.len()).collect();
-        // On a thread of the pool, every split of the work needs only the other threads to wake.
-        let result = rayon::scope(|_| self.forward_checked(runs));
+        let result = self.threads.run(|| self.forward_checked(runs));
         if result.is_err() {
             for (run, len) in runs.iter_mut().zip(before) {
                 run.state.lost = run.state.truncate(len).is_err();

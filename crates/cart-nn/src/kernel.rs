@@ -27,6 +27,8 @@ pub enum KernelLevel {
     Avx2,
     /// x86-64 with AVX-512 (F, BW, VL) and its 8-bit dot products (VNNI).
     Avx512Vnni,
+    /// 64-bit Arm with NEON and its 8-bit dot products (`dotprod`).
+    Neon,
 }
 
 /// A kernel level that can't be used.
@@ -41,7 +43,7 @@ pub enum KernelError {
         best: KernelLevel,
     },
     /// No level has this name.
-    #[error("unknown kernel level `{found}`; known: portable, avx2, avx512vnni")]
+    #[error("unknown kernel level `{found}`; known: portable, avx2, avx512vnni, neon")]
     Unknown {
         /// The name found.
         found: String,
@@ -50,7 +52,7 @@ pub enum KernelError {
 
 impl KernelLevel {
     /// Every level, slowest first.
-    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512Vnni];
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512Vnni, Self::Neon];
 
     /// The best level of this processor.
     pub fn detect() -> Self {
@@ -75,8 +77,10 @@ impl KernelLevel {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni")
             }
-            #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2 | Self::Avx512Vnni => false,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => std::arch::is_aarch64_feature_detected!("dotprod"),
+            #[cfg(any(not(target_arch = "x86_64"), not(target_arch = "aarch64")))]
+            _ => false,
         }
     }
 
@@ -86,6 +90,7 @@ impl KernelLevel {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512Vnni => "avx512vnni",
+            Self::Neon => "neon",
         }
     }
 }

@@ -3,8 +3,9 @@
 //!
 //! Begin with [`Model`] (weights bound to an architecture), [`State`] (what a session has read so
 //! far, a value), [`Run`] (tokens for one session in a batch) and [`Taps`] (where memory listens).
-//! Weights come through a [`WeightSource`] as [`SharedBytes`], so that mapped files stay mapped.
-//! [`machine`] measures what bounds their speed. This is the only crate that names candle.
+//! Weights come through a [`WeightSource`] as [`SharedBytes`]; quantized ones are packed for the
+//! products when a model is loaded. [`Threads`] compute; [`machine`] measures what bounds their speed.
+//! This is the only crate that names candle.
 
 mod activation;
 mod attention;
@@ -27,6 +28,7 @@ mod scan;
 mod span;
 mod state;
 mod taps;
+mod threads;
 
 pub use bytes::{SharedBytes, WeightSource, WeightTensor};
 pub use forward::{ForwardError, Logits, LogitsFor, Run};
@@ -36,3 +38,4 @@ pub use recurrent::RecurrentShape;
 pub use span::SpanKv;
 pub use state::{LayerShape, OtherLayers, State, TruncateError};
 pub use taps::Taps;
+pub use threads::Threads;

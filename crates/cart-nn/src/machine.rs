@@ -34,7 +34,7 @@ pub fn int8_throughput(level: KernelLevel, threads: usize) -> f64 {
     let threads = threads.max(1);
     let level = if level.is_supported() { level } else { KernelLevel::Portable };
     let steps = match level {
-        KernelLevel::Portable => STEPS / 16,
+        KernelLevel::Portable | KernelLevel::Neon => STEPS / 16,
         _ => STEPS,
     };
     let seconds = best_pass(threads, |_| {
@@ -89,7 +89,8 @@ fn sum(words: &[u64]) -> u64 {
 /// 8-bit products in one turn of a level's loop: accumulators × lanes.
 fn products_of_a_step(level: KernelLevel) -> usize {
     match level {
-        KernelLevel::Portable => 4 * 16,
+        // NEON is not measured for itself yet: the plain loop runs.
+        KernelLevel::Portable | KernelLevel::Neon => 4 * 16,
         KernelLevel::Avx2 => 8 * 32,
         KernelLevel::Avx512Vnni => 12 * 64,
     }
@@ -98,7 +99,7 @@ fn products_of_a_step(level: KernelLevel) -> usize {
 #[cfg(target_arch = "x86_64")]
 fn products(level: KernelLevel, steps: usize) -> i32 {
     match level {
-        KernelLevel::Portable => portable(steps),
+        KernelLevel::Portable | KernelLevel::Neon => portable(steps),
         // SAFETY: `int8_throughput` saw that the processor has the level.
         KernelLevel::Avx2 => unsafe { avx2(steps) },
         // SAFETY: as above.

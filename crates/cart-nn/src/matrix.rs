@@ -135,18 +135,19 @@ impl Matrix {
             Weights::Float(bytes) => bytes,
         };
         let outputs = tiles.start * OUTPUTS..self.outputs.min(tiles.end * OUTPUTS);
+        let width = self.inputs;
         // SAFETY: passed on to the caller.
         unsafe {
             match self.dtype {
-                DType::F32 => float::product::<f32>(
-                    kernels, cast(bytes), self.inputs, outputs, input, target,
-                ),
-                DType::F16 => float::product::<f16>(
-                    kernels, cast(bytes), self.inputs, outputs, input, target,
-                ),
-                DType::BF16 => float::product::<bf16>(
-                    kernels, cast(bytes), self.inputs, outputs, input, target,
-                ),
+                DType::F32 => {
+                    float::product::<f32>(kernels, cast(bytes), width, outputs, input, target);
+                }
+                DType::F16 => {
+                    float::product::<f16>(kernels, cast(bytes), width, outputs, input, target);
+                }
+                DType::BF16 => {
+                    float::product::<bf16>(kernels, cast(bytes), width, outputs, input, target);
+                }
                 _ => unreachable!("loading refuses other types"),
             }
         }

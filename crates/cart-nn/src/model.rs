@@ -17,6 +17,7 @@ use crate::model::layer::{LayerBinder, Ropes};
 use crate::norm::Norm;
 use crate::rope::Rope;
 use crate::state::{LayerShape, State};
+use crate::threads::Threads;
 
 /// Why weights can't be bound to an architecture.
 #[derive(Debug, Error)]
@@ -103,15 +104,37 @@ pub struct Model {
     pub(crate) head: Linear,
     /// The distinct rotations of the layers.
     pub(crate) ropes: Vec<Rope>,
+    pub(crate) threads: Threads,
     weight_bytes: WeightBytes,
 }
 
 impl Model {
-    /// Binds the tensors that `spec` names, checking every shape and element type.
+    /// Binds the tensors that `spec` names, checking every shape and element type. The model computes
+    /// on [`Threads::shared`].
     ///
     /// # Errors
     /// A tensor is missing, or has another shape, an unsupported type or too few bytes.
     pub fn load(spec: &ArchSpec, source: &dyn WeightSource) -> Result<Self, LoadError> {
+        Self::load_on(Threads::shared(), spec, source)
+    }
+
+    /// As [`Model::load`], for a model that computes on `threads`.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_on(
+        threads: &Threads,
+        spec: &ArchSpec,
+        source: &dyn WeightSource,
+    ) -> Result<Self, LoadError> {
+        threads.run(|| Self::bind(threads, spec, source))
+    }
+
+    fn bind(
+        threads: &Threads,
+        spec: &ArchSpec,
+        source: &dyn WeightSource,
+    ) -> Result<Self, LoadError> {
         spec.check()?;
         let naming = spec.naming;
         let mut binder = Binder::new(source);
@@ -145,6 +168,7 @@ impl Model {
             final_norm,
             head: Linear::new(vec![(head, None)]),
             ropes,
+            threads: threads.clone(),
             weight_bytes: binder.bytes,
         })
     }
@@ -166,6 +190,11 @@ impl Model {
     /// An empty state.
     pub fn new_state(&self) -> State {
         State::new(self.layer_shapes())
+    }
+
+    /// The threads that compute.
+    pub fn threads(&self) -> &Threads {
+        &self.threads
     }
 
     /// The architecture.

@@ -1,38 +1,26 @@
-//! Splitting work over the current rayon pool, and output that several tasks write.
+//! Splitting work over the threads at hand, and output that several tasks write.
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Calls `work` on parts of `0..len` that cover it without overlap, on the current pool. Parts have
+use crate::threads::{at_hand, share};
+
+/// Parts for a thread: enough that one that was held up does not hold up the others for long.
+const PARTS: usize = 4;
+
+/// Calls `work` on parts of `0..len` that cover it without overlap, by the threads at hand. Parts have
 /// at least `grain` items, and there are at most four for a thread.
 pub(crate) fn split(len: usize, grain: usize, work: &(impl Fn(Range<usize>) + Sync)) {
-    let threads = rayon::current_num_threads();
-    let grain = grain.max(len.div_ceil(4 * threads)).max(1);
+    let threads = at_hand();
+    let grain = grain.max(len.div_ceil(PARTS * threads)).max(1);
     if threads == 1 || len <= grain {
         if len > 0 {
             work(0..len);
         }
         return;
     }
-    halve(0, len.div_ceil(grain), grain, len, work);
-}
-
-fn halve(
-    first: usize,
-    last: usize,
-    grain: usize,
-    len: usize,
-    work: &(impl Fn(Range<usize>) + Sync),
-) {
-    if last - first == 1 {
-        work(first * grain..len.min(last * grain));
-        return;
-    }
-    let middle = usize::midpoint(first, last);
-    rayon::join(
-        || halve(first, middle, grain, len, work),
-        || halve(middle, last, grain, len, work),
-    );
+    let parts = len.div_ceil(grain);
+    share(parts, &|part| work(part * grain..len.min((part + 1) * grain)));
 }
 
 /// A matrix that several tasks write, each its own part.

@@ -70,18 +70,16 @@ pub(super) fn push(
     if !agent.model().takes_spans() {
         return read(agent, &header, &chosen, &separator, state);
     }
-    agent.on_threads(|| {
-        let model = agent.model();
-        if !header.is_empty() {
-            model.push_span(state, &model.encode_span(&[], &header)?, 0.0)?;
-        }
-        for hit in chosen.into_iter().rev() {
-            let tokens = [&hit.token_ids[..], &separator].concat();
-            let span = model.encode_span(&header, &tokens)?;
-            model.push_span(state, &span, bias(hit, options))?;
-        }
-        Ok(state.len())
-    })
+    let model = agent.model();
+    if !header.is_empty() {
+        model.push_span(state, &model.encode_span(&[], &header)?, 0.0)?;
+    }
+    for hit in chosen.into_iter().rev() {
+        let tokens = [&hit.token_ids[..], &separator].concat();
+        let span = model.encode_span(&header, &tokens)?;
+        model.push_span(state, &span, bias(hit, options))?;
+    }
+    Ok(state.len())
 }
 
 /// Reads the spans as a text of its own, for a model with recurrent layers, whose states take no

@@ -128,11 +128,9 @@ fn quantize(
     let codes = codes[row..].iter_mut().step_by(count);
     let places = codes.zip(scales[row..].iter_mut().step_by(count));
     match kernels.level() {
-        KernelLevel::Portable => quantize_portable(values, places),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Kernels` says that the processor has these instructions.
         KernelLevel::Avx2 | KernelLevel::Avx512Vnni => unsafe { x86::quantize(values, places) },
-        #[cfg(not(target_arch = "x86_64"))]
         _ => quantize_portable(values, places),
     }
 }

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use crate::kernel::vector::{lane_sum, multiply_add};
 use crate::kernel::product::Target;
+use crate::kernel::vector::{lane_sum, multiply_add};
 use crate::kernel::{KernelLevel, Kernels};
 use crate::parallel::Rows;
 
@@ -17,10 +17,10 @@ const PANEL: usize = 32;
 
 /// A stored float.
 pub(crate) trait Float: Copy + Send + Sync + 'static {
-    /// Eight of them as `f32`; `VECTOR` where AVX2 and F16C may be used.
+    /// Eight of them as `f32`; `VECTOR` where AVX2 and F16C, or NEON, may be used.
     ///
     /// # Safety
-    /// The processor has AVX2 and F16C where `VECTOR`.
+    /// The processor has these where `VECTOR`.
     unsafe fn eight<const VECTOR: bool>(values: &[Self; 8]) -> [f32; 8];
 
     /// One as `f32`.
@@ -141,12 +141,9 @@ pub(crate) fn widen<T: Float>(kernels: Kernels, values: &[T], wide: &mut [f32]) 
         unsafe { body::<T, true>(values, wide) }
     }
     match kernels.level() {
-        // SAFETY: plain Rust.
-        KernelLevel::Portable => unsafe { body::<T, false>(values, wide) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Kernels` says that the processor has these instructions.
         KernelLevel::Avx2 | KernelLevel::Avx512Vnni => unsafe { avx2(values, wide) },
-        #[cfg(not(target_arch = "x86_64"))]
         // SAFETY: plain Rust.
         _ => unsafe { body::<T, false>(values, wide) },
     }
@@ -234,12 +231,12 @@ fn few<T: Float, const R: usize>(
         unsafe { few_body::<T, true, R>(weights, width, input, out) }
     }
     match kernels.level() {
-        // SAFETY: plain Rust.
-        KernelLevel::Portable => unsafe { few_body::<T, false, R>(weights, width, input, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Kernels` says that the processor has these instructions.
         KernelLevel::Avx2 | KernelLevel::Avx512Vnni => unsafe { avx2(weights, width, input, out) },
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: NEON is part of every such processor.
+        KernelLevel::Neon => unsafe { few_body::<T, true, R>(weights, width, input, out) },
         // SAFETY: plain Rust.
         _ => unsafe { few_body::<T, false, R>(weights, width, input, out) },
     }
@@ -247,7 +244,7 @@ fn few<T: Float, const R: usize>(
 }
 
 /// # Safety
-/// The processor has AVX2, FMA and F16C where `VECTOR`.
+/// The processor has AVX2, FMA and F16C, or NEON, where `VECTOR`.
 #[inline(always)]
 unsafe fn few_body<T: Float, const VECTOR: bool, const R: usize>(
     weights: &[T],

@@ -65,9 +65,8 @@ impl Arena {
         let memory = self.take(len);
         // SAFETY: the memory is inside its piece, `take` gives it to nobody else, and it is not read
         // before it is written.
-        let bytes = unsafe {
-            std::slice::from_raw_parts_mut(memory.piece.start.add(memory.start), len)
-        };
+        let bytes =
+            unsafe { std::slice::from_raw_parts_mut(memory.piece.start.add(memory.start), len) };
         let bytes = Rows::new(bytes, len);
         let grains = len / grain;
         assert_eq!(grains * grain, len);

@@ -53,9 +53,8 @@ pub(crate) const fn shared_bytes<F: Format>() -> usize {
 pub(crate) const fn factor_bytes<F: Format>() -> usize {
     match F::FACTORS {
         Factors::One => 0,
-        Factors::Nibbles => OUTPUTS,
         Factors::Bytes if F::MINS => 2 * OUTPUTS,
-        Factors::Bytes => OUTPUTS,
+        Factors::Bytes | Factors::Nibbles => OUTPUTS,
     }
 }
 
@@ -219,11 +218,9 @@ fn pack_tile<F: Format>(kernels: Kernels, rows: &[u8], row_bytes: usize, tile: &
         pack_tile_body::<F>(rows, row_bytes, tile);
     }
     match kernels.level() {
-        KernelLevel::Portable => pack_tile_body::<F>(rows, row_bytes, tile),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Kernels` says that the processor has these instructions.
         KernelLevel::Avx2 | KernelLevel::Avx512Vnni => unsafe { avx2::<F>(rows, row_bytes, tile) },
-        #[cfg(not(target_arch = "x86_64"))]
         _ => pack_tile_body::<F>(rows, row_bytes, tile),
     }
 }

@@ -47,12 +47,12 @@ pub(crate) unsafe fn product<F: Format>(
     // instructions of the level.
     unsafe {
         match kernels.level() {
-            KernelLevel::Portable => run::<Portable, F>(weights, tiles, input, target),
             #[cfg(target_arch = "x86_64")]
             KernelLevel::Avx2 => run_avx2::<F>(weights, tiles, input, target),
             #[cfg(target_arch = "x86_64")]
             KernelLevel::Avx512Vnni => run_avx512::<F>(weights, tiles, input, target),
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(target_arch = "aarch64")]
+            KernelLevel::Neon => run::<Neon, F>(weights, tiles, input, target),
             _ => run::<Portable, F>(weights, tiles, input, target),
         }
     }
@@ -285,9 +285,7 @@ unsafe fn unpack<L: Lanes, F: Format>(at: *const u8) -> [L::Codes; QUADS] {
     // SAFETY: the caller has the instructions, and a group has `BITS` lines.
     unsafe {
         let line = |line: usize| L::load(at.add(line * LINE));
-        let nibble = |quad: usize| {
-            L::shift_and(line(quad % 4), if quad < 4 { 0 } else { -4 }, 15)
-        };
+        let nibble = |quad: usize| L::shift_and(line(quad % 4), if quad < 4 { 0 } else { -4 }, 15);
         let pair = |first: usize, quad: usize, to: i32| {
             L::shift_and(line(first + quad / 4), to - (quad as i32 % 4 * 2), 3 << to)
         };

@@ -101,7 +101,10 @@ fn values(codes: &Quantized) -> Vec<f32> {
         let (codes, shared) = codes.group(row, group);
         std::array::from_fn::<f32, GROUP, _>(|index| codes.code(index) as f32 * shared.scale)
     };
-    (0..codes.rows).flat_map(|row| (0..codes.groups).map(move |at| (row, at))).flat_map(group).collect()
+    (0..codes.rows)
+        .flat_map(|row| (0..codes.groups).map(move |at| (row, at)))
+        .flat_map(group)
+        .collect()
 }
 
 /// The values of blocks, by the definition of their format.

@@ -25,11 +25,12 @@ macro_rules! vectorized {
             }
 
             match kernels.level() {
-                KernelLevel::Portable => body::<false>($($arg),*),
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: `Kernels` says that the processor has these instructions.
                 KernelLevel::Avx2 | KernelLevel::Avx512Vnni => unsafe { avx2($($arg),*) },
-                #[cfg(not(target_arch = "x86_64"))]
+                // NEON is part of every such processor.
+                #[cfg(target_arch = "aarch64")]
+                KernelLevel::Neon => body::<true>($($arg),*),
                 _ => body::<false>($($arg),*),
             }
         }

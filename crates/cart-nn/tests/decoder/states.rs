@@ -1,6 +1,8 @@
 //! States as values, chunks, batches and taps.
 
-use cart_nn::{ForwardError, Logits, LogitsFor, Run, SpanKv, Taps, TruncateError};
+use std::num::NonZeroUsize;
+
+use cart_nn::{ForwardError, Logits, LogitsFor, Model, Run, SpanKv, Taps, Threads, TruncateError};
 
 use crate::specimens::{all, attending, gemma, llama, recurring, tokens};
 use crate::{assert_close, forward, model};
@@ -87,15 +89,13 @@ fn span() -> SpanKv {
 #[test]
 fn no_bit_of_a_recurrent_step_depends_on_the_number_of_threads() {
     for (name, specimen) in recurring() {
-        let model = model(&specimen);
         let run = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| {
-                let mut state = model.new_state();
-                let step = |token: &u32| forward(&model, &mut state, &[*token], LogitsFor::All);
-                let logits: Vec<Vec<f32>> = tokens(40).iter().map(step).collect();
-                (logits, state)
-            })
+            let threads = Threads::new(NonZeroUsize::new(threads).unwrap()).unwrap();
+            let model = Model::load_on(&threads, &specimen.spec, &specimen.tensors).unwrap();
+            let mut state = model.new_state();
+            let step = |token: &u32| forward(&model, &mut state, &[*token], LogitsFor::All);
+            let logits: Vec<Vec<f32>> = tokens(40).iter().map(step).collect();
+            (logits, state)
         };
         assert!(run(1) == run(3), "{name}");
     }
