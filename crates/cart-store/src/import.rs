@@ -18,6 +18,7 @@ mod model_card;
 mod model_file;
 mod plan;
 mod pre_tokenizers;
+mod python_json;
 mod roles;
 mod sentencepiece;
 mod sentencepiece_file;

@@ -153,6 +153,23 @@ impl Value {
     }
 }
 
+impl Array {
+    /// Numbers that are not negative, of any integer type.
+    pub fn to_u64s(&self) -> Option<Vec<u64>> {
+        match self {
+            Self::U8(values) => Some(values.iter().map(|&value| value.into()).collect()),
+            Self::U16(values) => Some(values.iter().map(|&value| value.into()).collect()),
+            Self::U32(values) => Some(values.iter().map(|&value| value.into()).collect()),
+            Self::U64(values) => Some(values.clone()),
+            Self::I8(values) => values.iter().map(|&value| value.try_into().ok()).collect(),
+            Self::I16(values) => values.iter().map(|&value| value.try_into().ok()).collect(),
+            Self::I32(values) => values.iter().map(|&value| value.try_into().ok()).collect(),
+            Self::I64(values) => values.iter().map(|&value| value.try_into().ok()).collect(),
+            _ => None,
+        }
+    }
+}
+
 fn least_end(reader: &Reader<'_>, count: u64, least: u64) -> u64 {
     reader.at().saturating_add(count.saturating_mul(least))
 }

@@ -3,6 +3,7 @@
 mod falcon;
 mod family;
 mod layers;
+pub(crate) mod mamba;
 mod rope;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ pub(crate) fn map_config(config: &Value) -> Result<Mapped, ImportError> {
     let known = match FAMILIES.iter().find(|family| family.model_type == model_type) {
         Some(family) => Reader::new(family, &fields)?.spec()?,
         None if model_type == "falcon" => falcon::map(&fields)?,
+        None if mamba::TYPES.contains(&model_type) => mamba::map(model_type, &fields)?,
         None => Err(unknown(model_type)),
     };
     match known {
@@ -54,8 +56,8 @@ pub(crate) fn map_config(config: &Value) -> Result<Mapped, ImportError> {
 }
 
 fn unknown(model_type: &str) -> String {
-    let families = FAMILIES.iter().map(|family| family.model_type).chain(["falcon"]);
-    let families: Vec<_> = families.collect();
+    let families = FAMILIES.iter().map(|family| family.model_type);
+    let families: Vec<_> = families.chain(["falcon"]).chain(mamba::TYPES).collect();
     format!("model_type `{model_type}` is not known; known: {}", families.join(", "))
 }
 

@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::file_error::At as _;
 use crate::import::error::ImportError;
 use crate::import::model_file::OpenFile;
+use crate::import::python_json;
 
 /// Largest file that is kept beside the weights. Large vocabularies make documents of 35 MB.
 const KEPT_BYTES: u64 = 64 << 20;
@@ -86,7 +87,7 @@ impl Folder {
     pub(crate) fn document(&self, name: &str) -> Result<Option<Value>, ImportError> {
         let Some(file) = self.kept.get(name) else { return Ok(None) };
         let bytes = file.read(HEADER_BYTES)?;
-        let parsed = json::from_strict(&bytes, HEADER_BYTES);
+        let parsed = json::from_strict(&python_json::to_json(&bytes), HEADER_BYTES);
         parsed.map(Some).map_err(|source| ImportError::Json { path: self.path(name), source })
     }
 

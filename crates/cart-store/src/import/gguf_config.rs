@@ -2,6 +2,7 @@
 
 mod family;
 mod keys;
+mod mamba;
 mod rope;
 #[cfg(test)]
 mod tests;
@@ -26,21 +27,24 @@ pub(crate) fn map_metadata(head: &Head) -> Result<Mapped, ImportError> {
     let Some(name) = head.value("general.architecture").and_then(Value::as_str) else {
         return Ok(Mapped::Beyond("the GGUF names no general.architecture".to_owned()));
     };
-    let Some(family) = FAMILIES.iter().find(|family| family.name == name) else {
-        let known: Vec<_> = FAMILIES.iter().map(|family| family.name).collect();
-        let known = known.join(", ");
-        return Ok(Mapped::Beyond(format!(
-            "the GGUF architecture `{name}` is not known; known: {known}"
-        )));
+    let keys = Keys { head, family: name };
+    let known = match FAMILIES.iter().find(|family| family.name == name) {
+        Some(family) => Reader { keys, family }.spec()?,
+        None if mamba::FAMILIES.contains(&name) => mamba::map(keys)?,
+        None => Err(unknown(name)),
     };
-    let reader = Reader { keys: Keys { head, family: name }, family };
-    match reader.spec()? {
+    match known {
         Ok(spec) => {
             spec.check()?;
             Ok(Mapped::Spec(spec))
         }
         Err(beyond) => Ok(Mapped::Beyond(beyond)),
     }
+}
+
+fn unknown(name: &str) -> String {
+    let known: Vec<_> = FAMILIES.iter().map(|family| family.name).chain(mamba::FAMILIES).collect();
+    format!("the GGUF architecture `{name}` is not known; known: {}", known.join(", "))
 }
 
 /// Name, licence and languages, where the metadata have them.

@@ -62,6 +62,16 @@ impl Keys<'_> {
         })
     }
 
+    /// A number for each layer; one number is for all.
+    pub(crate) fn per_layer(&self, key: &str, layers: u64) -> Result<Vec<u64>, ImportError> {
+        let allowed = "a whole number, 0 or more, or one for each layer";
+        let numbers = self.read(key, allowed, |value| match value {
+            Value::Array(array) => array.to_u64s().filter(|all| all.len() as u64 == layers),
+            one => one.as_u64().map(|one| vec![one; layers as usize]),
+        })?;
+        numbers.ok_or_else(|| self.refuse(key, allowed))
+    }
+
     pub(crate) fn refuse(&self, key: &str, allowed: &'static str) -> ImportError {
         let found = self.value(key).map_or_else(|| "absent".to_owned(), Value::describe);
         ImportError::GgufField { key: format!("{}.{key}", self.family), found, allowed }

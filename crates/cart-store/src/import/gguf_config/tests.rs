@@ -1,6 +1,6 @@
 //! What metadata turn into.
 
-use cart_format::gguf::Parsed;
+use cart_format::gguf::{Array, Parsed};
 
 use cart_format::arch::{RopePairing, RopeScaling};
 
@@ -85,4 +85,40 @@ fn keys_of_the_wrong_kind_are_named() {
     let error = map_metadata(&head).unwrap_err();
     let named = matches!(&error, ImportError::GgufField { key, .. } if key == "llama.block_count");
     assert!(named, "{error}");
+}
+
+fn nemotron() -> Head {
+    let bytes = include_bytes!("../../../../../fixtures/gguf/nemotron-h.gguf");
+    match Head::parse(bytes, bytes.len() as u64).unwrap() {
+        Parsed::Head(head) => head,
+        Parsed::NeedMore(more) => panic!("the fixture lacks bytes up to {more}"),
+    }
+}
+
+#[test]
+fn layers_of_nemotron_are_told_by_widths_and_key_heads() {
+    let Mapped::Spec(spec) = map_metadata(&nemotron()).unwrap() else { panic!() };
+    let letter = |block: &BlockSpec| match (&block.mixer, &block.mlp) {
+        (Some(MixerSpec::Mamba2(_)), None) => 'M',
+        (Some(MixerSpec::Attention(attention)), None) if attention.rope.is_none() => '*',
+        (None, Some(MlpSpec::Plain(_))) => '-',
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(spec.layer_blocks().map(letter).collect::<String>(), "M-M*-");
+}
+
+#[test]
+fn metadata_of_mamba_that_do_not_fit_are_named() {
+    let error = |key: &str, value: Value| {
+        let mut head = nemotron();
+        set(&mut head, key, value);
+        map_metadata(&head).unwrap_err().to_string()
+    };
+    let key = "nemotron_h.feed_forward_length";
+    assert!(error(key, Value::Array(Array::I32(vec![0, 40]))).contains(key));
+    let key = "nemotron_h.ssm.time_step_rank";
+    assert!(error(key, Value::U32(7)).contains(key));
+    let mut head = nemotron();
+    set(&mut head, "nemotron_h.ssm.dt_b_c_rms", Value::Bool(true));
+    assert!(beyond(&head).contains("dt_b_c_rms"));
 }
