@@ -8,7 +8,9 @@ use crate::matrix::Linear;
 use crate::norm::Norm;
 use crate::parallel::{Rows, split};
 use crate::recurrent::{LANES, RecurrentSegment, RecurrentShape};
-use crate::scan::{Columns, Dual, Selective, dual_scan, head_steps, selective_scan};
+use crate::scan::{
+    Columns, Dual, Selective, dual_scan, gate, head_steps, selective_scan, softplus_all,
+};
 
 /// Multiplications that are worth a task of their own.
 const TASK_WORK: usize = 1 << 14;
@@ -75,7 +77,8 @@ impl Mamba {
         let width = rank + 2 * size;
         let ranks: Vec<f32> =
             parameters.chunks_exact(width).flat_map(|row| &row[..rank]).copied().collect();
-        let steps = self.time_step.apply(kernels, &ranks);
+        let mut steps = self.time_step.apply(kernels, &ranks);
+        each_row(&mut steps, inner, &|_, steps| softplus_all(kernels, steps));
         let columns = |data, width, column| Columns { data, width, column };
         let mut out = vec![0.0; x.len()];
         let target = Rows::new(&mut out, inner);
@@ -86,7 +89,6 @@ impl Mamba {
                 count: channels.len(),
                 rows: (rows.start, rows.end),
                 x: columns(&x, inner, first),
-                z: columns(input, 2 * inner, inner + first),
                 step: columns(&steps, inner, first),
                 b: columns(&parameters, width, rank),
                 c: columns(&parameters, width, rank + size),
@@ -97,6 +99,9 @@ impl Mamba {
                 // SAFETY: a block's channels of a row belong to one task.
                 unsafe { target.part(row, channels.clone()) }.copy_from_slice(out);
             });
+        });
+        each_row(&mut out, inner, &|row, out| {
+            gate(kernels, out, &input[row * 2 * inner + inner..][..inner]);
         });
         out
     }
@@ -140,7 +145,6 @@ impl Mamba2 {
                 count: channels.len(),
                 rows: (rows.start, rows.end),
                 x: columns(&x, conv_width, channels.start),
-                z: columns(input, width, channels.start),
                 step: columns(&steps, 2 * self.heads, 2 * head),
                 b: columns(&x, conv_width, inner + group * size),
                 c: columns(&x, conv_width, inner + (groups + group) * size),
@@ -151,13 +155,10 @@ impl Mamba2 {
                 unsafe { target.part(row, channels.clone()) }.copy_from_slice(out);
             });
         });
-        split(rows, 16, &|range| {
-            for row in range {
-                // SAFETY: each row is in one range of the split.
-                let row = unsafe { target.row(row) };
-                for (part, norm) in row.chunks_exact_mut(inner / groups).zip(&self.norms) {
-                    norm.apply_row(kernels, part);
-                }
+        each_row(&mut out, inner, &|row, out| {
+            gate(kernels, out, &input[row * width..][..inner]);
+            for (part, norm) in out.chunks_exact_mut(inner / groups).zip(&self.norms) {
+                norm.apply_row(kernels, part);
             }
         });
         out
@@ -173,6 +174,18 @@ impl Mamba2 {
         }
         steps
     }
+}
+
+/// Calls `work` with every row of `width` numbers.
+fn each_row(values: &mut [f32], width: usize, work: &(impl Fn(usize, &mut [f32]) + Sync)) {
+    let rows = values.len() / width;
+    let target = Rows::new(values, width);
+    split(rows, 8, &|range| {
+        for row in range {
+            // SAFETY: each row is in one range of the split.
+            work(row, unsafe { target.row(row) });
+        }
+    });
 }
 
 /// Calls `work` with every block of channels of every segment: the block, its rows and its state.

@@ -51,9 +51,7 @@ pub(crate) struct Selective<'a> {
     pub(crate) rows: (usize, usize),
     /// The convolved inputs.
     pub(crate) x: Columns<'a>,
-    /// The gates.
-    pub(crate) z: Columns<'a>,
-    /// Time steps before softplus.
+    /// Time steps Δ.
     pub(crate) step: Columns<'a>,
     /// B, the same for all channels.
     pub(crate) b: Columns<'a>,
@@ -66,7 +64,7 @@ pub(crate) struct Selective<'a> {
 }
 
 vectorized! {
-    /// `h ← e^(Δ·A) · h + Δ · x · B`, `y = (C · h + D · x) · silu(z)` (Gu and Dao, 2023, section 3).
+    /// `h ← e^(Δ·A) · h + Δ · x · B`, `y = C · h + D · x` (Gu and Dao, 2023, section 3).
     ///
     /// * `state`: h, `[state_size, LANES]`
     /// * `put`: takes the outputs of each row
@@ -78,20 +76,31 @@ vectorized! {
         let size = state.len() / LANES;
         let (states, _) = state.as_chunks_mut::<LANES>();
         let (decays, _) = of.decay.as_chunks::<LANES>();
+        let mut kept = vec![[0.0_f32; LANES]; size];
         for row in of.rows.0..of.rows.1 {
             let x = of.x.lanes(row, of.count);
-            let step = of.step.lanes(row, of.count).map(softplus::<FMA>);
+            let step = of.step.lanes(row, of.count);
             let (b, c) = (of.b.part(row, size), of.c.part(row, size));
             let driven: Lanes = std::array::from_fn(|lane| step[lane] * x[lane]);
+            for (kept, decay) in kept.iter_mut().zip(decays) {
+                for lane in 0..LANES {
+                    kept[lane] = step[lane] * decay[lane];
+                }
+            }
+            // In a pass of its own, it becomes vector instructions.
+            for value in kept.as_flattened_mut() {
+                *value = exp::<FMA>(*value);
+            }
             let mut sums = [0.0_f32; LANES];
-            for (((state, decay), b), c) in states.iter_mut().zip(decays).zip(b).zip(c) {
-                let kept: Lanes = std::array::from_fn(|lane| exp::<FMA>(step[lane] * decay[lane]));
+            for (((state, kept), b), c) in states.iter_mut().zip(&kept).zip(b).zip(c) {
                 for lane in 0..LANES {
                     state[lane] = multiply_add::<FMA>(kept[lane], state[lane], driven[lane] * b);
                     sums[lane] = multiply_add::<FMA>(state[lane], *c, sums[lane]);
                 }
             }
-            let out = finish::<FMA>(sums, x, of.skip, of.z.lanes(row, of.count));
+            let out: Lanes = std::array::from_fn(|lane| {
+                multiply_add::<FMA>(of.skip[lane], x[lane], sums[lane])
+            });
             put(row, &out[..of.count]);
         }
     }
@@ -106,8 +115,6 @@ pub(crate) struct Dual<'a> {
     pub(crate) rows: (usize, usize),
     /// The convolved inputs.
     pub(crate) x: Columns<'a>,
-    /// The gates.
-    pub(crate) z: Columns<'a>,
     /// The head's time step Δ and what is kept of the state, `e^(Δ·A)`.
     pub(crate) step: Columns<'a>,
     /// B of the head's group.
@@ -119,7 +126,7 @@ pub(crate) struct Dual<'a> {
 }
 
 vectorized! {
-    /// `h ← e^(Δ·A) · h + Δ · x ⊗ B`, `y = (h · C + D · x) · silu(z)` (Dao and Gu, 2024, section 5).
+    /// `h ← e^(Δ·A) · h + Δ · x ⊗ B`, `y = h · C + D · x` (Dao and Gu, 2024, section 5).
     ///
     /// * `state`: h, `[state_size, LANES]`
     /// * `put`: takes the outputs of each row
@@ -143,7 +150,9 @@ vectorized! {
                     sums[lane] = multiply_add::<FMA>(state[lane], *c, sums[lane]);
                 }
             }
-            let out = finish::<FMA>(sums, x, [of.skip; LANES], of.z.lanes(row, of.count));
+            let out: Lanes = std::array::from_fn(|lane| {
+                multiply_add::<FMA>(of.skip, x[lane], sums[lane])
+            });
             put(row, &out[..of.count]);
         }
     }
@@ -169,13 +178,22 @@ vectorized! {
     }
 }
 
-/// `(sums + D · x) · silu(z)`.
-#[inline(always)]
-fn finish<const FMA: bool>(sums: Lanes, x: Lanes, skip: Lanes, z: Lanes) -> Lanes {
-    std::array::from_fn(|lane| {
-        let out = multiply_add::<FMA>(skip[lane], x[lane], sums[lane]);
-        out * (z[lane] / (1.0 + exp::<FMA>(-z[lane])))
-    })
+vectorized! {
+    /// `ln(1 + e^x)` of each.
+    fn softplus_all(values: &mut [f32]) {
+        for value in values {
+            *value = softplus::<FMA>(*value);
+        }
+    }
+}
+
+vectorized! {
+    /// `y ← y · silu(z)`.
+    fn gate(values: &mut [f32], gates: &[f32]) {
+        for (value, gate) in values.iter_mut().zip(gates) {
+            *value *= gate / (1.0 + exp::<FMA>(-gate));
+        }
+    }
 }
 
 /// `ln(1 + e^x)`, to within 3e-7 of itself.
