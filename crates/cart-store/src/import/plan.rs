@@ -304,6 +304,14 @@ fn checked<'a>(
             warnings.push(format!("no tensor has a name of a {} model; {stored}", spec.family));
             return Ok(None);
         }
+        Fit::Unexplained(tensor) => {
+            warnings.push(format!(
+                "`{tensor}` is of a layer, but a {} model of this configuration has no such \
+                 tensor; {stored}",
+                spec.family
+            ));
+            return Ok(None);
+        }
         Fit::Full { unused } => {
             if let Some(first) = unused.first() {
                 let count = unused.len();
