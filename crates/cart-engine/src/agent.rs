@@ -138,8 +138,12 @@ impl Agent {
         let space = space::space(manifest, &spec)?;
         verified.cartridge().check_finite()?;
         let memory = memory_section::restore(verified, space)?;
-        let (tokenizer, template) = text_parts(verified, &spec)?.unzip();
-        let mut model = Model::load(&spec, &weights::weights(verified)?)?;
+        let weights = weights::weights(verified)?;
+        // A large vocabulary takes about as long as the weights of a small model.
+        let (texts, model) =
+            rayon::join(|| text_parts(verified, &spec), || Model::load(&spec, &weights));
+        let (tokenizer, template) = texts?.unzip();
+        let mut model = model?;
         if let Some(level) = options.kernels {
             model = model.with_kernel_level(level)?;
         }
