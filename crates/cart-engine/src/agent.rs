@@ -137,9 +137,15 @@ impl Agent {
         let space = space::space(manifest, &spec)?;
         verified.cartridge().check_finite()?;
         let memory = memory_section::restore(verified, space)?;
-        let (tokenizer, template) = text_parts(verified, &spec)?.unzip();
         let weights = weights::weights(verified)?;
-        let mut model = Model::load_on(&threads(options)?, &spec, &weights)?;
+        let threads = threads(options)?;
+        // A large vocabulary takes about as long as the weights of a small model.
+        let (texts, model) = rayon::join(
+            || text_parts(verified, &spec),
+            || Model::load_on(&threads, &spec, &weights),
+        );
+        let (tokenizer, template) = texts?.unzip();
+        let mut model = model?;
         if let Some(level) = options.kernels {
             model = model.with_kernel_level(level)?;
         }

@@ -19,7 +19,7 @@ use super::unigram::Unigram;
 
 /// What is used of a document.
 #[derive(Deserialize)]
-pub(super) struct Document<'a> {
+pub(super) struct Document {
     #[serde(default)]
     pub(super) added_tokens: Vec<AddedToken>,
     #[serde(default)]
@@ -28,8 +28,7 @@ pub(super) struct Document<'a> {
     pub(super) pre_tokenizer: Option<PreTokenizerWrapper>,
     #[serde(default)]
     pub(super) decoder: Option<Value>,
-    #[serde(borrow)]
-    model: ModelParts<'a>,
+    model: ModelParts,
 }
 
 /// A document's model alone, for the `tokenizers` library.
@@ -38,45 +37,75 @@ struct ModelOnly {
     model: ModelWrapper,
 }
 
-#[derive(Deserialize)]
-struct ModelParts<'a> {
-    #[serde(rename = "type", default)]
-    kind: Option<&'a str>,
-    #[serde(default)]
+/// The fields of a document's model. `merges` are passed over once `cart_ranks` has come, with which they
+/// are of no use (see `cart-store`'s import); it comes first in a document in canonical form.
+#[derive(Default)]
+struct ModelParts {
+    kind: Option<String>,
     dropout: Option<f32>,
-    #[serde(default)]
     unk_token: Option<String>,
-    #[serde(default)]
     unk_id: Option<u32>,
-    #[serde(default)]
     continuing_subword_prefix: Option<String>,
-    #[serde(default)]
     end_of_word_suffix: Option<String>,
-    #[serde(default)]
     fuse_unk: Option<bool>,
-    #[serde(default)]
     byte_fallback: Option<bool>,
-    #[serde(default)]
     ignore_merges: Option<bool>,
-    /// Ours (see `cart-store`'s import): with it the merges are of no use.
-    #[serde(default)]
     cart_ranks: Option<Vec<i32>>,
-    #[serde(default)]
     merges: Option<Merges>,
-    vocab: Vocab,
+    vocab: Option<Vocab>,
+}
+
+impl<'de> Deserialize<'de> for ModelParts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = ModelParts;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a model")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
+                let mut parts = ModelParts::default();
+                while let Some(field) = fields.next_key()? {
+                    match field {
+                        "type" => parts.kind = fields.next_value()?,
+                        "dropout" => parts.dropout = fields.next_value()?,
+                        "unk_token" => parts.unk_token = fields.next_value()?,
+                        "unk_id" => parts.unk_id = fields.next_value()?,
+                        "continuing_subword_prefix" => {
+                            parts.continuing_subword_prefix = fields.next_value()?;
+                        }
+                        "end_of_word_suffix" => parts.end_of_word_suffix = fields.next_value()?,
+                        "fuse_unk" => parts.fuse_unk = fields.next_value()?,
+                        "byte_fallback" => parts.byte_fallback = fields.next_value()?,
+                        "ignore_merges" => parts.ignore_merges = fields.next_value()?,
+                        "cart_ranks" => parts.cart_ranks = fields.next_value()?,
+                        "merges" if parts.cart_ranks.is_none() => {
+                            parts.merges = fields.next_value()?;
+                        }
+                        "vocab" => parts.vocab = Some(fields.next_value()?),
+                        _ => drop(fields.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(parts)
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
 }
 
 /// What goes wrong with a document.
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-impl<'a> Document<'a> {
-    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(bytes)
+impl Document {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(&without_merges(bytes))
     }
 
     /// The model. A kind that is not known here is the library's, and is read a second time.
     pub(super) fn model(
-        parts: ModelPartsOf<'a>,
+        parts: ModelPartsOf,
         added: &[AddedToken],
         bytes: &[u8],
     ) -> Result<Model, Cause> {
@@ -85,10 +114,11 @@ impl<'a> Document<'a> {
         let usual = parts.dropout.is_none_or(|dropout| dropout == 0.0)
             && plain(&parts.continuing_subword_prefix)
             && plain(&parts.end_of_word_suffix);
-        let mut pieces = parts.vocab.pieces;
+        let Vocab { mut pieces, scores } = parts.vocab.ok_or("the model has no vocabulary")?;
         let byte_fallback = parts.byte_fallback.unwrap_or(false);
-        match (parts.kind, parts.vocab.scores, parts.merges) {
-            (Some("BPE") | None, None, Some(merges)) if usual => {
+        let merged = parts.cart_ranks.is_some() || parts.merges.is_some();
+        match (parts.kind.as_deref(), scores) {
+            (Some("BPE") | None, None) if usual && merged => {
                 pieces.index();
                 let unknown = match &parts.unk_token {
                     None => None,
@@ -96,9 +126,9 @@ impl<'a> Document<'a> {
                         Some(pieces.id(text).ok_or("the unknown token is not in the vocabulary")?)
                     }
                 };
-                let ranks = match parts.cart_ranks {
-                    Some(ranks) => Ranks::Pieces(ranks),
-                    None => Ranks::Pairs(merges.pairs(&pieces)?),
+                let ranks = match (parts.cart_ranks, parts.merges) {
+                    (Some(ranks), _) => Ranks::Pieces(ranks),
+                    (None, merges) => Ranks::Pairs(merges.unwrap_or_default().pairs(&pieces)?),
                 };
                 let bytes = if byte_fallback { pieces.bytes() } else { None };
                 Ok(Model::Bpe(Bpe {
@@ -110,7 +140,7 @@ impl<'a> Document<'a> {
                     ignore_merges: parts.ignore_merges.unwrap_or(false),
                 }))
             }
-            (Some("Unigram"), Some(scores), _) => {
+            (Some("Unigram"), Some(scores)) => {
                 pieces.index();
                 let apart = added.iter().map(|token| token.id);
                 let unknown = parts.unk_id.filter(|&id| (id as usize) < pieces.end());
@@ -124,9 +154,47 @@ impl<'a> Document<'a> {
     }
 
     /// Takes the model's parts out.
-    pub(super) fn take_model(self) -> (Parts, ModelPartsOf<'a>) {
+    pub(super) fn take_model(self) -> (Parts, ModelPartsOf) {
         let Self { added_tokens, normalizer, pre_tokenizer, decoder, model } = self;
         (Parts { added_tokens, normalizer, pre_tokenizer, decoder }, ModelPartsOf(model))
+    }
+}
+
+/// The document without its merges, where it has ranks in their place: to step over half a million texts
+/// takes as long as all the rest.
+fn without_merges(bytes: &[u8]) -> Cow<'_, [u8]> {
+    // No text of the document can contain these: a quotation mark inside one has a backslash.
+    let find = |field: &[u8]| memchr::memmem::find(bytes, field).map(|at| at + field.len());
+    let (Some(_), Some(start)) = (find(b"\"cart_ranks\":["), find(b"\"merges\":[")) else {
+        return Cow::Borrowed(bytes);
+    };
+    let mut at = start;
+    let mut depth = 1;
+    while depth > 0 {
+        match bytes.get(at) {
+            None => return Cow::Borrowed(bytes),
+            Some(b'[') => depth += 1,
+            Some(b']') => depth -= 1,
+            Some(b'"') => match text_end(bytes, at + 1) {
+                Some(end) => at = end,
+                None => return Cow::Borrowed(bytes),
+            },
+            Some(_) => {}
+        }
+        at += 1;
+    }
+    Cow::Owned([&bytes[..start], &bytes[at - 1..]].concat())
+}
+
+/// Where the quotation mark is that ends a text.
+fn text_end(bytes: &[u8], start: usize) -> Option<usize> {
+    let mut at = start;
+    loop {
+        at += memchr::memchr2(b'"', b'\\', bytes.get(at..)?)?;
+        if bytes[at] == b'"' {
+            return Some(at);
+        }
+        at += 2;
     }
 }
 
@@ -139,7 +207,7 @@ pub(super) struct Parts {
 }
 
 /// A document's model, not yet built.
-pub(super) struct ModelPartsOf<'a>(ModelParts<'a>);
+pub(super) struct ModelPartsOf(ModelParts);
 
 /// Tokens with ids, or for Unigram with scores in the order of the ids.
 struct Vocab {
@@ -184,6 +252,7 @@ impl<'de> Deserialize<'de> for Vocab {
 }
 
 /// Pairs of tokens, best first: their texts joined, one pair after the other.
+#[derive(Default)]
 struct Merges {
     texts: String,
     /// Bytes of the left token and of both.
@@ -223,7 +292,7 @@ impl<'de> Deserialize<'de> for Merges {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Merges, A::Error> {
-                let mut merges = Merges { texts: String::new(), lengths: Vec::new() };
+                let mut merges = Merges::default();
                 while let Some(merge) = items.next_element::<Merge<'_>>()? {
                     merges.push(&merge.0, &merge.1);
                 }
@@ -299,5 +368,25 @@ impl<'de> Deserialize<'de> for Text<'de> {
             }
         }
         deserializer.deserialize_str(Borrow)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merges_are_left_out_only_where_ranks_stand_for_them() {
+        let ranked =
+            br#"{"model":{"cart_ranks":[1],"merges":["a ]\"]",["b","\\"]],"vocab":{"]":0}}}"#;
+        let expected = br#"{"model":{"cart_ranks":[1],"merges":[],"vocab":{"]":0}}}"#;
+        assert_eq!(without_merges(ranked).as_ref(), expected);
+        for untouched in [
+            &br#"{"model":{"merges":["a b"],"vocab":{"\"cart_ranks\":[":0}}}"#[..],
+            br#"{"model":{"cart_ranks":[1],"vocab":{}}}"#,
+            br#"{"model":{"cart_ranks":[1],"merges":["a b"#,
+        ] {
+            assert_eq!(without_merges(untouched).as_ref(), untouched);
+        }
     }
 }

@@ -234,8 +234,10 @@ impl SentencePiece {
     }
 
     /// Every way to cut a piece into two, best pieces first; of one piece the longest beginning first.
-    fn merges(&self, ranks: &[i64]) -> Vec<[&str; 2]> {
-        let normal = self.pieces.iter().zip(ranks).filter(|(_, rank)| **rank >= 0);
+    fn merges(&self, ranks: &[i64]) -> Vec<String> {
+        let ranked = self.pieces.iter().zip(ranks).filter(|(_, rank)| **rank >= 0);
+        // A merge is written as two tokens with a space between.
+        let normal = ranked.filter(|(piece, _)| !piece.text.contains(' '));
         let known: HashSet<&str> = normal.clone().map(|(piece, _)| piece.text.as_str()).collect();
         let mut merges = Vec::new();
         for (piece, &rank) in normal {
@@ -244,7 +246,7 @@ impl SentencePiece {
             merges.extend(cuts.map(|(left, right)| (rank, left, right)));
         }
         merges.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.len().cmp(&a.1.len())));
-        merges.into_iter().map(|(_, left, right)| [left, right]).collect()
+        merges.into_iter().map(|(_, left, right)| format!("{left} {right}")).collect()
     }
 
     fn unigram(&self) -> Json {
