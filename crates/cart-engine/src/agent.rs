@@ -135,20 +135,11 @@ impl Agent {
         let architecture = manifest.model.architecture.as_ref().ok_or(LoadError::NoArchitecture)?;
         let spec = ArchSpec::from_value(architecture)?;
         let space = space::space(manifest, &spec)?;
-        verified.cartridge().check_finite()?;
         let memory = memory_section::restore(verified, space)?;
-        let weights = weights::weights(verified)?;
-        let threads = threads(options)?;
-        // A large vocabulary takes about as long as the weights of a small model.
-        let (texts, model) = rayon::join(
-            || text_parts(verified, &spec),
-            || Model::load_on(&threads, &spec, &weights),
-        );
-        let (tokenizer, template) = texts?.unzip();
-        let mut model = model?;
-        if let Some(level) = options.kernels {
-            model = model.with_kernel_level(level)?;
-        }
+        // The tokenizer's document is parsed by one thread; the others read the weights meanwhile.
+        let (text, model) =
+            rayon::join(|| text_parts(verified, &spec), || model(verified, &spec, options));
+        let ((tokenizer, template), model) = (text?.unzip(), model?);
         let core = Core {
             id: verified.manifest_id(),
             manifest: manifest.clone(),
@@ -276,6 +267,20 @@ impl Agent {
     pub(crate) fn forward(&self, runs: &mut [Run<'_>]) -> Result<Vec<Logits>, ForwardError> {
         self.core.model.forward(runs)
     }
+}
+
+/// The model, once its weights were seen to be numbers.
+fn model(
+    verified: &Verified,
+    spec: &ArchSpec,
+    options: &LoadOptions,
+) -> Result<Model, LoadError> {
+    verified.cartridge().check_finite()?;
+    let model = Model::load_on(&threads(options)?, spec, &weights::weights(verified)?)?;
+    Ok(match options.kernels {
+        Some(level) => model.with_kernel_level(level)?,
+        None => model,
+    })
 }
 
 /// Tokenizer and chat template, if the cartridge has a tokenizer.
