@@ -5,9 +5,11 @@ use std::sync::{Arc, OnceLock};
 
 use cart_format::arch::ArchError;
 use cart_format::json::JsonError;
-use cart_format::{ArchSpec, Manifest, ManifestId, SpaceId};
+use cart_format::{ArchSpec, BasisId, Manifest, ManifestId, SpaceId};
 use cart_memory::{ForeignSpace, MemoryConfig, Normalization, UnifiedMemory};
-use cart_nn::{ForwardError, KernelError, KernelLevel, Logits, Model, Run};
+use cart_nn::{
+    ForwardError, KernelError, KernelLevel, KvFormat, KvFormatError, Logits, Model, Run, State,
+};
 use cart_store::{BlobError, Verified};
 use thiserror::Error;
 
@@ -15,8 +17,9 @@ use crate::calibration::{self, CalibrationError};
 use crate::chat::{ChatError, ChatTemplate};
 use crate::memory_cell::MemoryCell;
 use crate::memory_section::{self, MemorySectionError};
+use crate::prefix_cache::{PrefixCache, PrefixCacheReport};
 use crate::tokenizer::{Tokenizer, TokenizerError};
-use crate::{space, weights};
+use crate::{session_section, space, weights};
 
 /// Largest tokenizer document, in bytes.
 const TOKENIZER_BYTES: u64 = 256 << 20;
@@ -32,6 +35,11 @@ pub struct LoadOptions {
     pub context: Option<NonZeroUsize>,
     /// Kernels of the products; the best that the processor has if absent.
     pub kernels: Option<KernelLevel>,
+    /// How sessions store keys and values.
+    pub kv: KvFormat,
+    /// Bytes of read prompts that are kept, so that sessions with the same beginning share it; 0
+    /// keeps none.
+    pub prefix_cache: usize,
     /// Settings of a memory that is yet to be made. A cartridge's own memory keeps its own.
     pub memory: MemoryConfig,
 }
@@ -41,7 +49,14 @@ impl Default for LoadOptions {
         // Sentences come faster than one observation per answer, for which the memory's own default
         // was made.
         let memory = MemoryConfig { stm_slots: 128, ..MemoryConfig::default() };
-        Self { threads: None, context: None, kernels: None, memory }
+        Self {
+            threads: None,
+            context: None,
+            kernels: None,
+            kv: KvFormat::F16,
+            prefix_cache: 0,
+            memory,
+        }
     }
 }
 
@@ -71,6 +86,9 @@ pub enum LoadError {
     /// The processor lacks the kernels asked for.
     #[error(transparent)]
     Kernels(#[from] KernelError),
+    /// Keys and values can't be stored as asked.
+    #[error(transparent)]
+    Kv(#[from] KvFormatError),
     /// The tokenizer can't be used, or belongs to another model.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -121,6 +139,9 @@ struct Core {
     pool: Option<rayon::ThreadPool>,
     tap_layer: usize,
     space: SpaceId,
+    basis: BasisId,
+    empty: State,
+    prefixes: PrefixCache,
     memory_config: MemoryConfig,
     normalization: OnceLock<Normalization>,
 }
@@ -146,6 +167,9 @@ impl Agent {
         let core = Core {
             id: verified.manifest_id(),
             manifest: manifest.clone(),
+            basis: session_section::basis(manifest)?,
+            empty: model.new_state_in(options.kv)?,
+            prefixes: PrefixCache::new(options.prefix_cache),
             model,
             tokenizer,
             template: template.flatten(),
@@ -182,6 +206,25 @@ impl Agent {
     /// The chat template, if the cartridge has one.
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
         self.core.template.as_ref()
+    }
+
+    /// What the numbers of a session's state depend on: weights, architecture and tokenizer.
+    pub fn basis(&self) -> BasisId {
+        self.core.basis
+    }
+
+    /// What is kept of prompts that were read.
+    pub fn prefix_cache(&self) -> PrefixCacheReport {
+        self.core.prefixes.report()
+    }
+
+    /// An empty state, with keys and values in the agent's format.
+    pub(crate) fn new_state(&self) -> State {
+        self.core.empty.clone()
+    }
+
+    pub(crate) fn prefixes(&self) -> &PrefixCache {
+        &self.core.prefixes
     }
 
     /// Positions that a session may use.
