@@ -46,7 +46,7 @@ fn main() {
             let mut best = 0.0_f64;
             for _ in 0..4 {
                 let mut state = state.clone();
-                state.truncate(depth);
+                state.truncate(depth).expect("every layer attends");
                 forward(&model, &mut state, &[42], LogitsFor::Last);
                 let start = Instant::now();
                 for token in 0..STEPS {
