@@ -35,8 +35,9 @@ pub struct LoadOptions {
     pub context: Option<NonZeroUsize>,
     /// Kernels of the products; the best that the processor has if absent.
     pub kernels: Option<KernelLevel>,
-    /// How sessions store keys and values.
-    pub kv: KvFormat,
+    /// How sessions store keys and values. If absent: f16 for quantized weights, whose rounding is
+    /// far coarser; f32 for float weights, so that nothing is rounded that was not before.
+    pub kv: Option<KvFormat>,
     /// Bytes of read prompts that are kept, so that sessions with the same beginning share it; 0
     /// keeps none.
     pub prefix_cache: usize,
@@ -49,14 +50,7 @@ impl Default for LoadOptions {
         // Sentences come faster than one observation per answer, for which the memory's own default
         // was made.
         let memory = MemoryConfig { stm_slots: 128, ..MemoryConfig::default() };
-        Self {
-            threads: None,
-            context: None,
-            kernels: None,
-            kv: KvFormat::F16,
-            prefix_cache: 0,
-            memory,
-        }
+        Self { threads: None, context: None, kernels: None, kv: None, prefix_cache: 0, memory }
     }
 }
 
@@ -168,7 +162,7 @@ impl Agent {
             id: verified.manifest_id(),
             manifest: manifest.clone(),
             basis: session_section::basis(manifest)?,
-            empty: model.new_state_in(options.kv)?,
+            empty: model.new_state_in(options.kv.unwrap_or_else(|| usual_kv(manifest)))?,
             prefixes: PrefixCache::new(options.prefix_cache),
             model,
             tokenizer,
@@ -342,6 +336,12 @@ fn text_parts(
     let (bos, eos) = (text(section.special.bos)?, text(section.special.eos.first().copied())?);
     let template = ChatTemplate::new(source, bos, eos)?;
     Ok(Some((tokenizer, Some(template))))
+}
+
+/// How keys and values are stored where nobody says.
+fn usual_kv(manifest: &Manifest) -> KvFormat {
+    let quantized = manifest.model.tensors.values().any(|tensor| tensor.dtype.is_quantized());
+    if quantized { KvFormat::F16 } else { KvFormat::F32 }
 }
 
 fn context(spec: &ArchSpec, options: &LoadOptions) -> Result<usize, LoadError> {

@@ -34,9 +34,9 @@ pub(crate) struct ChatArgs {
     /// At most so many tokens an answer
     #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
     max_tokens: usize,
-    /// How keys and values are stored: f32, f16 or q8
-    #[arg(long, value_name = "FORMAT", default_value_t = LoadOptions::default().kv)]
-    kv: KvFormat,
+    /// How keys and values are stored: f32, f16 or q8 [default: f16; f32 where the weights are floats]
+    #[arg(long, value_name = "FORMAT")]
+    kv: Option<KvFormat>,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]

@@ -58,9 +58,9 @@ pub(crate) struct RunArgs {
     /// With --save: keep the session, to be continued with --resume
     #[arg(long, requires = "save")]
     with_session: bool,
-    /// How keys and values are stored: f32, f16 or q8
-    #[arg(long, value_name = "FORMAT", default_value_t = LoadOptions::default().kv)]
-    kv: KvFormat,
+    /// How keys and values are stored: f32, f16 or q8 [default: f16; f32 where the weights are floats]
+    #[arg(long, value_name = "FORMAT")]
+    kv: Option<KvFormat>,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
