@@ -182,16 +182,17 @@ impl Cart {
             let manifest = self.blob(commit["manifest"].as_str().unwrap());
             if let Some(manifest) = self.new_document(&manifest) {
                 schemas::check("manifest", &manifest);
-                self.check_memory_state(&manifest);
+                self.check_state("memory", &manifest);
+                self.check_state("session", &manifest);
             }
         }
     }
 
-    fn check_memory_state(&self, manifest: &Value) {
-        if let Some(state) = manifest["memory"]["state"].as_str()
+    fn check_state(&self, section: &str, manifest: &Value) {
+        if let Some(state) = manifest[section]["state"].as_str()
             && let Some(state) = self.new_document(&self.blob(state))
         {
-            schemas::check("memory-state", &state);
+            schemas::check(&format!("{section}-state"), &state);
         }
     }
 

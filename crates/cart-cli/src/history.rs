@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cart_engine::{Agent, LoadOptions};
+use cart_engine::{Agent, LoadOptions, SavedSession, with_memory, with_session};
 use cart_format::{Commit, CommitId, ManifestId, Probe, Recipe};
 use cart_memory::UnifiedMemory;
 use cart_store::{CartFile, Cartridge, ObjectError, RefName, Store, Verified, VerifyOptions};
@@ -29,6 +29,8 @@ pub(crate) struct LoadedFrom {
     pub(crate) name: Option<RefName>,
     /// The commit's golden probes.
     pub(crate) probes: Vec<Probe>,
+    /// What was loaded.
+    pub(crate) verified: Verified,
     /// The file, if it was a `.cart` file.
     file: Option<PathBuf>,
 }
@@ -78,6 +80,15 @@ pub(crate) fn verified(context: &Context, reference: &str) -> Result<Verified, F
 
 /// Opens, verifies and loads.
 pub(crate) fn load(context: &Context, reference: &str) -> Result<(Agent, LoadedFrom), Failure> {
+    load_with(context, reference, &load_options(context))
+}
+
+/// Opens, verifies and loads with these options.
+pub(crate) fn load_with(
+    context: &Context,
+    reference: &str,
+    options: &LoadOptions,
+) -> Result<(Agent, LoadedFrom), Failure> {
     let verified = verified(context, reference)?;
     let cartridge = verified.cartridge();
     let commit = cartridge.commit();
@@ -88,8 +99,9 @@ pub(crate) fn load(context: &Context, reference: &str) -> Result<(Agent, LoadedF
         name: reference.parse().ok(),
         probes: commit.map_or_else(Vec::new, |(_, commit)| commit.probes.clone()),
         file: is_cart_file(path).then(|| path.to_owned()),
+        verified: verified.clone(),
     };
-    let agent = Agent::load(&verified, &load_options(context)).map_err(Failure::refused)?;
+    let agent = Agent::load(&verified, options).map_err(Failure::refused)?;
     Ok((agent, origin))
 }
 
@@ -104,16 +116,26 @@ pub(crate) fn memory_of(cartridge: &Cartridge) -> Result<Option<UnifiedMemory>, 
     cart_engine::read_memory(cartridge).map_err(Failure::refused)
 }
 
-/// Puts the agent's memory into the store, and what it came from as well if that was a file.
+/// Puts the agent's memory and a session, what there is of them, into the store, and what it came
+/// from as well if that was a file.
 pub(crate) fn save_agent(
     store: &Store,
     agent: &Agent,
     origin: &LoadedFrom,
+    session: Option<&SavedSession>,
 ) -> Result<ManifestId, Failure> {
     if let Some(file) = &origin.file {
         store.import_cart(file, &cart_store::Silent).map_err(Failure::refused)?;
     }
-    Ok(agent.save_memory(store).map_err(Failure::refused)?.id)
+    let Some(session) = session else {
+        return Ok(agent.save_memory(store).map_err(Failure::refused)?.id);
+    };
+    let mut manifest = agent.manifest().clone();
+    if let Some(memory) = agent.memory() {
+        manifest = with_memory(&manifest, &memory, store).map_err(Failure::refused)?.0;
+    }
+    let (manifest, _) = with_session(&manifest, session, store).map_err(Failure::refused)?;
+    store.put_manifest(&manifest).map_err(Failure::refused)
 }
 
 /// Makes a commit and moves the name to it. A name that points to the same content already, for a

@@ -5,9 +5,12 @@ use std::sync::{Arc, OnceLock};
 
 use cart_format::arch::ArchError;
 use cart_format::json::JsonError;
-use cart_format::{ArchSpec, Manifest, ManifestId, SpaceId};
+use cart_format::{ArchSpec, BasisId, Manifest, ManifestId, SpaceId};
 use cart_memory::{ForeignSpace, MemoryConfig, Normalization, UnifiedMemory};
-use cart_nn::{ForwardError, KernelError, KernelLevel, Logits, Model, Run, Threads};
+use cart_nn::{
+    ForwardError, KernelError, KernelLevel, KvFormat, KvFormatError, Logits, Model, Run, State,
+    Threads,
+};
 use cart_store::{BlobError, Verified};
 use thiserror::Error;
 
@@ -15,8 +18,9 @@ use crate::calibration::{self, CalibrationError};
 use crate::chat::{ChatError, ChatTemplate};
 use crate::memory_cell::MemoryCell;
 use crate::memory_section::{self, MemorySectionError};
+use crate::prefix_cache::{PrefixCache, PrefixCacheReport};
 use crate::tokenizer::{Tokenizer, TokenizerError};
-use crate::{space, weights};
+use crate::{session_section, space, weights};
 
 /// Largest tokenizer document, in bytes.
 const TOKENIZER_BYTES: u64 = 256 << 20;
@@ -32,6 +36,12 @@ pub struct LoadOptions {
     pub context: Option<NonZeroUsize>,
     /// Kernels of the products; the best that the processor has if absent.
     pub kernels: Option<KernelLevel>,
+    /// How sessions store keys and values. If absent: f16 for quantized weights, whose rounding is
+    /// far coarser; f32 for float weights, so that nothing is rounded that was not before.
+    pub kv: Option<KvFormat>,
+    /// Bytes of read prompts that are kept, so that sessions with the same beginning share it; 0
+    /// keeps none.
+    pub prefix_cache: usize,
     /// Settings of a memory that is yet to be made. A cartridge's own memory keeps its own.
     pub memory: MemoryConfig,
 }
@@ -41,7 +51,7 @@ impl Default for LoadOptions {
         // Sentences come faster than one observation per answer, for which the memory's own default
         // was made.
         let memory = MemoryConfig { stm_slots: 128, ..MemoryConfig::default() };
-        Self { threads: None, context: None, kernels: None, memory }
+        Self { threads: None, context: None, kernels: None, kv: None, prefix_cache: 0, memory }
     }
 }
 
@@ -71,6 +81,9 @@ pub enum LoadError {
     /// The processor lacks the kernels asked for.
     #[error(transparent)]
     Kernels(#[from] KernelError),
+    /// Keys and values can't be stored as asked.
+    #[error(transparent)]
+    Kv(#[from] KvFormatError),
     /// The tokenizer can't be used, or belongs to another model.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -120,6 +133,9 @@ struct Core {
     context: usize,
     tap_layer: usize,
     space: SpaceId,
+    basis: BasisId,
+    empty: State,
+    prefixes: PrefixCache,
     memory_config: MemoryConfig,
     normalization: OnceLock<Normalization>,
 }
@@ -137,12 +153,18 @@ impl Agent {
         let space = space::space(manifest, &spec)?;
         let memory = memory_section::restore(verified, space)?;
         // The tokenizer's document is parsed by one thread; the others read the weights meanwhile.
-        let (text, model) =
-            rayon::join(|| text_parts(verified, &spec), || model(verified, &spec, options));
+        let (text, model) = std::thread::scope(|scope| {
+            let text = scope.spawn(|| text_parts(verified, &spec));
+            let model = model(verified, &spec, options);
+            (text.join().expect("reading a tokenizer does not panic"), model)
+        });
         let ((tokenizer, template), model) = (text?.unzip(), model?);
         let core = Core {
             id: verified.manifest_id(),
             manifest: manifest.clone(),
+            basis: session_section::basis(manifest)?,
+            empty: model.new_state_in(options.kv.unwrap_or_else(|| usual_kv(manifest)))?,
+            prefixes: PrefixCache::new(options.prefix_cache),
             model,
             tokenizer,
             template: template.flatten(),
@@ -178,6 +200,25 @@ impl Agent {
     /// The chat template, if the cartridge has one.
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
         self.core.template.as_ref()
+    }
+
+    /// What the numbers of a session's state depend on: weights, architecture and tokenizer.
+    pub fn basis(&self) -> BasisId {
+        self.core.basis
+    }
+
+    /// What is kept of prompts that were read.
+    pub fn prefix_cache(&self) -> PrefixCacheReport {
+        self.core.prefixes.report()
+    }
+
+    /// An empty state, with keys and values in the agent's format.
+    pub(crate) fn new_state(&self) -> State {
+        self.core.empty.clone()
+    }
+
+    pub(crate) fn prefixes(&self) -> &PrefixCache {
+        &self.core.prefixes
     }
 
     /// Positions that a session may use.
@@ -270,11 +311,7 @@ impl Agent {
 }
 
 /// The model, once its weights were seen to be numbers.
-fn model(
-    verified: &Verified,
-    spec: &ArchSpec,
-    options: &LoadOptions,
-) -> Result<Model, LoadError> {
+fn model(verified: &Verified, spec: &ArchSpec, options: &LoadOptions) -> Result<Model, LoadError> {
     verified.cartridge().check_finite()?;
     let model = Model::load_on(&threads(options)?, spec, &weights::weights(verified)?)?;
     Ok(match options.kernels {
@@ -301,6 +338,12 @@ fn text_parts(
     let (bos, eos) = (text(section.special.bos)?, text(section.special.eos.first().copied())?);
     let template = ChatTemplate::new(source, bos, eos)?;
     Ok(Some((tokenizer, Some(template))))
+}
+
+/// How keys and values are stored where nobody says.
+fn usual_kv(manifest: &Manifest) -> KvFormat {
+    let quantized = manifest.model.tensors.values().any(|tensor| tensor.dtype.is_quantized());
+    if quantized { KvFormat::F16 } else { KvFormat::F32 }
 }
 
 fn context(spec: &ArchSpec, options: &LoadOptions) -> Result<usize, LoadError> {

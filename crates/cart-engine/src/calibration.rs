@@ -62,7 +62,7 @@ pub(crate) fn normalization(agent: &Agent) -> Result<Normalization, CalibrationE
     };
     tokens.truncate(MOST_TOKENS.min(agent.context_length()));
     let mut tap = HiddenTap::new(agent.tap_layer());
-    let mut state = agent.model().new_state();
+    let mut state = agent.new_state();
     agent.forward(&mut [Run {
         state: &mut state,
         tokens: &tokens,

@@ -45,11 +45,13 @@ mod memory_loop;
 mod memory_section;
 mod options;
 mod perplexity;
+mod prefix_cache;
 mod probe;
 mod prompt_text;
 pub mod runtime;
 mod sampling;
 mod session;
+mod session_section;
 mod space;
 mod stop;
 pub mod swap;
@@ -59,6 +61,7 @@ mod weights;
 
 pub use agent::{Agent, LoadError, LoadOptions};
 pub use calibration::CalibrationError;
+pub use cart_nn::{KvFormat, UnknownKvFormat};
 pub use chat::{ChatError, ChatTemplate, Ending, Rendered};
 pub use event::{FinishReason, GenerateEvent, Generation, MemoryUse, SlotRead, StepEvent, Timings};
 pub use memory_loop::MemoryLoopError;
@@ -70,12 +73,16 @@ pub use options::{
     MemoryOptions, Message, OptionsError, PrefixOptions, Prompt,
 };
 pub use perplexity::{PerplexityError, PerplexityReport, perplexity};
+pub use prefix_cache::PrefixCacheReport;
 pub use probe::{
     FiniteError, FiniteReport, ProbeError, ProbeFailure, ProbeOutcome, TOLERANCE, check_probe,
     finite_check, record_probe,
 };
 pub use sampling::{SamplingError, SamplingOptions};
 pub use session::{GenerateError, PREFILL_CHUNK, Session, StartError, StepError, step_many};
+pub use session_section::{
+    ResumeError, SaveSessionError, SavedSession, with_session, without_session,
+};
 pub use text_stream::TextStream;
 pub use tokenizer::{ParseSpecial, ShowSpecial, Tokenizer, TokenizerError};
 

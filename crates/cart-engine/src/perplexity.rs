@@ -105,7 +105,7 @@ pub fn perplexity(
 /// −ln p of each token after the middle of a chunk.
 fn score(agent: &Agent, tokens: &[u32], at: usize) -> Result<Vec<f64>, PerplexityError> {
     let (first, second) = tokens.split_at(tokens.len() / 2);
-    let mut state = agent.model().new_state();
+    let mut state = agent.new_state();
     agent.forward(&mut [Run {
         state: &mut state,
         tokens: first,

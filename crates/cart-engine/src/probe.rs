@@ -253,7 +253,7 @@ fn walk(
     if tokens.is_empty() {
         return Err(ProbeError::EmptyPrompt);
     }
-    let mut state = agent.model().new_state();
+    let mut state = agent.new_state();
     let mut tokens = tokens.to_vec();
     for step in 0.. {
         let run = Run { state: &mut state, tokens: &tokens, logits: LogitsFor::Last, taps: None };

@@ -27,7 +27,12 @@ pub(crate) struct PromptText {
     pub(crate) answer: &'static str,
     /// Whether the answer goes on with the prompt's last sentence.
     pub(crate) continues: bool,
+    /// Where reading is cut first: after what other conversations are likely to begin with too.
+    pub(crate) cut: usize,
 }
+
+/// Shorter beginnings are not worth a cut.
+const LEAST_CUT: usize = 32;
 
 impl PromptText {
     /// # Errors
@@ -57,7 +62,7 @@ impl PromptText {
 
     fn plain(tokens: Vec<u32>) -> Self {
         let told = vec![Told { tokens: 0..tokens.len(), source: "prompt" }];
-        Self { query: tokens.clone(), told, answer: "answer", continues: true, tokens }
+        Self { query: tokens.clone(), told, answer: "answer", continues: true, cut: 0, tokens }
     }
 
     fn chat(
@@ -77,14 +82,36 @@ impl PromptText {
         let told = told(&text, &tokens, messages, said);
         let last = messages.iter().rev().find(|message| message.role == "user");
         let query = last.or(messages.last()).ok_or(ChatError::Empty)?.content.trim();
+        let tokens: Vec<u32> = tokens.into_iter().map(|(token, _)| token).collect();
         Ok(Self {
-            tokens: tokens.into_iter().map(|(token, _)| token).collect(),
+            cut: after_system(agent, &tokens, messages, options).unwrap_or(0),
+            tokens,
             query: tokenizer.encode(query, ParseSpecial::No)?,
             told,
             answer: "assistant",
             continues: false,
         })
     }
+}
+
+/// Where the tokens of the system message end; none where there is no such message, or a short one,
+/// or the template does not take it alone.
+fn after_system(
+    agent: &Agent,
+    tokens: &[u32],
+    messages: &[Message],
+    options: &GenerateOptions,
+) -> Option<usize> {
+    let (tokenizer, template) = (agent.tokenizer()?, agent.chat_template()?);
+    let first = messages.split_first()?.0;
+    if first.role != "system" {
+        return None;
+    }
+    let alone = std::slice::from_ref(first);
+    let rendered = template.render_for(tokenizer, alone, Ending::Closed, options.now).ok()?;
+    let system = tokenizer.encode_except(&rendered.text, &rendered.literal).ok()?;
+    let same = system.iter().zip(tokens).take_while(|((a, _), b)| a == *b).count();
+    (same >= LEAST_CUT && same < tokens.len()).then_some(same)
 }
 
 pub(crate) fn tokenizer(agent: &Agent) -> Result<&Tokenizer, StartError> {

@@ -2,6 +2,7 @@
 
 mod batch;
 mod output;
+mod resume;
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use crate::memory_loop::{MemoryLoop, MemoryLoopError};
 use crate::options::{GenerateOptions, OptionsError, Prompt};
 use crate::prompt_text::PromptText;
 use crate::sampling;
+use crate::session_section::ResumeError;
 use crate::tokenizer::{ParseSpecial, ShowSpecial, TokenizerError};
 pub use batch::{PREFILL_CHUNK, step_many};
 use output::Output;
@@ -67,6 +69,14 @@ pub enum StartError {
     /// Memory could not take part.
     #[error(transparent)]
     Memory(#[from] MemoryLoopError),
+    /// The saved session can't be continued.
+    #[error(transparent)]
+    Resume(#[from] ResumeError),
+    /// A saved session has the memory in it that it had.
+    #[error(
+        "memory can't take part in a session that is continued: what it recalled is in the saved state; leave --memory out, or begin anew"
+    )]
+    ResumeWithMemory,
 }
 
 /// Why a step failed. The session is as it was, unless the error says otherwise.
@@ -115,6 +125,8 @@ pub struct Session {
     tokens: Vec<u32>,
     /// How many of `tokens` were read into the state.
     read: usize,
+    /// Where the prompt is cut first; from there on, at every [`PREFILL_CHUNK`].
+    cut: usize,
     state: State,
     /// The same without a prefix, for comparison.
     bare: Option<State>,
@@ -122,6 +134,8 @@ pub struct Session {
     output: Output,
     finished: Option<FinishReason>,
     memory: Option<MemoryLoop>,
+    /// Logits of the last token, if all were read and none was chosen.
+    ready: Option<Vec<f32>>,
     prefill: Duration,
     decode: Duration,
 }
@@ -150,24 +164,28 @@ impl Session {
         if found >= context {
             return Err(StartError::PromptTooLong { found, context });
         }
-        let mut state = agent.model().new_state();
+        let mut state = agent.new_state();
         let memory = MemoryLoop::start(agent, &text, &options.memory, &mut state)?;
         let compare = options.memory.compare && memory.as_ref().is_some_and(MemoryLoop::has_prefix);
-        Ok(Self {
+        let mut session = Self {
             options: options.clone(),
             prompt: text.tokens.clone(),
             generated: Vec::new(),
             tokens: text.tokens,
             read: 0,
+            cut: text.cut,
             state,
-            bare: compare.then(|| agent.model().new_state()),
+            bare: compare.then(|| agent.new_state()),
             query: text.query,
             output: Output::new(options.stop.clone()),
             finished: None,
             memory,
+            ready: None,
             prefill: Duration::ZERO,
             decode: Duration::ZERO,
-        })
+        };
+        session.reuse(agent);
+        Ok(session)
     }
 
     /// Reads the next part of the prompt, or generates a token.
@@ -230,16 +248,23 @@ impl Session {
         if found >= context {
             return Err(StartError::PromptTooLong { found, context });
         }
-        let text =
-            PromptText { tokens, query, told: Vec::new(), answer: "answer", continues: false };
-        let mut state = to.model().new_state();
+        let text = PromptText {
+            tokens,
+            query,
+            told: Vec::new(),
+            answer: "answer",
+            continues: false,
+            cut: 0,
+        };
+        let mut state = to.new_state();
         let memory = MemoryLoop::start(to, &text, &self.options.memory, &mut state)?;
         let output = self.output.resumed(to, &text.tokens)?;
         let compare =
             self.options.memory.compare && memory.as_ref().is_some_and(MemoryLoop::has_prefix);
-        self.bare = compare.then(|| to.model().new_state());
+        self.bare = compare.then(|| to.new_state());
         (self.state, self.memory, self.output) = (state, memory, output);
         (self.tokens, self.query, self.read) = (text.tokens, text.query, 0);
+        (self.cut, self.ready) = (0, None);
         Ok(())
     }
 
@@ -265,10 +290,10 @@ impl Session {
         })
     }
 
-    /// What is read next, at most `most` tokens of the prompt.
-    fn reading(&self, most: usize) -> Reading {
+    /// What is read next.
+    fn reading(&self) -> Reading {
         let left = self.tokens.len() - self.read;
-        let tokens = left.min(most);
+        let tokens = left.min(self.next_cut() - self.read);
         let ends_prompt = tokens == left;
         let told = self.memory.as_ref().is_some_and(MemoryLoop::wants_prompt_logits);
         let logits = match (told && left > 1, ends_prompt) {
@@ -277,6 +302,41 @@ impl Session {
             (false, false) => LogitsFor::None,
         };
         Reading { tokens, logits, ends_prompt }
+    }
+
+    /// Where the tokens are cut next. It follows from the prompt alone, never from the sessions
+    /// beside, so that sums are always taken in the same order.
+    fn next_cut(&self) -> usize {
+        next_cut(self.cut, self.read)
+    }
+
+    /// Whether the state depends on the tokens alone.
+    fn is_plain(&self) -> bool {
+        self.memory.is_none() && self.bare.is_none()
+    }
+
+    /// Begins with what another session has read of the same prompt, if that is kept.
+    fn reuse(&mut self, agent: &Agent) {
+        if !self.is_plain() {
+            return;
+        }
+        let cuts = std::iter::successors(Some(next_cut(self.cut, 0)), |at| {
+            (*at < self.tokens.len()).then(|| next_cut(self.cut, *at))
+        });
+        let cuts: Vec<usize> = cuts.collect();
+        if let Some((state, read)) = agent.prefixes().find(&self.tokens, self.cut, &cuts) {
+            (self.state, self.read) = (state, read);
+        }
+    }
+
+    /// Keeps the state for other sessions, where the prompt was cut.
+    ///
+    /// * `first`: tokens that were read before the last step
+    fn leave(&self, agent: &Agent, first: usize) {
+        let cut = self.read == next_cut(self.cut, first) && self.read < self.prompt.len();
+        if cut && self.is_plain() && self.generated.is_empty() {
+            agent.prefixes().keep(&self.tokens[..self.read], self.cut, first, &self.state);
+        }
     }
 
     /// The session's part of a batch: one run, and one for the bare model if it runs beside.
@@ -304,6 +364,7 @@ impl Session {
     ) -> Result<StepEvent, StepError> {
         let first = self.read;
         self.read += reading.tokens;
+        self.leave(agent, first);
         if first < self.prompt.len() && self.generated.is_empty() {
             self.prefill += took;
         } else {
@@ -324,12 +385,26 @@ impl Session {
         } else {
             self.tell(agent, first, reading, &logits[0], None)?;
             if reading.ends_prompt {
+                self.ready = logits[0].last().map(<[f32]>::to_vec);
                 self.finished = Some(FinishReason::Length);
             }
             StepEvent::Prefilled { done: self.read, total: self.tokens.len() }
         };
         self.decode += began.elapsed();
         Ok(event)
+    }
+
+    /// Generates a token from logits that were saved, if there are any.
+    fn go_on(&mut self, agent: &Agent) -> Option<Result<StepEvent, StepError>> {
+        let row = self.ready.take_if(|_| self.finished.is_none())?;
+        if !distribution::all_finite(&row) {
+            return Some(Err(StepError::NotFinite { position: self.read }));
+        }
+        let chosen = self.choose(agent, &row, None);
+        Some(chosen.map(|(token, event)| {
+            self.tokens.push(token);
+            StepEvent::Generated(event)
+        }))
     }
 
     /// Chooses the next token from the logits of the last one.
@@ -436,6 +511,12 @@ impl Agent {
         }
         Ok(session.finish(self)?)
     }
+}
+
+/// Where a prompt that is cut at `cut` first is cut after `read`.
+fn next_cut(cut: usize, read: usize) -> usize {
+    let whole = |from: usize| from + ((read - from) / PREFILL_CHUNK + 1) * PREFILL_CHUNK;
+    if read < cut { whole(0).min(cut) } else { whole(cut) }
 }
 
 /// Tokens of one agent as tokens of another: themselves where both have the same tokenizer, else

@@ -113,6 +113,12 @@ id_type! {
     SpaceId
 }
 
+id_type! {
+    /// Names what the numbers of a session's state depend on (spec 35 §2). A state of another basis
+    /// can't be continued.
+    BasisId
+}
+
 impl From<ManifestId> for BlobId {
     /// A manifest is stored as the blob of its canonical bytes.
     fn from(id: ManifestId) -> Self {

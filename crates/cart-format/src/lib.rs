@@ -24,12 +24,13 @@ mod sha256;
 
 pub use arch::ArchSpec;
 pub use commit::{Commit, CommitError, Probe, ProbeStep, Recipe, TokenLogprob};
-pub use digest::{BlobId, CommitId, IdError, ManifestId, SegmentId, SpaceId};
+pub use digest::{BasisId, BlobId, CommitId, IdError, ManifestId, SegmentId, SpaceId};
 pub use dtype::{DType, DTypeError};
 pub use finite::first_not_finite;
 pub use manifest::{
     BlobEntry, BlockedTensor, FORMAT_VERSION, Manifest, ManifestError, MemorySection, ModelSection,
-    Origin, OriginFile, OriginKind, Piece, SpecialTokens, TensorEntry, TokenizerSection, Version,
+    Origin, OriginFile, OriginKind, Piece, SESSION_VERSION, SessionSection, SpecialTokens,
+    TensorEntry, TokenizerSection, Version,
 };
 pub use names::{NameError, TensorName};
 pub use sha256::Hasher;

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::digest::{BlobId, ManifestId, SegmentId, SpaceId};
+use crate::digest::{BasisId, BlobId, ManifestId, SegmentId, SpaceId};
 use crate::dtype::DType;
 use crate::json;
 use crate::limits::MANIFEST_BYTES;
@@ -19,8 +19,11 @@ use crate::names::TensorName;
 pub use error::ManifestError;
 pub use version::Version;
 
-/// The version that this crate writes.
+/// The version that this crate writes, where a manifest needs no later one.
 pub const FORMAT_VERSION: Version = Version { major: 1, minor: 0 };
+
+/// The version from which a manifest may have a session, and the last that this crate knows whole.
+pub const SESSION_VERSION: Version = Version { major: 1, minor: 1 };
 
 /// The content of a cartridge. Its canonical bytes' SHA-256 is the cartridge's id.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,6 +41,9 @@ pub struct Manifest {
     /// The memory, if the cartridge has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemorySection>,
+    /// A session that was saved to be continued. The version is at least [`SESSION_VERSION`] then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionSection>,
     /// The files that the cartridge was imported from, for exact export.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
@@ -129,6 +135,24 @@ pub struct MemorySection {
     pub extra: BTreeMap<String, Value>,
 }
 
+/// A session that was saved to be continued (spec 35).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SessionSection {
+    /// What the numbers depend on. A state of another basis is refused.
+    pub basis: BasisId,
+    /// Positions that were read, remembered spans before the text included.
+    pub positions: u64,
+    /// Element type of keys and values.
+    pub kv: DType,
+    /// A canonical JSON document: the token ids, and how many of them were read.
+    pub state: BlobId,
+    /// What the layers keep, in row blocks, and the logits of the last token if all were read.
+    pub tensors: BTreeMap<TensorName, BlockedTensor>,
+    /// Fields of later minor versions, kept as they are.
+    #[serde(flatten)]
+    pub extra: BTreeMap<String, Value>,
+}
+
 /// A tensor cut into blocks of rows, so that a new row rewrites one block.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockedTensor {
@@ -205,6 +229,7 @@ impl Manifest {
             model: ModelSection::default(),
             tokenizer: None,
             memory: None,
+            session: None,
             origin: None,
             metadata: BTreeMap::new(),
             blobs: BTreeMap::new(),
@@ -259,12 +284,11 @@ impl Manifest {
         }
         if let Some(memory) = &self.memory {
             uses.push(("memory state".to_owned(), memory.state));
-            for (name, tensor) in &memory.tensors {
-                let blocks = tensor.blocks.iter().enumerate();
-                uses.extend(
-                    blocks.map(|(at, blob)| (format!("memory tensor `{name}` block {at}"), *blob)),
-                );
-            }
+            uses.extend(block_uses("memory", &memory.tensors));
+        }
+        if let Some(session) = &self.session {
+            uses.push(("session state".to_owned(), session.state));
+            uses.extend(block_uses("session", &session.tensors));
         }
         for file in self.origin.iter().flat_map(|origin| &origin.files) {
             for piece in &file.pieces {
@@ -275,6 +299,17 @@ impl Manifest {
         }
         uses
     }
+}
+
+/// Every block of a section's tensors, with a description for people.
+fn block_uses<'a>(
+    section: &'a str,
+    tensors: &'a BTreeMap<TensorName, BlockedTensor>,
+) -> impl Iterator<Item = (String, BlobId)> + 'a {
+    tensors.iter().flat_map(move |(name, tensor)| {
+        let blocks = tensor.blocks.iter().enumerate();
+        blocks.map(move |(at, blob)| (format!("{section} tensor `{name}` block {at}"), *blob))
+    })
 }
 
 impl Default for Manifest {
@@ -344,6 +379,35 @@ mod tests {
         manifest.model.extra.insert("sparsity".into(), json!("2:4"));
         let bytes = manifest.to_bytes().unwrap();
         assert_eq!(Manifest::from_bytes(&bytes).unwrap().to_bytes().unwrap(), bytes);
+    }
+
+    #[test]
+    fn a_session_needs_its_version_and_all_its_rows() {
+        let with = |version: Version, rows: u64| {
+            let mut manifest = sample();
+            let memory = manifest.memory.clone().unwrap();
+            manifest.cart = version;
+            let mut session = SessionSection {
+                basis: BasisId::of(b"basis"),
+                positions: 3,
+                kv: DType::F32,
+                state: memory.state,
+                tensors: memory.tensors,
+                extra: BTreeMap::new(),
+            };
+            session.tensors.values_mut().for_each(|tensor| tensor.shape[0] = rows);
+            manifest.session = Some(session);
+            Manifest::from_bytes(&manifest.to_bytes().unwrap())
+        };
+        let later = Version { major: 1, minor: 2 };
+        for version in [SESSION_VERSION, later] {
+            let read = with(version, 3).unwrap();
+            assert!(read.uses().iter().any(|(what, _)| what == "session state"));
+        }
+        let early = with(FORMAT_VERSION, 3).unwrap_err();
+        assert!(matches!(early, ManifestError::SectionVersion { section: "session", .. }));
+        assert!(matches!(with(SESSION_VERSION, 7).unwrap_err(), ManifestError::Blocks { .. }));
+        assert!(matches!(with(SESSION_VERSION, 4).unwrap_err(), ManifestError::Size { .. }));
     }
 
     #[test]

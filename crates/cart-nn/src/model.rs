@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::bytes::WeightSource;
 use crate::kernel::{KernelError, KernelLevel, Kernels};
+use crate::kv::{KvFormat, KvFormatError};
 use crate::matrix::{Linear, Matrix};
 use crate::model::binding::Binder;
 pub(crate) use crate::model::layer::{DenseMlp, Layer, Mixer, MixerLayer, Mlp, MlpLayer};
@@ -187,9 +188,24 @@ impl Model {
         self.kernels.level()
     }
 
-    /// An empty state.
+    /// An empty state, with keys and values as they are computed.
     pub fn new_state(&self) -> State {
-        State::new(self.layer_shapes())
+        State::new(self.layer_shapes(), KvFormat::F32)
+    }
+
+    /// An empty state, with keys and values in `format`.
+    ///
+    /// # Errors
+    /// The format does not suit the heads of a layer.
+    pub fn new_state_in(&self, format: KvFormat) -> Result<State, KvFormatError> {
+        for (layer, shape) in self.layer_shapes().enumerate() {
+            if let LayerShape::Attention { head_dim, .. } = shape
+                && !head_dim.is_multiple_of(format.group())
+            {
+                return Err(KvFormatError { layer, head_dim });
+            }
+        }
+        Ok(State::new(self.layer_shapes(), format))
     }
 
     /// The threads that compute.

@@ -74,6 +74,38 @@ impl RecurrentState {
         }
     }
 
+    /// The channels' numbers, `[heads, head_dim, state_size]`.
+    pub(crate) fn in_order(&self) -> Vec<f32> {
+        let size = self.shape.state_size;
+        let mut numbers = vec![0.0; self.shape.heads * self.shape.head_dim * size];
+        self.each_number(|at, stored| numbers[at] = self.channels[stored]);
+        numbers
+    }
+
+    /// The state with these inputs of the convolution and these channels' numbers.
+    ///
+    /// * `window`: `[conv_past, conv_width]`, `numbers`: `[heads, head_dim, state_size]`
+    pub(crate) fn from_order(shape: RecurrentShape, window: Vec<f32>, numbers: &[f32]) -> Self {
+        let mut state = Self { window, ..Self::new(shape) };
+        let mut channels = std::mem::take(&mut state.channels);
+        state.each_number(|at, stored| channels[stored] = numbers[at]);
+        state.channels = channels;
+        state
+    }
+
+    /// Shows where each number is: in order, and as stored.
+    fn each_number(&self, mut see: impl FnMut(usize, usize)) {
+        let size = self.shape.state_size;
+        for block in 0..self.shape.blocks() {
+            let (_head, channels) = self.shape.channels(block);
+            for (lane, channel) in channels.enumerate() {
+                for number in 0..size {
+                    see(channel * size + number, (block * size + number) * LANES + lane);
+                }
+            }
+        }
+    }
+
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
         self.window.fill(0.0);

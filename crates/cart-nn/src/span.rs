@@ -1,6 +1,7 @@
 //! Spans of text as keys and values that can be put at any position.
 
 use crate::forward::{ForwardError, LogitsFor, Run};
+use crate::kv::Recording;
 use crate::model::Model;
 use crate::state::{LayerCache, LayerShape, OtherLayers, State};
 
@@ -15,7 +16,7 @@ pub struct SpanKv {
 #[derive(Clone, Debug, PartialEq)]
 enum LayerSpan {
     /// Keys before rotation and values, `[len, kv_heads, head_dim]`.
-    Attention { keys: Vec<f32>, values: Vec<f32> },
+    Attention { shape: LayerShape, keys: Vec<f32>, values: Vec<f32> },
     /// Nothing, in a layer without a mixer.
     Nothing,
 }
@@ -33,9 +34,7 @@ impl SpanKv {
 
     fn shapes(&self) -> impl ExactSizeIterator<Item = LayerShape> {
         self.layers.iter().map(|layer| match layer {
-            LayerSpan::Attention { keys, .. } => {
-                LayerShape::Attention { key_width: keys.len() / self.len }
-            }
+            LayerSpan::Attention { shape, .. } => *shape,
             LayerSpan::Nothing => LayerShape::Nothing,
         })
     }
@@ -69,19 +68,21 @@ impl Model {
         let mut state = self.new_state();
         for layer in &mut state.layers {
             if let LayerCache::Attention(cache) = layer {
-                cache.unrotated = Some(Vec::new());
+                cache.recording = Some(Recording::default());
             }
         }
         let all = [sink, tokens].concat();
         let run = Run { state: &mut state, tokens: &all, logits: LogitsFor::None, taps: None };
         self.forward(&mut [run])?;
-        let layers = state.layers.into_iter().map(|layer| match layer {
+        let shapes = self.layer_shapes();
+        let layers = state.layers.into_iter().zip(shapes).map(|(layer, shape)| match layer {
             LayerCache::Attention(cache) => {
-                let start = sink.len() * cache.width;
-                let keys = cache.unrotated.unwrap_or_default();
+                let start = sink.len() * cache.shape().width();
+                let Recording { keys, values } = cache.recording.unwrap_or_default();
                 LayerSpan::Attention {
+                    shape,
                     keys: keys[start..].to_vec(),
-                    values: cache.values[start..].to_vec(),
+                    values: values[start..].to_vec(),
                 }
             }
             LayerCache::Recurrent(_) | LayerCache::Nothing => LayerSpan::Nothing,
@@ -111,21 +112,21 @@ impl Model {
         let tables: Vec<_> = self.ropes.iter().map(|rope| rope.table(positions.clone())).collect();
         let layers = state.layers.iter_mut().zip(&span.layers).zip(&self.layers);
         for ((cache, span), layer) in layers {
-            let (LayerCache::Attention(cache), LayerSpan::Attention { keys, values }) =
+            let (LayerCache::Attention(cache), LayerSpan::Attention { keys, values, .. }) =
                 (cache, span)
             else {
                 continue;
             };
-            let start = cache.keys.len();
-            cache.keys.extend_from_slice(keys);
-            cache.values.extend_from_slice(values);
-            if let Some(unrotated) = &mut cache.unrotated {
-                unrotated.extend_from_slice(keys);
-            }
             let Some(attention) = layer.attention() else { continue };
-            let Some(rope) = attention.rope else { continue };
-            for (index, keys) in cache.keys[start..].chunks_exact_mut(cache.width).enumerate() {
-                tables[rope].rotate(index, keys, attention.head_dim);
+            let mut rotated = keys.clone();
+            if let Some(rope) = attention.rope {
+                let rows = rotated.chunks_exact_mut(attention.key_width()).enumerate();
+                rows.for_each(|(at, row)| tables[rope].rotate(at, row, attention.head_dim));
+            }
+            cache.append(&rotated, values);
+            if let Some(recording) = &mut cache.recording {
+                recording.keys.extend_from_slice(keys);
+                recording.values.extend_from_slice(values);
             }
         }
         state.advance(span.len, bias);

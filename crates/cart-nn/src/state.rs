@@ -4,7 +4,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-use crate::kv::KvCache;
+use crate::kv::{KvCache, KvFormat, KvShape};
 use crate::recurrent::{RecurrentShape, RecurrentState};
 
 /// What the layers keep of every position so far: a value. Clone it to fork a session, truncate it
@@ -53,8 +53,10 @@ pub(crate) enum LayerCache {
 pub enum LayerShape {
     /// Keys and values of each position.
     Attention {
-        /// Numbers in the key of a position, and in its value: `kv_heads · head_dim`.
-        key_width: usize,
+        /// Heads of keys, and of values.
+        kv_heads: usize,
+        /// Numbers in a head.
+        head_dim: usize,
     },
     /// A state of fixed size.
     Recurrent(RecurrentShape),
@@ -65,7 +67,9 @@ pub enum LayerShape {
 impl fmt::Display for LayerShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Attention { key_width } => write!(f, "keys and values of width {key_width}"),
+            Self::Attention { kv_heads, head_dim } => {
+                write!(f, "keys and values of {kv_heads} × {head_dim}")
+            }
             Self::Recurrent(shape) => write!(f, "a state of {shape}"),
             Self::Nothing => f.write_str("nothing"),
         }
@@ -122,9 +126,11 @@ impl fmt::Display for OtherLayers {
 }
 
 impl LayerCache {
-    fn new(shape: LayerShape) -> Self {
+    fn new(shape: LayerShape, format: KvFormat) -> Self {
         match shape {
-            LayerShape::Attention { key_width } => Self::Attention(KvCache::new(key_width)),
+            LayerShape::Attention { kv_heads, head_dim } => {
+                Self::Attention(KvCache::new(KvShape { kv_heads, head_dim, format }))
+            }
             LayerShape::Recurrent(shape) => Self::Recurrent(RecurrentState::new(shape)),
             LayerShape::Nothing => Self::Nothing,
         }
@@ -132,7 +138,10 @@ impl LayerCache {
 
     fn shape(&self) -> LayerShape {
         match self {
-            Self::Attention(cache) => LayerShape::Attention { key_width: cache.width },
+            Self::Attention(cache) => {
+                let KvShape { kv_heads, head_dim, .. } = cache.shape();
+                LayerShape::Attention { kv_heads, head_dim }
+            }
             Self::Recurrent(state) => LayerShape::Recurrent(state.shape),
             Self::Nothing => LayerShape::Nothing,
         }
@@ -147,6 +156,13 @@ impl LayerCache {
         }
     }
 
+    fn bytes_beyond(&self, other: &Self) -> usize {
+        match (self, other) {
+            (Self::Attention(own), Self::Attention(other)) => own.bytes_beyond(other),
+            (own, _) => own.bytes(),
+        }
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Self::Attention(cache) => cache.bytes(),
@@ -157,9 +173,10 @@ impl LayerCache {
 }
 
 impl State {
-    /// An empty state for layers that keep this.
-    pub(crate) fn new(shapes: impl Iterator<Item = LayerShape>) -> Self {
-        Self { len: 0, layers: shapes.map(LayerCache::new).collect(), bias: None, lost: false }
+    /// An empty state for layers that keep this, keys and values in `format`.
+    pub(crate) fn new(shapes: impl Iterator<Item = LayerShape>, format: KvFormat) -> Self {
+        let layers = shapes.map(|shape| LayerCache::new(shape, format)).collect();
+        Self { len: 0, layers, bias: None, lost: false }
     }
 
     /// Positions in the state.
@@ -201,6 +218,12 @@ impl State {
     /// Bytes that it takes.
     pub fn bytes(&self) -> usize {
         self.layers.iter().map(LayerCache::bytes).sum()
+    }
+
+    /// Bytes that it takes and `other` does not: clones share what neither has written since.
+    pub fn bytes_beyond(&self, other: &Self) -> usize {
+        let pairs = self.layers.iter().zip(&other.layers);
+        pairs.map(|(own, other)| own.bytes_beyond(other)).sum()
     }
 
     /// Counts `new` positions whose keys and values were appended, with this bias.

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
-use cart_engine::{GenerateEvent, Message, Prompt};
+use cart_engine::{GenerateEvent, KvFormat, LoadOptions, Message, Prompt};
 use cart_store::RefName;
 use clap::Args;
 
@@ -11,6 +11,9 @@ use crate::failure::Failure;
 use crate::history;
 use crate::report;
 use crate::sampling::{MemoryArgs, SamplingArgs};
+
+/// Bytes of the conversation's keys and values that are kept from one answer to the next.
+const CACHE: usize = 512 << 20;
 
 /// Talk with an agent in the terminal.
 ///
@@ -31,6 +34,9 @@ pub(crate) struct ChatArgs {
     /// At most so many tokens an answer
     #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
     max_tokens: usize,
+    /// How keys and values are stored: f32, f16 or q8 [default: f16; f32 where the weights are floats]
+    #[arg(long, value_name = "FORMAT")]
+    kv: Option<KvFormat>,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
@@ -53,7 +59,8 @@ enum Turn {
 pub(crate) fn run(context: &Context, args: &ChatArgs) -> Result<(), Failure> {
     let options = args.sampling.options(args.max_tokens, args.memory.options());
     options.check().map_err(|error| Failure::arguments(error.to_string()))?;
-    let (agent, origin) = history::load(context, &args.reference)?;
+    let load = LoadOptions { kv: args.kv, prefix_cache: CACHE, ..history::load_options(context) };
+    let (agent, origin) = history::load_with(context, &args.reference, &load)?;
     let mut chat = Chat { context, args, agent, origin, messages: Vec::new() };
     chat.clear();
     let interactive = std::io::stdin().is_terminal();
@@ -144,7 +151,7 @@ impl Chat<'_> {
         let saved = match name.parse::<RefName>() {
             Ok(name) => {
                 let saved =
-                    super::run::save(self.context, &self.agent, &self.origin, &name, "chat")?;
+                    super::run::save(self.context, &self.agent, &self.origin, &name, "chat", None)?;
                 format!("saved {name}: {}", serde_json::to_string(&saved).map_err(Failure::bug)?)
             }
             Err(error) => format!("not saved: {error}"),

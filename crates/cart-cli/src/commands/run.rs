@@ -2,10 +2,13 @@
 
 use std::io::Read as _;
 
-use cart_engine::{GenerateEvent, Generation, Prompt};
+use cart_engine::{
+    Agent, GenerateOptions, Generation, KvFormat, LoadOptions, ParseSpecial, Prompt, SavedSession,
+    Session, StartError, StepEvent,
+};
 use cart_format::{Recipe, TokenLogprob};
 use cart_store::RefName;
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -18,21 +21,28 @@ use crate::sampling::{MemoryArgs, SamplingArgs};
 /// Complete a prompt.
 ///
 /// Verifies and loads the cartridge, completes the raw prompt, and prints only the new text to
-/// stdout. Memory is off unless --memory is given; --save keeps what it wrote.
+/// stdout. Memory is off unless --memory is given; --save keeps what it wrote. --with-session keeps
+/// the session itself, so that another process goes on with --resume without reading again.
 #[derive(Args)]
+#[command(group = ArgGroup::new("saved").args(["memory", "with_session"]).multiple(true))]
 #[command(after_help = "Examples:
   cart run smol -p 'The capital of France is' -n 8
   cart run smol -p 'The code of the vault is 4821.' -n 0 --memory --save smol:told
   cart run smol:told -p 'The code of the vault is' -n 8 --memory
+  cart run smol -p 'Once upon a time' -n 16 --save smol:tale --with-session
+  cart run smol:tale --resume -n 64
   echo 'def fib(n):' | cart run smol -p - -n 40 --temperature 0.7 --seed 1
   cart --json run smol -p 'Hello' -n 1 --top-logprobs 5")]
 pub(crate) struct RunArgs {
     /// A cartridge
     #[arg(value_name = "REF")]
     reference: String,
-    /// The text to complete; `-` reads stdin
-    #[arg(short, long, value_name = "TEXT")]
-    prompt: String,
+    /// The text to complete; `-` reads stdin. With --resume, what comes after the saved session
+    #[arg(short, long, value_name = "TEXT", required_unless_present = "resume")]
+    prompt: Option<String>,
+    /// Continue the session that was saved in the cartridge
+    #[arg(long, conflicts_with_all = ["memory", "kv"])]
+    resume: bool,
     /// At most so many new tokens; 0 only reads the prompt
     #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
     max_tokens: usize,
@@ -42,9 +52,15 @@ pub(crate) struct RunArgs {
     /// Report the K best tokens of each step with their log-probabilities (with --json)
     #[arg(long, value_name = "K", default_value_t = 0)]
     top_logprobs: usize,
-    /// Save the cartridge with its memory under this name
-    #[arg(long, value_name = "NAME[:TAG]", requires = "memory")]
+    /// Save the cartridge under this name, with its memory (--memory), the session, or both
+    #[arg(long, value_name = "NAME[:TAG]", requires = "saved")]
     save: Option<RefName>,
+    /// With --save: keep the session, to be continued with --resume
+    #[arg(long, requires = "save")]
+    with_session: bool,
+    /// How keys and values are stored: f32, f16 or q8 [default: f16; f32 where the weights are floats]
+    #[arg(long, value_name = "FORMAT")]
+    kv: Option<KvFormat>,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
@@ -79,28 +95,39 @@ pub(crate) struct Saved {
     name: String,
     manifest: String,
     commit: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<SessionReport>,
+}
+
+/// The session that was saved.
+#[derive(Serialize)]
+struct SessionReport {
+    positions: usize,
+    bytes: u64,
 }
 
 pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<(), Failure> {
-    let prompt = read_prompt(&args.prompt)?;
+    let prompt = args.prompt.as_deref().map(read_prompt).transpose()?;
     let mut options = args.sampling.options(args.max_tokens, args.memory.options());
     options.top_logprobs = args.top_logprobs;
     options.ignore_eos = args.ignore_eos;
     options.check().map_err(|error| Failure::arguments(error.to_string()))?;
-    let (agent, origin) = history::load(context, &args.reference)?;
-    let mut broken = None;
-    let generation = agent
-        .generate(&Prompt::Raw(prompt), &options, |event: &GenerateEvent| {
-            if !context.json && broken.is_none() {
-                broken = report::stdout(event.text_delta.as_bytes()).err();
-            }
-        })
-        .map_err(Failure::refused)?;
-    if let Some(failure) = broken {
-        return Err(failure);
+    let load = LoadOptions { kv: args.kv, ..history::load_options(context) };
+    let (agent, origin) = history::load_with(context, &args.reference, &load)?;
+    let mut session = begin(&agent, &origin, args, prompt, &options)?;
+    while session.finished().is_none() {
+        let event = session.step(&agent).map_err(Failure::refused)?;
+        if let StepEvent::Generated(event) = event
+            && !context.json
+        {
+            report::stdout(event.text_delta.as_bytes())?;
+        }
     }
+    let kept = args.with_session.then(|| session.save(&agent)).transpose();
+    let kept = kept.map_err(Failure::refused)?;
+    let generation = session.finish(&agent).map_err(Failure::refused)?;
     let saved = match &args.save {
-        Some(name) => Some(save(context, &agent, &origin, name, "run")?),
+        Some(name) => Some(save(context, &agent, &origin, name, "run", kept.as_ref())?),
         None => None,
     };
     if context.json {
@@ -113,6 +140,29 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Starts the session, or continues the saved one.
+fn begin(
+    agent: &Agent,
+    origin: &history::LoadedFrom,
+    args: &RunArgs,
+    prompt: Option<String>,
+    options: &GenerateOptions,
+) -> Result<Session, Failure> {
+    if !args.resume {
+        let prompt = Prompt::Raw(prompt.unwrap_or_default());
+        return Session::start(agent, &prompt, options).map_err(Failure::refused);
+    }
+    let saved = SavedSession::read(&origin.verified).map_err(Failure::refused)?;
+    let more = match (prompt, agent.tokenizer()) {
+        (Some(text), Some(tokenizer)) => {
+            tokenizer.encode(&text, ParseSpecial::Yes).map_err(Failure::refused)?
+        }
+        (Some(_), None) => return Err(Failure::refused(StartError::NoTokenizer)),
+        (None, _) => Vec::new(),
+    };
+    Session::resume(agent, &saved, &more, options).map_err(Failure::refused)
+}
+
 fn read_prompt(prompt: &str) -> Result<String, Failure> {
     if prompt != "-" {
         return Ok(prompt.to_owned());
@@ -122,24 +172,32 @@ fn read_prompt(prompt: &str) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// Saves the agent with its memory as a new commit on top of where it came from.
+/// Saves the agent with its memory, and a session if there is one, as a new commit on top of where
+/// it came from.
 pub(crate) fn save(
     context: &Context,
-    agent: &cart_engine::Agent,
+    agent: &Agent,
     origin: &history::LoadedFrom,
     name: &RefName,
     kind: &str,
+    session: Option<&SavedSession>,
 ) -> Result<Saved, Failure> {
     let store = context.store_or_new()?;
     let held = store.hold().map_err(Failure::refused)?;
-    let manifest = history::save_agent(&store, agent, origin)?;
+    let manifest = history::save_agent(&store, agent, origin, session)?;
     let slots = agent.memory().map(|memory| memory.report());
     let slots = slots.as_ref().map_or((0, 0), |report| (report.stm.slots, report.ltm.slots));
+    let session = session
+        .map(|session| SessionReport { positions: session.positions(), bytes: session.bytes() });
     let recipe = Recipe::new(kind)
         .with("tool", history::tool())
         .with("from", Value::from(origin.manifest.hex()))
         .with("stm_slots", slots.0)
         .with("ltm_slots", slots.1);
+    let recipe = match &session {
+        Some(session) => recipe.with("session_positions", session.positions as u64),
+        None => recipe,
+    };
     let new = history::NewCommit {
         manifest,
         parent: origin.commit,
@@ -149,11 +207,11 @@ pub(crate) fn save(
     };
     let commit = history::commit(&store, new, Some(name))?;
     drop(held);
-    Ok(Saved { name: name.to_string(), manifest: manifest.hex(), commit: commit.hex() })
+    Ok(Saved { name: name.to_string(), manifest: manifest.hex(), commit: commit.hex(), session })
 }
 
 fn print_report(
-    agent: &cart_engine::Agent,
+    agent: &Agent,
     generation: Generation,
     saved: Option<Saved>,
 ) -> Result<(), Failure> {
@@ -195,5 +253,12 @@ fn say_what_happened(context: &Context, generation: &Generation, saved: Option<&
     }
     if let Some(saved) = saved {
         context.remark(&format!("saved {}  sha256:{}", saved.name, saved.manifest));
+        if let Some(session) = &saved.session {
+            let megabytes = session.bytes as f64 / 1e6;
+            context.remark(&format!(
+                "  session of {} positions, {megabytes:.1} MB; go on with `cart run {} --resume`",
+                session.positions, saved.name
+            ));
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use cart_engine::runtime::{Runtime, RuntimeOptions};
+use cart_engine::{KvFormat, LoadOptions};
 use cart_server::{Admin, AdminToken, AppState, ServerOptions};
 use clap::Args;
 
@@ -46,6 +47,12 @@ pub(crate) struct ServeArgs {
     /// Without one they are open on a loopback address and off on any other.
     #[arg(long, value_name = "TOKEN", env = "CART_ADMIN_TOKEN", hide_env_values = true)]
     admin_token: Option<String>,
+    /// How keys and values are stored: f32, f16 or q8 [default: f16; f32 where the weights are floats]
+    #[arg(long, value_name = "FORMAT")]
+    kv: Option<KvFormat>,
+    /// Keep so many MiB of prompts that were read, for requests that begin alike; 0 keeps none
+    #[arg(long, value_name = "MIB", default_value_t = 256)]
+    prefix_cache: usize,
     /// How memory takes part in requests that don't say
     #[command(flatten)]
     memory: MemoryArgs,
@@ -60,7 +67,11 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
         max_streams: args.max_streams,
         max_queued: args.queue,
         max_wait: Duration::from_secs(args.max_wait),
-        load: history::load_options(context),
+        load: LoadOptions {
+            kv: args.kv,
+            prefix_cache: args.prefix_cache.saturating_mul(1 << 20),
+            ..history::load_options(context)
+        },
         verify_threads: context.threads,
         ..RuntimeOptions::default()
     };

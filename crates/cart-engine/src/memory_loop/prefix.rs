@@ -28,7 +28,7 @@ pub(super) fn query_rows(agent: &Agent, query: &[u32]) -> Result<Vec<f32>, Memor
     }
     let mut tap = HiddenTap::new(agent.tap_layer());
     agent.forward(&mut [Run {
-        state: &mut agent.model().new_state(),
+        state: &mut agent.new_state(),
         tokens: query,
         logits: LogitsFor::None,
         taps: Some(&mut tap),

@@ -9,8 +9,8 @@ use crate::agent::Agent;
 use crate::event::StepEvent;
 
 /// Tokens of prompts that one step reads, over all sessions: so long does a long prompt hold up
-/// the others. A prompt is cut at multiples of it, whoever else is there, so that its text does not
-/// depend on them.
+/// the others. A prompt is cut after its system message and then at multiples of it, whoever else is
+/// there, so that its text does not depend on them.
 pub const PREFILL_CHUNK: usize = 256;
 
 /// Moves every session on by one step, all of them in one pass through the model: those with a
@@ -36,7 +36,7 @@ pub fn step_many(
                         logits = others;
                         session.absorb(agent, reading, own, took)
                     }
-                    None => waiting(session),
+                    None => session.go_on(agent).unwrap_or_else(|| waiting(session)),
                 });
             }
             results
@@ -57,14 +57,14 @@ fn readings(sessions: &[&mut Session]) -> Vec<Option<Reading>> {
     let reads_prompt = |session: &Session| session.tokens.len() - session.read > 1;
     let mut room = PREFILL_CHUNK;
     let reading = |session: &&mut Session| {
-        if !going(session) {
+        if !going(session) || session.ready.is_some() {
             return None;
         }
+        let reading = session.reading();
         if reads_prompt(session) {
-            let count = (session.tokens.len() - session.read).min(PREFILL_CHUNK);
-            room = room.checked_sub(count)?;
+            room = room.checked_sub(reading.tokens)?;
         }
-        Some(session.reading(PREFILL_CHUNK))
+        Some(reading)
     };
     sessions.iter().map(reading).collect()
 }

@@ -12,4 +12,5 @@ mod measuring;
 mod memory;
 mod sentencepiece;
 mod smollm2;
+mod states;
 mod tokenizing;

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::{
-    BlobEntry, BlockedTensor, FORMAT_VERSION, Manifest, ManifestError, Origin, Piece, TensorEntry,
-    Version,
+    BlobEntry, BlockedTensor, FORMAT_VERSION, Manifest, ManifestError, Origin, Piece,
+    SESSION_VERSION, SessionSection, TensorEntry, Version,
 };
 use crate::digest::BlobId;
 use crate::dtype::DType;
@@ -37,7 +37,23 @@ impl Manifest {
                 self.check_blocked(name, tensor)?;
             }
         }
+        if let Some(session) = &self.session {
+            self.check_session(session)?;
+        }
         self.origin.as_ref().map_or(Ok(()), |origin| self.check_origin(origin))
+    }
+
+    fn check_session(&self, session: &SessionSection) -> Result<(), ManifestError> {
+        if self.cart < SESSION_VERSION {
+            return Err(ManifestError::SectionVersion {
+                section: "session",
+                found: self.cart,
+                needed: SESSION_VERSION,
+            });
+        }
+        at_most("session tensors", session.tensors.len() as u64, TENSORS)?;
+        let mut tensors = session.tensors.iter();
+        tensors.try_for_each(|(name, tensor)| self.check_blocked(name, tensor))
     }
 
     fn check_version(&self) -> Result<(), ManifestError> {
@@ -60,7 +76,7 @@ impl Manifest {
         }
         // A later minor version may name blobs in sections that we only carry along.
         match unused.first() {
-            Some(&blob) if self.cart <= FORMAT_VERSION => Err(ManifestError::UnusedBlob { blob }),
+            Some(&blob) if self.cart <= SESSION_VERSION => Err(ManifestError::UnusedBlob { blob }),
             _ => Ok(()),
         }
     }

@@ -97,9 +97,19 @@ pub enum ManifestError {
         /// Segments that its size asks for.
         allowed: u64,
     },
-    /// A memory tensor's blocks don't cover its rows.
+    /// A section that the manifest's version does not have yet.
+    #[error("the manifest has a `{section}`, but says version {found}; allowed from {needed} on")]
+    SectionVersion {
+        /// The section.
+        section: &'static str,
+        /// The version found.
+        found: Version,
+        /// The first version that has it.
+        needed: Version,
+    },
+    /// The blocks of a memory's or a session's tensor don't cover its rows.
     #[error(
-        "memory tensor `{tensor}` has {rows} rows in blocks of {rows_per_block}, but lists {found} blocks"
+        "tensor `{tensor}` has {rows} rows in blocks of {rows_per_block}, but lists {found} blocks"
     )]
     Blocks {
         /// The tensor.
@@ -143,6 +153,7 @@ codes! { ManifestError {
     Shape => "shape",
     Size => "size",
     Segments => "segments",
+    SectionVersion => "section_version",
     Blocks => "blocks",
     Path => "path",
     Pieces => "pieces",

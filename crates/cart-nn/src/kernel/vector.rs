@@ -110,32 +110,6 @@ vectorized! {
 }
 
 vectorized! {
-    /// Replaces scores by `e^(score − largest)` and returns their sum.
-    fn exponentials(scores: &mut [f32]) -> f32 {
-        let mut largest = [f32::NEG_INFINITY; 8];
-        let (chunks, rest) = scores.as_chunks::<8>();
-        for chunk in chunks {
-            for (largest, score) in largest.iter_mut().zip(chunk) {
-                *largest = if *score > *largest { *score } else { *largest };
-            }
-        }
-        let largest = largest.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
-        // In passes of their own, each becomes vector instructions.
-        for score in scores.iter_mut() {
-            *score = exp::<FMA>(*score - largest);
-        }
-        let (chunks, rest) = scores.as_chunks::<8>();
-        let mut sums = [0.0_f32; 8];
-        for chunk in chunks {
-            for (sum, weight) in sums.iter_mut().zip(chunk) {
-                *sum += weight;
-            }
-        }
-        lane_sum(sums) + rest.iter().sum::<f32>()
-    }
-}
-
-vectorized! {
     /// `c · tanh(x / c)`.
     fn soft_cap(values: &mut [f32], cap: f32) {
         for value in values {

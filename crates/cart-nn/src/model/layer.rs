@@ -91,7 +91,8 @@ impl Layer {
     pub(crate) fn shape(&self) -> LayerShape {
         match self.mixer.as_ref().map(|mixer| &mixer.mixer) {
             Some(Mixer::Attention(attention)) => {
-                LayerShape::Attention { key_width: attention.key_width() }
+                let &Attention { kv_heads, head_dim, .. } = attention;
+                LayerShape::Attention { kv_heads, head_dim }
             }
             Some(Mixer::Mamba(mamba)) => LayerShape::Recurrent(mamba.shape()),
             Some(Mixer::Mamba2(mamba)) => LayerShape::Recurrent(mamba.shape()),

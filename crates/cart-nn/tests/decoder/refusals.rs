@@ -55,7 +55,7 @@ fn a_state_of_another_model_is_told_by_the_first_layer_that_differs() {
     let found = [
         (
             refuse(0, 2),
-            "keys and values of width 16 in layer 0, but this model has a state of 1 × 50 \
+            "keys and values of 2 × 8 in layer 0, but this model has a state of 1 × 50 \
                         channels of 5 numbers and 3 inputs of a convolution over 50 there",
         ),
         (

@@ -2,7 +2,10 @@
 
 use std::num::NonZeroUsize;
 
-use cart_nn::{ForwardError, Logits, LogitsFor, Model, Run, SpanKv, Taps, Threads, TruncateError};
+use cart_nn::{
+    ForwardError, KvFormat, Logits, LogitsFor, Model, RestoreStateError, Run, SavedState, SpanKv,
+    Taps, Threads, TruncateError,
+};
 
 use crate::specimens::{all, attending, gemma, llama, recurring, tokens};
 use crate::{assert_close, forward, model};
@@ -197,4 +200,57 @@ fn taps_see_every_position_once_in_each_layer_that_they_want() {
     let embedding = &specimen.weights["model.embed_tokens.weight"];
     let dot = |row: &[f64]| row.iter().zip(last).map(|(w, x)| w * f64::from(*x)).sum::<f64>();
     assert_close(logits.last().unwrap(), embedding.chunks(32).map(dot), "head");
+}
+
+#[test]
+fn a_saved_state_goes_on_bit_for_bit() {
+    for (name, specimen) in all() {
+        let model = model(&specimen);
+        for format in [KvFormat::F32, KvFormat::F16] {
+            let mut state = model.new_state_in(format).unwrap();
+            forward(&model, &mut state, &tokens(90), LogitsFor::None);
+            if let Ok(span) = model.encode_span(&[], &[1, 2]) {
+                model.push_span(&mut state, &span, -0.5).unwrap();
+            }
+            let mut back = model.restore_state(&state.save()).unwrap();
+            assert_eq!(back, state, "{name} {format}");
+            let found = forward(&model, &mut back, &[3, 4, 5], LogitsFor::All);
+            assert_eq!(found, forward(&model, &mut state, &[3, 4, 5], LogitsFor::All), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_saved_state_that_does_not_fit_is_refused() {
+    let model = model(&llama());
+    let mut state = model.new_state();
+    assert_eq!(model.restore_state(&state.save()), Err(RestoreStateError::Empty));
+    forward(&model, &mut state, &tokens(10), LogitsFor::None);
+    let good = state.save();
+    let refusal = |change: &dyn Fn(&mut SavedState)| {
+        let mut saved = good.clone();
+        change(&mut saved);
+        model.restore_state(&saved).unwrap_err()
+    };
+    let error = refusal(&|saved| saved.tensors.truncate(1));
+    assert!(matches!(error, RestoreStateError::Missing { name } if name == "0.values"));
+    let error = refusal(&|saved| saved.tensors[2].name = "9.keys".to_owned());
+    assert!(matches!(error, RestoreStateError::Missing { name } if name == "1.keys"));
+    let error = refusal(&|saved| {
+        let mut extra = saved.tensors[0].clone();
+        extra.name = "9.keys".to_owned();
+        saved.tensors.push(extra);
+    });
+    assert!(matches!(error, RestoreStateError::Unknown { name } if name == "9.keys"));
+    let changes: [&dyn Fn(&mut SavedState); 4] = [
+        &|saved| saved.positions = 9,
+        &|saved| saved.kv = KvFormat::F16,
+        &|saved| saved.tensors[1].shape[2] += 1,
+        &|saved| saved.tensors[1].bytes.truncate(8),
+    ];
+    for change in changes {
+        assert!(matches!(refusal(change), RestoreStateError::Tensor { .. }));
+    }
+    let error = refusal(&|saved| saved.positions = 1 << 40);
+    assert!(matches!(error, RestoreStateError::TooLong { .. }));
 }

@@ -107,7 +107,7 @@ fn tell(context: &Context, args: &RecallArgs) -> Result<(), Failure> {
         agent.generate(&Prompt::Raw(fact.told), &options, |_| {}).map_err(Failure::refused)?;
     }
     let name = "bench/recall:told".parse().map_err(Failure::bug)?;
-    crate::commands::run::save(context, &agent, &origin, &name, "bench")?;
+    crate::commands::run::save(context, &agent, &origin, &name, "bench", None)?;
     Ok(())
 }
 
