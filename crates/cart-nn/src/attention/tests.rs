@@ -1,8 +1,11 @@
 //! Attention against plain arithmetic, at every level and in every format.
 
+use std::num::NonZeroUsize;
+
 use super::*;
 use crate::kernel::KernelLevel;
 use crate::kv::{KvFormat, KvShape};
+use crate::threads::Threads;
 
 fn numbers(len: usize, seed: u32) -> Vec<f32> {
     let mut state = seed;
@@ -136,9 +139,7 @@ fn the_number_of_threads_changes_no_bit() {
     let qkv = numbers(1300 * 10 * 32, 21);
     let pieces = [1200, 1, 3, 96];
     let run = || in_pieces(&attention, Kernels::detect(), KvFormat::F16, &qkv, None, &pieces);
-    let on = |threads: usize| {
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(run)
-    };
+    let on = |threads| Threads::new(NonZeroUsize::new(threads).unwrap()).unwrap().run(run);
     let one = on(1);
     assert_eq!(one, on(2));
     assert_eq!(one, on(5));

@@ -12,8 +12,9 @@ use crate::parallel::Rows;
 /// Up to this many activation rows, each weight row is read once and multiplied with all of them.
 const FEW: usize = 4;
 
-/// Weight rows that are widened at a time for many activation rows.
-const PANEL: usize = 32;
+/// Weight rows that are multiplied with many activation rows at a time. `gemm` may order its sums by
+/// the shape of a product, so panels start at multiples of this, whatever task they fall to.
+const PANEL: usize = 64;
 
 /// A stored float.
 pub(crate) trait Float: Copy + Send + Sync + 'static {
@@ -89,7 +90,7 @@ impl Float for f16 {
 /// * `weights`: `[outputs, width]`, `input`: `[rows, width]`
 ///
 /// # Safety
-/// Nobody else has the outputs' columns of the target.
+/// Nobody else calls it with any of these outputs for this target.
 pub(crate) unsafe fn product<T: Float>(
     kernels: Kernels,
     weights: &[T],
@@ -106,14 +107,16 @@ pub(crate) unsafe fn product<T: Float>(
         few_rows(kernels, weights_of(&outputs), width, input, out, columns_of(&outputs));
         return;
     }
-    if let Some(weights) = T::as_f32(weights_of(&outputs)) {
-        panel_product(weights, width, input, out, columns_of(&outputs));
-        return;
-    }
+    let all = weights.len() / width;
     let mut wide = Vec::new();
-    for start in outputs.clone().step_by(PANEL) {
-        let range = start..outputs.end.min(start + PANEL);
+    // A panel is the task's that has its first output; the others leave it alone.
+    for start in (outputs.start.next_multiple_of(PANEL)..outputs.end).step_by(PANEL) {
+        let range = start..all.min(start + PANEL);
         let weights = weights_of(&range);
+        if let Some(weights) = T::as_f32(weights) {
+            panel_product(weights, width, input, out, columns_of(&range));
+            continue;
+        }
         wide.resize(weights.len(), 0.0);
         widen(kernels, weights, &mut wide);
         panel_product(&wide, width, input, out, columns_of(&range));
@@ -159,7 +162,7 @@ fn panel_product(
     let rows = input.len() / width;
     let stride = out.width() as isize;
     assert!(columns.end <= out.width() && weights.len() == columns.len() * width);
-    // SAFETY: this task alone has these columns; the part of the last row checks the extent.
+    // SAFETY: this call alone has this panel's columns; the part of the last row checks the extent.
     let first = unsafe {
         let _ = out.part(rows - 1, columns.clone());
         out.part(0, columns.clone()).as_mut_ptr()
