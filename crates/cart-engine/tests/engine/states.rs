@@ -53,7 +53,8 @@ fn a_session_from_the_store_goes_on_as_if_it_had_never_stopped() {
             let saved = session.save(&agent).unwrap();
             let (manifest, new_bytes) =
                 with_session(agent.manifest(), &saved, &shelf.store).unwrap();
-            assert!(new_bytes > 0, "{kv}, after {first}");
+            // One token later, all that is new may be in the store from the other format.
+            assert!(new_bytes > 0 || first == 1, "{kv}, after {first}");
             let verified = shelf.verified(shelf.store.put_manifest(&manifest).unwrap());
             let later = Agent::load(&verified, &LoadOptions::default()).unwrap();
             let back = SavedSession::read(&verified).unwrap();
