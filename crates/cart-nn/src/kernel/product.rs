@@ -220,18 +220,30 @@ impl<L: Lanes> Group<L> {
             }
             let kinds = if F::MINS { 2 } else { 1 };
             let factors = shared.add(kinds * 2 * OUTPUTS + first);
-            let part = |part: usize| {
-                let at = factors.add((index * F::PARTS + part % F::PARTS) * factor_bytes::<F>());
-                let [scales, mins] = match F::FACTORS {
-                    Factors::Nibbles => L::nibbles(at),
-                    _ if F::MINS => [L::bytes(at), L::bytes(at.add(OUTPUTS))],
-                    _ => [L::bytes(at), min],
-                };
-                let mins = if F::MINS { L::multiply(min, mins) } else { min };
-                (L::multiply(scale, scales), mins)
-            };
-            let (a, b) = (part(0), part(1));
+            let step = factor_bytes::<F>();
+            let at = factors.add(index * F::PARTS * step);
+            let a = Self::factors::<F>(at, scale, min);
+            let b = Self::factors::<F>(at.add((F::PARTS - 1) * step), scale, min);
             Self { codes, scales: [a.0, b.0], mins: [a.1, b.1] }
+        }
+    }
+
+    /// Scales and minimums of a part, from its factors and those of the block.
+    #[inline(always)]
+    unsafe fn factors<F: Format>(
+        at: *const u8,
+        scale: L::Floats,
+        min: L::Floats,
+    ) -> (L::Floats, L::Floats) {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            let [scales, mins] = match F::FACTORS {
+                Factors::Nibbles => L::nibbles(at),
+                _ if F::MINS => [L::bytes(at), L::bytes(at.add(OUTPUTS))],
+                _ => [L::bytes(at), min],
+            };
+            let mins = if F::MINS { L::multiply(min, mins) } else { min };
+            (L::multiply(scale, scales), mins)
         }
     }
 
@@ -280,25 +292,62 @@ impl<L: Lanes> Group<L> {
 }
 
 /// The eight quads of some outputs, out of their planes; see `packed`.
+///
+/// Here and around it are functions and no closures: a closure does not take over the instructions
+/// that its caller may use, so what the compiler leaves as a call costs ten times the product.
 #[inline(always)]
 unsafe fn unpack<L: Lanes, F: Format>(at: *const u8) -> [L::Codes; QUADS] {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        [
+            quad::<L, F, 0>(at),
+            quad::<L, F, 1>(at),
+            quad::<L, F, 2>(at),
+            quad::<L, F, 3>(at),
+            quad::<L, F, 4>(at),
+            quad::<L, F, 5>(at),
+            quad::<L, F, 6>(at),
+            quad::<L, F, 7>(at),
+        ]
+    }
+}
+
+/// Quad `QUAD` of some outputs.
+#[inline(always)]
+unsafe fn quad<L: Lanes, F: Format, const QUAD: usize>(at: *const u8) -> L::Codes {
     // SAFETY: the caller has the instructions, and a group has `BITS` lines.
     unsafe {
-        let line = |line: usize| L::load(at.add(line * LINE));
-        let nibble = |quad: usize| L::shift_and(line(quad % 4), if quad < 4 { 0 } else { -4 }, 15);
-        let pair = |first: usize, quad: usize, to: i32| {
-            L::shift_and(line(first + quad / 4), to - (quad as i32 % 4 * 2), 3 << to)
-        };
-        let bit = |plane: usize, quad: usize, to: i32| {
-            L::shift_and(line(plane), to - quad as i32, 1 << to)
-        };
-        std::array::from_fn(|quad| match F::BITS {
-            2 => pair(0, quad, 0),
-            3 => L::or(pair(0, quad, 0), bit(2, quad, 2)),
-            4 => nibble(quad),
-            5 => L::or(nibble(quad), bit(4, quad, 4)),
-            6 => L::or(nibble(quad), pair(4, quad, 4)),
-            _ => line(quad),
-        })
+        match F::BITS {
+            2 => pair::<L>(at, 0, QUAD, 0),
+            3 => L::or(pair::<L>(at, 0, QUAD, 0), bit::<L>(at, 2, QUAD, 2)),
+            4 => nibble::<L>(at, QUAD),
+            5 => L::or(nibble::<L>(at, QUAD), bit::<L>(at, 4, QUAD, 4)),
+            6 => L::or(nibble::<L>(at, QUAD), pair::<L>(at, 4, QUAD, 4)),
+            _ => L::load(at.add(QUAD * LINE)),
+        }
     }
+}
+
+/// Four bits of a quad, from one of four lines.
+#[inline(always)]
+unsafe fn nibble<L: Lanes>(at: *const u8, quad: usize) -> L::Codes {
+    // SAFETY: passed on to the caller.
+    unsafe { L::shift_and(L::load(at.add(quad % 4 * LINE)), if quad < 4 { 0 } else { -4 }, 15) }
+}
+
+/// Two bits of a quad, from one of the two lines from `first` on, moved to bit `to`.
+#[inline(always)]
+unsafe fn pair<L: Lanes>(at: *const u8, first: usize, quad: usize, to: i32) -> L::Codes {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        let line = L::load(at.add((first + quad / 4) * LINE));
+        L::shift_and(line, to - (quad as i32 % 4 * 2), 3 << to)
+    }
+}
+
+/// One bit of a quad, from line `plane`, moved to bit `to`.
+#[inline(always)]
+unsafe fn bit<L: Lanes>(at: *const u8, plane: usize, quad: usize, to: i32) -> L::Codes {
+    // SAFETY: passed on to the caller.
+    unsafe { L::shift_and(L::load(at.add(plane * LINE)), to - quad as i32, 1 << to) }
 }

@@ -120,7 +120,7 @@ impl Lanes for Avx2 {
         unsafe {
             let bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(at.cast()));
             let low = _mm256_and_si256(bytes, _mm256_set1_epi32(15));
-            [low, _mm256_srli_epi32::<4>(bytes)].map(|ints| _mm256_cvtepi32_ps(ints))
+            [_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(bytes))]
         }
     }
 

@@ -76,11 +76,10 @@ impl Lanes for Avx512 {
             let mut highs = _mm512_setzero_si512();
             let mut lows = _mm512_setzero_si512();
             for quad in first..first + COUNT {
-                let four = |x: *const i8| {
-                    _mm512_set1_epi32(x.add(quad * 4).cast::<i32>().read_unaligned())
-                };
-                highs = _mm512_dpbusd_epi32(highs, codes[quad], four(x_high));
-                lows = _mm512_dpbusd_epi32(lows, codes[quad], four(x_low));
+                let high = x_high.add(quad * 4).cast::<i32>().read_unaligned();
+                let low = x_low.add(quad * 4).cast::<i32>().read_unaligned();
+                highs = _mm512_dpbusd_epi32(highs, codes[quad], _mm512_set1_epi32(high));
+                lows = _mm512_dpbusd_epi32(lows, codes[quad], _mm512_set1_epi32(low));
             }
             _mm512_add_epi32(_mm512_slli_epi32::<8>(highs), lows)
         }
@@ -128,7 +127,7 @@ impl Lanes for Avx512 {
         unsafe {
             let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(at.cast()));
             let low = _mm512_and_si512(bytes, _mm512_set1_epi32(15));
-            [low, _mm512_srli_epi32::<4>(bytes)].map(|ints| _mm512_cvtepi32_ps(ints))
+            [_mm512_cvtepi32_ps(low), _mm512_cvtepi32_ps(_mm512_srli_epi32::<4>(bytes))]
         }
     }
 
