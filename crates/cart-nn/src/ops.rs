@@ -13,6 +13,7 @@ use crate::kernel::{Kernels, vector};
 use crate::mamba::{Mamba, Mamba2};
 use crate::matrix::{Linear, Matrix};
 use crate::norm::Norm;
+use crate::parallel::{Rows, split};
 use crate::recurrent::RecurrentSegment;
 use crate::rope::RopeTable;
 
@@ -164,8 +165,17 @@ impl CustomOp2 for LinearAdd<'_> {
         if let Some(norm) = self.norm {
             out = norm.apply(self.kernels, &out);
         }
-        vector::add(self.kernels, &mut out, floats(residual, residual_layout)?);
-        Ok((CpuStorage::F32(out), (rows, self.linear.outputs).into()))
+        let residual = floats(residual, residual_layout)?;
+        let width = self.linear.outputs;
+        let target = Rows::new(&mut out, width);
+        split(rows, 16, &|range| {
+            for row in range {
+                // SAFETY: each row is in one range of the split.
+                let out = unsafe { target.row(row) };
+                vector::add(self.kernels, out, &residual[row * width..][..width]);
+            }
+        });
+        Ok((CpuStorage::F32(out), (rows, width).into()))
     }
 }
 

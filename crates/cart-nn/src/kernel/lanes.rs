@@ -30,7 +30,11 @@ pub(crate) trait Lanes: Copy {
     type Ints: Copy;
     /// An `f32` for each output.
     type Floats: Copy;
+    /// An `f32` for each output of a tile.
+    type Tile: Copy + AsRef<[Self::Floats]> + AsMut<[Self::Floats]>;
 
+    /// Zeros for a tile.
+    unsafe fn zeros() -> Self::Tile;
     /// `4 · LANES` bytes.
     unsafe fn load(at: *const u8) -> Self::Codes;
     /// `(a << by) & mask`, or `(a >> -by) & mask` where `by` is negative, in each byte. Only bits

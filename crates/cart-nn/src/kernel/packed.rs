@@ -5,9 +5,11 @@
 //!
 //! | bytes | what |
 //! |---|---|
-//! | groups · 64 · `BITS` | codes, group after group: the planes of [`put_codes`] |
 //! | blocks · [`shared_bytes`] | for each block: scales, minimums, `[16]` 16-bit floats each; then for each part of its groups the factors |
 //! | up to 63 | zeros, to a whole 64 bytes |
+//! | groups · 64 · `BITS` | codes, group after group: the planes of [`put_codes`] |
+//!
+//! What is shared comes first, so that a product that asks for memory ahead in order has it in time.
 //!
 //! Codes of a group of 32 inputs are eight *quads*, `[16 outputs, 4 inputs]` bytes each.
 
@@ -58,15 +60,14 @@ pub(crate) const fn factor_bytes<F: Format>() -> usize {
     }
 }
 
-/// Where the shared parts of a tile begin.
-pub(crate) const fn shared_start<F: Format>(groups: usize) -> usize {
-    groups * code_bytes::<F>()
+/// Where the codes of a tile begin.
+pub(crate) const fn codes_start<F: Format>(groups: usize) -> usize {
+    (groups / F::GROUPS * shared_bytes::<F>()).next_multiple_of(LINE)
 }
 
 /// Bytes of a tile.
 pub(crate) const fn tile_bytes<F: Format>(groups: usize) -> usize {
-    let bytes = shared_start::<F>(groups) + groups / F::GROUPS * shared_bytes::<F>();
-    bytes.next_multiple_of(LINE)
+    codes_start::<F>(groups) + groups * code_bytes::<F>()
 }
 
 impl Packed {
@@ -111,9 +112,9 @@ impl Packed {
     pub(crate) fn read_row<F: Format>(&self, row: usize, values: &mut [f32]) {
         let tile = self.tile::<F>(row / OUTPUTS);
         let output = row % OUTPUTS;
-        let shared = &tile[shared_start::<F>(self.groups)..];
+        let (shared, codes) = tile.split_at(codes_start::<F>(self.groups));
         for (group, values) in values.chunks_exact_mut(GROUP).enumerate() {
-            let codes = &tile[group * code_bytes::<F>()..][..code_bytes::<F>()];
+            let codes = &codes[group * code_bytes::<F>()..][..code_bytes::<F>()];
             let shared = &shared[group / F::GROUPS * shared_bytes::<F>()..];
             for (part, values) in values.chunks_exact_mut(GROUP / F::PARTS).enumerate() {
                 let index = group % F::GROUPS * F::PARTS + part;
@@ -228,7 +229,7 @@ fn pack_tile<F: Format>(kernels: Kernels, rows: &[u8], row_bytes: usize, tile: &
 #[inline(always)]
 fn pack_tile_body<F: Format>(rows: &[u8], row_bytes: usize, tile: &mut [u8]) {
     let blocks = row_bytes / F::BYTES;
-    let (codes, shared) = tile.split_at_mut(shared_start::<F>(blocks * F::GROUPS));
+    let (shared, codes) = tile.split_at_mut(codes_start::<F>(blocks * F::GROUPS));
     shared.fill(0);
     for block in 0..blocks {
         let mut sources: [Option<&[u8]>; OUTPUTS] = [None; OUTPUTS];

@@ -13,16 +13,13 @@ use crate::kernel::lanes::{Lanes, portable::Portable};
 #[cfg(target_arch = "x86_64")]
 use crate::kernel::lanes::{avx2::Avx2, avx512::Avx512};
 use crate::kernel::packed::{
-    LINE, OUTPUTS, Packed, QUADS, code_bytes, factor_bytes, shared_bytes, shared_start,
+    LINE, OUTPUTS, Packed, QUADS, code_bytes, codes_start, factor_bytes, shared_bytes, tile_bytes,
 };
 use crate::kernel::{KernelLevel, Kernels};
 use crate::parallel::Rows;
 
-/// How far ahead of the codes memory is asked for, in bytes.
-const AHEAD: usize = 2048;
-
-/// Most vectors that make a tile's outputs.
-const MOST_VECTORS: usize = 4;
+/// How far ahead memory is asked for, in bytes.
+const AHEAD: usize = 4096;
 
 /// Where a product's results go: columns from `column` on.
 #[derive(Clone, Copy)]
@@ -152,36 +149,39 @@ impl Job<'_> {
         let count = self.input.block_rows(self.block).len();
         let (codes, scales) = self.input.block(self.block);
         assert!(self.at + R <= count && codes.len() == groups * count);
-        assert!(self.tile.len() >= shared_start::<F>(groups + 1) - code_bytes::<F>());
-        let vectors = OUTPUTS / L::LANES;
+        assert!(self.tile.len() == tile_bytes::<F>(groups));
         let mut out = [[0.0; OUTPUTS]; R];
         // SAFETY: the caller has the instructions. Activations are `[groups, count]`, as asserted,
         // and a tile has the bytes that `packed` says for as many groups.
         unsafe {
-            let mut sums = [[L::splat(0.0); MOST_VECTORS]; R];
-            let shared = self.tile.as_ptr().add(shared_start::<F>(groups));
+            let mut sums = [L::zeros(); R];
+            let shared = self.tile.as_ptr();
+            let weights = shared.add(codes_start::<F>(groups));
+            let step = self.tile.len() / groups;
             for group in 0..groups {
-                let tile = self.tile.as_ptr().add(group * code_bytes::<F>());
-                let shared = shared.add(group / F::GROUPS * shared_bytes::<F>());
+                let weights = weights.add(group * code_bytes::<F>());
+                let shared_at = shared.add(group / F::GROUPS * shared_bytes::<F>());
                 let x = codes.as_ptr().add(group * count + self.at);
                 let scales = scales.as_ptr().add(group * count + self.at);
                 if R == 1 {
-                    for line in 0..F::BITS {
-                        L::prefetch(tile.wrapping_add(AHEAD + line * LINE));
+                    let ahead = shared.wrapping_add(AHEAD + group * step);
+                    for line in 0..=F::BITS {
+                        L::prefetch(ahead.wrapping_add(line * LINE));
                     }
                 }
-                for vector in 0..vectors {
+                for vector in 0..OUTPUTS / L::LANES {
                     let first = vector * L::LANES;
-                    let weights = Group::<L>::new::<F>(tile, shared, group % F::GROUPS, first);
+                    let weights =
+                        Group::<L>::new::<F>(weights, shared_at, group % F::GROUPS, first);
                     for (row, sums) in sums.iter_mut().enumerate() {
-                        let sum = &mut sums[vector];
+                        let sum = &mut sums.as_mut()[vector];
                         *sum = weights.add_to::<F>(*sum, x.add(row), &*scales.add(row));
                     }
                 }
             }
-            for (out, sums) in out.iter_mut().zip(sums) {
-                for (vector, sum) in sums.into_iter().take(vectors).enumerate() {
-                    L::store(sum, out.as_mut_ptr().add(vector * L::LANES));
+            for (out, sums) in out.iter_mut().zip(&sums) {
+                for (vector, sum) in sums.as_ref().iter().enumerate() {
+                    L::store(*sum, out.as_mut_ptr().add(vector * L::LANES));
                 }
             }
         }

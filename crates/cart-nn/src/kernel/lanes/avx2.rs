@@ -22,6 +22,13 @@ impl Lanes for Avx2 {
     type Codes = __m256i;
     type Ints = __m256i;
     type Floats = __m256;
+    type Tile = [__m256; 2];
+
+    #[inline(always)]
+    unsafe fn zeros() -> Self::Tile {
+        // SAFETY: see above.
+        unsafe { [Self::splat(0.0); 2] }
+    }
 
     #[inline(always)]
     unsafe fn load(at: *const u8) -> __m256i {

@@ -22,6 +22,13 @@ impl Lanes for Avx512 {
     type Codes = __m512i;
     type Ints = __m512i;
     type Floats = __m512;
+    type Tile = [__m512; 1];
+
+    #[inline(always)]
+    unsafe fn zeros() -> Self::Tile {
+        // SAFETY: see above.
+        unsafe { [Self::splat(0.0); 1] }
+    }
 
     #[inline(always)]
     unsafe fn load(at: *const u8) -> __m512i {

@@ -23,6 +23,13 @@ impl Lanes for Neon {
     type Codes = uint8x16_t;
     type Ints = int32x4_t;
     type Floats = float32x4_t;
+    type Tile = [float32x4_t; 4];
+
+    #[inline(always)]
+    unsafe fn zeros() -> Self::Tile {
+        // SAFETY: see above.
+        unsafe { [Self::splat(0.0); 4] }
+    }
 
     #[inline(always)]
     unsafe fn load(at: *const u8) -> uint8x16_t {

@@ -20,6 +20,13 @@ impl Lanes for Portable {
     type Codes = [u8; LINE];
     type Ints = [i32; OUTPUTS];
     type Floats = [f32; OUTPUTS];
+    type Tile = [[f32; OUTPUTS]; 1];
+
+    #[inline(always)]
+    unsafe fn zeros() -> Self::Tile {
+        // SAFETY: see above.
+        unsafe { [Self::splat(0.0); 1] }
+    }
 
     #[inline(always)]
     unsafe fn load(at: *const u8) -> Self::Codes {
