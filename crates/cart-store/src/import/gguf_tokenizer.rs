@@ -426,6 +426,69 @@ mod tests {
         assert!(matches!(error, ImportError::SpecialToken { found: 49_152, .. }), "{error}");
     }
 
+    /// The metadata of a SentencePiece model of a few pieces.
+    fn sentence_piece(architecture: &str) -> Head {
+        let mut head = smollm2();
+        let pieces = [
+            ("<unk>", 0.0, 2),
+            ("<s>", 0.0, 3),
+            ("</s>", 0.0, 3),
+            ("<|end|>", 0.0, 4),
+            ("  ", 0.0, 4),
+            ("\u{2581}", -4.0, 1),
+            ("a", -5.0, 1),
+            ("b", -6.0, 1),
+            ("ab", -1.0, 1),
+            ("\u{2581}ab", -2.0, 1),
+        ];
+        let texts = pieces.iter().map(|piece| piece.0.to_owned()).collect();
+        let scores = pieces.iter().map(|piece| piece.1).collect();
+        let kinds = pieces.iter().map(|piece| piece.2).collect();
+        let values = [
+            ("general.architecture", Value::String(architecture.to_owned())),
+            ("tokenizer.ggml.model", Value::String("llama".to_owned())),
+            ("tokenizer.ggml.tokens", Value::Array(Array::String(texts))),
+            ("tokenizer.ggml.scores", Value::Array(Array::F32(scores))),
+            ("tokenizer.ggml.token_type", Value::Array(Array::I32(kinds))),
+        ];
+        let stated =
+            |key: &str| key.ends_with("token_id") || key.starts_with("tokenizer.ggml.add_");
+        head.metadata.retain(|(key, _)| !stated(key));
+        values.into_iter().for_each(|(key, value)| set(&mut head, key, value));
+        head
+    }
+
+    #[test]
+    fn sentencepiece_in_a_gguf_has_its_prefix_its_merges_and_its_usual_roles() {
+        let mut head = sentence_piece("llama");
+        let cut = |head: &Head, text: &str| {
+            tokenizer(head).encode(text, false).unwrap().get_ids().to_vec()
+        };
+        assert_eq!(cut(&head, "ab b<|end|> ab"), [9, 5, 7, 3, 5, 9]);
+        let special = rebuild(&head).unwrap().unwrap().special;
+        let expected =
+            SpecialTokens { bos: Some(1), eos: vec![2, 3], pad: None, unk: Some(0), add_bos: true };
+        assert_eq!(special, expected);
+        // Without the prefix the user's own two spaces are found in either spelling.
+        set(&mut head, "tokenizer.ggml.add_space_prefix", Value::Bool(false));
+        assert_eq!(cut(&head, "ab  \u{2581}\u{2581}ab"), [8, 4, 4, 8]);
+        // Phi-3 drops the spaces after its markers.
+        assert_eq!(cut(&sentence_piece("phi3"), "b<|end|> \n ab"), [5, 7, 3, 9]);
+    }
+
+    #[test]
+    fn scores_that_are_missing_or_no_numbers_are_refused() {
+        let mut head = sentence_piece("llama");
+        for scores in [vec![0.0; 9], vec![f32::NAN; 10]] {
+            set(&mut head, "tokenizer.ggml.scores", Value::Array(Array::F32(scores)));
+            let error = rebuild(&head).unwrap_err();
+            assert!(matches!(error, ImportError::GgufField { .. }), "{error}");
+        }
+        let mut head = sentence_piece("llama");
+        set(&mut head, "tokenizer.ggml.token_type", Value::Array(Array::I32(vec![7; 10])));
+        assert!(matches!(rebuild(&head).unwrap_err(), ImportError::GgufField { .. }));
+    }
+
     #[test]
     fn a_text_that_two_ids_share_is_the_first_of_them() {
         let mut head = smollm2();

@@ -203,3 +203,54 @@ impl<'a> Iterator for Fields<'a> {
         Some(field.ok_or(SentencePieceError::Field { at }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokenizers::Tokenizer;
+
+    use super::*;
+
+    const BPE: &[u8] = include_bytes!("../../../../fixtures/tokenizer/sp-bpe.model");
+    const UNIGRAM: &[u8] =
+        include_bytes!("../../../../fixtures/tokenizer/sp-unigram-charsmap.model");
+
+    #[test]
+    fn documents_are_read_by_the_library_of_hugging_face() {
+        let cut = |bytes: &[u8], text: &str| {
+            let (model, roles) = parse(bytes).unwrap();
+            assert_eq!(roles, Roles { unk: 0, bos: 1, eos: 2, pad: -1 });
+            let document = model.document(&mut Vec::new()).to_string();
+            let tokenizer = Tokenizer::from_bytes(document).unwrap();
+            let encoding = tokenizer.encode(text, false).unwrap();
+            let decoded = tokenizer.decode(encoding.get_ids(), false).unwrap();
+            (encoding.get_tokens().to_vec(), decoded)
+        };
+        let (tokens, decoded) = cut(BPE, "the  works é");
+        assert_eq!((tokens[0].as_str(), decoded.as_str()), ("\u{2581}the", "the  works é"));
+        assert!(tokens.ends_with(&["<0xC3>".to_owned(), "<0xA9>".to_owned()]), "{tokens:?}");
+        let (_, decoded) = cut(UNIGRAM, " A\tworks  B ");
+        assert_eq!(decoded, "a works b");
+    }
+
+    #[test]
+    fn damaged_models_are_refused() {
+        let field = |result: Result<_, SentencePieceError>| {
+            matches!(result, Err(SentencePieceError::Field { .. }))
+        };
+        for len in [1, 2, 5, BPE.len() - 1] {
+            assert!(field(parse(&BPE[..len])), "{len}");
+        }
+        assert!(field(parse(&[0x0b])), "a wire type that is gone");
+        assert!(field(parse(&[0xff; 12])), "a number without end");
+        let word = [0x12, 2, 0x18, 3];
+        assert_eq!(parse(&word).unwrap_err(), SentencePieceError::Algorithm { found: 3 });
+        let suffix = [0x12, 3, 0xc0, 1, 1];
+        assert!(matches!(parse(&suffix), Err(SentencePieceError::Option { .. })));
+        let kind = [0x0a, 2, 0x18, 9];
+        assert!(matches!(parse(&kind), Err(SentencePieceError::Piece { index: 0, .. })));
+        let endless = [0x0a, 5, 0x15, 0, 0, 0x80, 0x7f];
+        assert!(matches!(parse(&endless), Err(SentencePieceError::Piece { index: 0, .. })));
+        let bytes = [0x0a, 3, 0x0a, 1, 0xff];
+        assert!(matches!(parse(&bytes), Err(SentencePieceError::Piece { index: 0, .. })));
+    }
+}
