@@ -6,10 +6,10 @@
 
 use std::ops::Range;
 
+use crate::kernel::Kernels;
 use crate::kernel::format::GROUP;
 #[cfg(target_arch = "x86_64")]
-use crate::kernel::x86;
-use crate::kernel::{KernelLevel, Kernels};
+use crate::kernel::{KernelLevel, x86};
 use crate::parallel::{Rows, split};
 
 /// Rows whose groups lie beside each other, so that a product of many rows reads on and on.

@@ -15,9 +15,11 @@
 
 use half::f16;
 
+#[cfg(target_arch = "x86_64")]
+use crate::kernel::KernelLevel;
+use crate::kernel::Kernels;
 use crate::kernel::format::{Factors, Format, GROUP};
 use crate::kernel::memory::{Arena, Memory};
-use crate::kernel::{KernelLevel, Kernels};
 
 /// Outputs of a tile.
 pub(crate) const OUTPUTS: usize = 16;
