@@ -77,7 +77,8 @@ impl Default for GenerateOptions {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MemoryOptions {
-    /// Recalled spans in front of the prompt, as keys and values of attention.
+    /// Recalled spans in front of the prompt, as keys and values of attention; where the model has
+    /// recurrent layers, as tokens that are read, without a bias.
     pub prefix: Option<PrefixOptions>,
     /// Nearest neighbours among remembered tokens, mixed in at the sampler.
     pub knn: Option<KnnOptions>,

@@ -207,3 +207,30 @@ fn a_memory_of_another_space_is_refused() {
     assert!(other.memory().is_none());
     assert!(shelf.tiny().set_memory(Some(memory)).is_ok());
 }
+
+#[test]
+fn recurrent_models_read_what_is_recalled_as_tokens() {
+    let shelf = shelf();
+    for name in ["mamba", "nemotron-h"] {
+        let agent = shelf.agent(shelf.import(&fixture("logits").join(name)));
+        let tokens = |count: u32, seed: u32| (0..count).map(move |i| (i * i * 7 + seed * i) % 96);
+        let told: Vec<u32> = tokens(20, 3).collect();
+        let asked: Vec<u32> = tokens(9, 5).collect();
+        let generate = |tokens: &[u32], memory, most| {
+            agent.generate(&Prompt::Tokens(tokens.to_vec()), &with(memory, most), |_| {}).unwrap()
+        };
+        let written = generate(&told, MemoryOptions::write_only(), 0).memory.unwrap();
+        assert_eq!(written.written, 1, "{name}");
+        let span = agent.memory().unwrap().slots().next().unwrap().1.value.token_ids.clone();
+        let prefix = MemoryOptions { knn: None, ..eager() };
+        let with_memory = generate(&asked, prefix, 6);
+        let used = with_memory.memory.unwrap();
+        assert_eq!((used.read.len(), used.prefix_tokens), (1, span.len()), "{name}");
+        assert!(used.delta_logprob.is_some_and(|delta| delta != 0.0), "{name}: {used:?}");
+        let read = generate(&[span, asked].concat(), MemoryOptions::default(), 6);
+        assert_eq!(with_memory.token_ids, read.token_ids, "{name}");
+        for (a, b) in with_memory.logprobs.iter().zip(&read.logprobs) {
+            assert!((a - b).abs() < 1e-4, "{name}: {a} {b}");
+        }
+    }
+}
