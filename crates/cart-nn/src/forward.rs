@@ -82,6 +82,16 @@ pub enum ForwardError {
         /// Index of the run in the batch.
         run: usize,
     },
+    /// Tokens that can't be shared out among sequences of equal length.
+    #[error("run {run} has {found} tokens for {batch} sequences; give each as many")]
+    Uneven {
+        /// Index of the run in the batch.
+        run: usize,
+        /// Tokens of the run.
+        found: usize,
+        /// Sequences of its state.
+        batch: usize,
+    },
     /// A token that the model does not have.
     #[error("run {run}: token {token} at index {index}; the vocabulary has {vocab} tokens")]
     TokenOutOfRange {
@@ -116,6 +126,12 @@ pub enum ForwardError {
         run: usize,
         /// The first difference.
         what: Box<OtherLayers>,
+    },
+    /// A state or a span of the graph for the CPU's kernels, or the other way.
+    #[error("run {run}: the state or span was made for another device; make it with this model")]
+    OtherDecoder {
+        /// Index of the run in the batch.
+        run: usize,
     },
     /// A state with recurrent layers that a failed pass left in between.
     #[error("run {run}: the state was lost in a pass that failed; begin again with a new one")]
@@ -368,7 +384,7 @@ impl Model {
 
 impl LogitsFor {
     /// How many of `total` rows, counted from the last.
-    fn rows(self, total: usize) -> usize {
+    pub(crate) fn rows(self, total: usize) -> usize {
         match self {
             Self::None => 0,
             Self::Last => total.min(1),

@@ -5,14 +5,18 @@
 //! far, a value), [`Run`] (tokens for one session in a batch) and [`Taps`] (where memory listens).
 //! Weights come through a [`WeightSource`] as [`SharedBytes`]; quantized ones are packed for the
 //! products when a model is loaded. [`Threads`] compute; [`machine`] measures what bounds their speed.
-//! This is the only crate that names candle.
+//! [`graph`] is the same decoder as tensor operations, for GPUs and for gradients, and [`decoder`] is
+//! one or the other. This is the only crate that names candle.
 
 mod activation;
 mod attention;
 mod bytes;
 mod conv;
+pub mod decoder;
+mod device;
 mod experts;
 mod forward;
+pub mod graph;
 mod kernel;
 mod kv;
 pub mod machine;
@@ -32,6 +36,7 @@ mod taps;
 mod threads;
 
 pub use bytes::{SharedBytes, WeightSource, WeightTensor};
+pub use device::{DeviceChoice, DeviceError, Precision, UnknownDevice, UnknownPrecision};
 pub use forward::{ForwardError, Logits, LogitsFor, Run};
 pub use kernel::{KernelError, KernelLevel};
 pub use kv::{KvFormat, KvFormatError, UnknownKvFormat};

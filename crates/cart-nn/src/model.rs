@@ -1,6 +1,6 @@
 //! An architecture bound to its weights.
 
-mod binding;
+pub(crate) mod binding;
 mod layer;
 mod mamba;
 

@@ -121,6 +121,21 @@ pub(crate) struct RopeTable {
 }
 
 impl RopeTable {
+    /// Which dimensions make a pair.
+    pub(crate) fn pairing(&self) -> RopePairing {
+        self.pairing
+    }
+
+    /// Pairs of a head that turn.
+    pub(crate) fn pairs(&self) -> usize {
+        self.pairs
+    }
+
+    /// Cosines, and sines, `[positions, pairs]`.
+    pub(crate) fn cosines_and_sines(&self) -> (Vec<f32>, Vec<f32>) {
+        self.turns.iter().copied().unzip()
+    }
+
     /// Rotates heads at the position with index `index`.
     ///
     /// * `heads`: `[heads, head_dim]`

@@ -168,13 +168,13 @@ impl Model {
     }
 }
 
-const BIAS: &str = "bias";
+pub(crate) const BIAS: &str = "bias";
 
-fn keys_name(layer: usize) -> String {
+pub(crate) fn keys_name(layer: usize) -> String {
     format!("{layer}.keys")
 }
 
-fn values_name(layer: usize) -> String {
+pub(crate) fn values_name(layer: usize) -> String {
     format!("{layer}.values")
 }
 
@@ -195,19 +195,19 @@ fn restore_kv(
         .ok_or_else(|| keys.other(shape.format.dtype(), &expected))
 }
 
-fn window_name(layer: usize) -> String {
+pub(crate) fn window_name(layer: usize) -> String {
     format!("{layer}.window")
 }
 
-fn channels_name(layer: usize) -> String {
+pub(crate) fn channels_name(layer: usize) -> String {
     format!("{layer}.channels")
 }
 
-fn window_shape(shape: RecurrentShape) -> Vec<u64> {
+pub(crate) fn window_shape(shape: RecurrentShape) -> Vec<u64> {
     vec![shape.conv_past as u64, shape.conv_width as u64]
 }
 
-fn channels_shape(shape: RecurrentShape) -> Vec<u64> {
+pub(crate) fn channels_shape(shape: RecurrentShape) -> Vec<u64> {
     vec![shape.heads as u64, shape.head_dim as u64, shape.state_size as u64]
 }
 
@@ -228,20 +228,24 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 }
 
 impl SavedState {
-    fn tensor(&self, name: &str) -> Result<&StateTensor, RestoreStateError> {
+    pub(crate) fn tensor(&self, name: &str) -> Result<&StateTensor, RestoreStateError> {
         let found = self.tensors.iter().find(|tensor| tensor.name == name);
         found.ok_or_else(|| RestoreStateError::Missing { name: name.to_owned() })
     }
 }
 
 impl StateTensor {
-    fn floats(name: String, shape: Vec<u64>, numbers: impl Iterator<Item = f32>) -> Self {
+    pub(crate) fn floats(
+        name: String,
+        shape: Vec<u64>,
+        numbers: impl Iterator<Item = f32>,
+    ) -> Self {
         let bytes = numbers.flat_map(f32::to_le_bytes).collect();
         Self { name, dtype: DType::F32, shape, bytes }
     }
 
     /// The bytes, if they are a tensor of this type and shape.
-    fn checked(&self, dtype: DType, shape: &[u64]) -> Result<&[u8], RestoreStateError> {
+    pub(crate) fn checked(&self, dtype: DType, shape: &[u64]) -> Result<&[u8], RestoreStateError> {
         let size = dtype.size_of(shape).ok();
         if self.dtype == dtype && self.shape == shape && size == Some(self.bytes.len() as u64) {
             return Ok(&self.bytes);

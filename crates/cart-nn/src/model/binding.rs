@@ -134,7 +134,8 @@ impl<'a> Binder<'a> {
         Ok(Norm { kind: spec.kind, eps: spec.eps as f32, weight, bias })
     }
 
-    fn tensor(&self, name: &str, expected: &[usize]) -> Result<WeightTensor, LoadError> {
+    /// A tensor of this shape, with as many bytes as that takes.
+    pub(crate) fn tensor(&self, name: &str, expected: &[usize]) -> Result<WeightTensor, LoadError> {
         let missing = || LoadError::Missing { name: name.to_owned() };
         let tensor = self.source.tensor(name).ok_or_else(missing)?;
         if tensor.shape != expected {
@@ -158,6 +159,11 @@ impl<'a> Binder<'a> {
         }
         Ok(tensor)
     }
+}
+
+/// Refuses a weight of a type that has no meaning here.
+pub(crate) fn unsupported_weight(name: &str, found: DType) -> LoadError {
+    unsupported(name, found, Matrix::supports)
 }
 
 fn is_plain(dtype: DType) -> bool {
