@@ -21,6 +21,9 @@ pub(crate) enum Factors {
     Nibbles,
 }
 
+/// As [`Format::words`].
+type Words = fn(&[u8], usize) -> [u32; 8];
+
 /// A block format.
 pub(crate) trait Format: Copy + Send + Sync + 'static {
     /// Bytes of a block.
@@ -37,9 +40,16 @@ pub(crate) trait Format: Copy + Send + Sync + 'static {
     const PARTS: usize;
     /// How factors are packed.
     const FACTORS: Factors;
+    /// Whether [`Format::words`] gives a group's codes as they are packed.
+    const WORDS: bool;
 
     /// Codes of group `index` of `block`; `index < GROUPS`, `block.len() == BYTES`.
     fn codes(block: &[u8], index: usize) -> [u8; GROUP];
+
+    /// What an output has in each of the `BITS` lines of group `index` of a tile, where that takes only
+    /// moving whole words; otherwise zeros (see [`Format::WORDS`]). A fifth bit comes as the block has it:
+    /// bit `i` is that of code `i`.
+    fn words(block: &[u8], index: usize) -> [u32; 8];
 
     /// Bits of the 16-bit floats that are the block's scale and minimum. The minimum is to be added.
     fn scale_min(block: &[u8]) -> [u16; 2];
@@ -49,7 +59,7 @@ pub(crate) trait Format: Copy + Send + Sync + 'static {
 }
 
 macro_rules! formats {
-    ($($name:ident: bits $bits:literal, groups $groups:literal, zero $zero:literal, mins $mins:literal, parts $parts:literal, $factors:ident, $codes:expr, $scale_min:expr, $part:expr;)*) => {
+    ($($name:ident: bits $bits:literal, groups $groups:literal, zero $zero:literal, mins $mins:literal, parts $parts:literal, $factors:ident, $codes:expr, $words:expr, $scale_min:expr, $part:expr;)*) => {
         $(
             #[derive(Clone, Copy, Debug)]
             #[allow(non_camel_case_types, reason = "the names of the field")]
@@ -63,10 +73,23 @@ macro_rules! formats {
                 const MINS: bool = $mins;
                 const PARTS: usize = $parts;
                 const FACTORS: Factors = Factors::$factors;
+                const WORDS: bool = {
+                    const WORDS: Option<Words> = $words;
+                    WORDS.is_some()
+                };
 
                 #[inline(always)]
                 fn codes(block: &[u8], index: usize) -> [u8; GROUP] {
                     $codes(block, index)
+                }
+
+                #[inline(always)]
+                fn words(block: &[u8], index: usize) -> [u32; 8] {
+                    const WORDS: Option<Words> = $words;
+                    match WORDS {
+                        Some(words) => words(block, index),
+                        None => [0; 8],
+                    }
                 }
 
                 #[inline(always)]
@@ -98,16 +121,16 @@ macro_rules! formats {
 }
 
 formats! {
-    Q4_0: bits 4, groups 1, zero 8, mins false, parts 1, One, q4::<2>, scale::<0>, one;
-    Q4_1: bits 4, groups 1, zero 0, mins true, parts 1, One, q4::<4>, scale_and_min, one;
-    Q5_0: bits 5, groups 1, zero 16, mins false, parts 1, One, q5::<2>, scale::<0>, one;
-    Q5_1: bits 5, groups 1, zero 0, mins true, parts 1, One, q5::<4>, scale_and_min, one;
-    Q8_0: bits 8, groups 1, zero 128, mins false, parts 1, One, q8, scale::<0>, one;
-    Q2_K: bits 2, groups 8, zero 0, mins true, parts 2, Nibbles, q2_k, scale_less_min::<80>, q2_k_factors;
-    Q3_K: bits 3, groups 8, zero 4, mins false, parts 2, Bytes, q3_k, scale::<108>, q3_k_factors;
-    Q4_K: bits 4, groups 8, zero 0, mins true, parts 1, Bytes, q4_k, scale_less_min::<0>, k_factors;
-    Q5_K: bits 5, groups 8, zero 0, mins true, parts 1, Bytes, q5_k, scale_less_min::<0>, k_factors;
-    Q6_K: bits 6, groups 8, zero 32, mins false, parts 2, Bytes, q6_k, scale::<208>, q6_k_factors;
+    Q4_0: bits 4, groups 1, zero 8, mins false, parts 1, One, q4::<2>, Some(q4_words::<2>), scale::<0>, one;
+    Q4_1: bits 4, groups 1, zero 0, mins true, parts 1, One, q4::<4>, Some(q4_words::<4>), scale_and_min, one;
+    Q5_0: bits 5, groups 1, zero 16, mins false, parts 1, One, q5::<2>, Some(q5_words::<2>), scale::<0>, one;
+    Q5_1: bits 5, groups 1, zero 0, mins true, parts 1, One, q5::<4>, Some(q5_words::<4>), scale_and_min, one;
+    Q8_0: bits 8, groups 1, zero 128, mins false, parts 1, One, q8, Some(q8_words), scale::<0>, one;
+    Q2_K: bits 2, groups 8, zero 0, mins true, parts 2, Nibbles, q2_k, None, scale_less_min::<80>, q2_k_factors;
+    Q3_K: bits 3, groups 8, zero 4, mins false, parts 2, Bytes, q3_k, None, scale::<108>, q3_k_factors;
+    Q4_K: bits 4, groups 8, zero 0, mins true, parts 1, Bytes, q4_k, Some(q4_k_words), scale_less_min::<0>, k_factors;
+    Q5_K: bits 5, groups 8, zero 0, mins true, parts 1, Bytes, q5_k, None, scale_less_min::<0>, k_factors;
+    Q6_K: bits 6, groups 8, zero 32, mins false, parts 2, Bytes, q6_k, None, scale::<208>, q6_k_factors;
 }
 
 /// Whether products with weights of this block type exist here.
@@ -171,6 +194,42 @@ fn q8(block: &[u8], _index: usize) -> [u8; GROUP] {
         *code = byte ^ 0x80;
     }
     codes
+}
+
+#[inline(always)]
+fn word(bytes: &[u8], index: usize) -> u32 {
+    let at = index * 4;
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// A tile has nibbles as these blocks have them.
+#[inline(always)]
+fn q4_words<const AT: usize>(block: &[u8], _index: usize) -> [u32; 8] {
+    let packed = &block[AT..AT + 16];
+    [word(packed, 0), word(packed, 1), word(packed, 2), word(packed, 3), 0, 0, 0, 0]
+}
+
+#[inline(always)]
+fn q5_words<const AT: usize>(block: &[u8], _index: usize) -> [u32; 8] {
+    let packed = &block[AT..AT + 20];
+    let nibble = |index: usize| word(packed, index + 1);
+    [nibble(0), nibble(1), nibble(2), nibble(3), word(packed, 0), 0, 0, 0]
+}
+
+#[inline(always)]
+fn q8_words(block: &[u8], _index: usize) -> [u32; 8] {
+    let packed = &block[2..34];
+    std::array::from_fn(|index| word(packed, index) ^ 0x8080_8080)
+}
+
+/// A group's codes are the low or the high nibbles of 32 bytes.
+#[inline(always)]
+fn q4_k_words(block: &[u8], index: usize) -> [u32; 8] {
+    let packed = &block[16 + index / 2 * 32..][..32];
+    let shift = index % 2 * 4;
+    let nibbles = |at: usize| word(packed, at) >> shift & 0x0f0f_0f0f;
+    let line = |at: usize| nibbles(at) | nibbles(at + 4) << 4;
+    [line(0), line(1), line(2), line(3), 0, 0, 0, 0]
 }
 
 /// Two bits of each of 32 bytes: 32 bytes hold four groups.

@@ -238,8 +238,16 @@ fn pack_tile_body<F: Format>(rows: &[u8], row_bytes: usize, tile: &mut [u8]) {
         for (source, row) in sources.iter_mut().zip(rows.chunks_exact(row_bytes)) {
             *source = Some(&row[block * F::BYTES..][..F::BYTES]);
         }
+        let full = sources[OUTPUTS - 1].map(|_| sources.map(Option::unwrap_or_default));
         for index in 0..F::GROUPS {
             let group = block * F::GROUPS + index;
+            if F::WORDS
+                && let Some(sources) = &full
+            {
+                let codes = &mut codes[group * code_bytes::<F>()..][..code_bytes::<F>()];
+                put_words::<F>(sources, index, codes);
+                continue;
+            }
             let mut quads: Quads = [[[F::ZERO as u8; 4]; OUTPUTS]; QUADS];
             for (output, source) in sources.iter().enumerate() {
                 let Some(source) = source else { continue };
@@ -257,6 +265,37 @@ fn pack_tile_body<F: Format>(rows: &[u8], row_bytes: usize, tile: &mut [u8]) {
             }
         }
     }
+}
+
+/// As [`put_codes`], for a format whose blocks have their codes in whole words, and sixteen blocks.
+#[inline(always)]
+fn put_words<F: Format>(blocks: &[&[u8]; OUTPUTS], index: usize, codes: &mut [u8]) {
+    let (lines, _) = codes.as_chunks_mut::<LINE>();
+    for (output, block) in blocks.iter().enumerate() {
+        let words = F::words(block, index);
+        for (line, word) in lines.iter_mut().zip(words) {
+            line[output * 4..output * 4 + 4].copy_from_slice(&word.to_le_bytes());
+        }
+    }
+    if F::BITS == 5 {
+        for word in lines[4].as_chunks_mut::<4>().0 {
+            *word = bits_of_quads(u32::from_le_bytes(*word)).to_le_bytes();
+        }
+    }
+}
+
+/// Moves bit `4q + i` to bit `8i + q`: what codes `i` of all quads have goes into one byte. The five bits
+/// of the place are turned by two, which takes four exchanges of two of them.
+#[inline(always)]
+fn bits_of_quads(bits: u32) -> u32 {
+    let exchange = |bits: u32, mask: u32, distance: u32| {
+        let moved = (bits ^ bits >> distance) & mask;
+        bits ^ moved ^ moved << distance
+    };
+    let bits = exchange(bits, 0x0a0a_0a0a, 3);
+    let bits = exchange(bits, 0x00cc_00cc, 6);
+    let bits = exchange(bits, 0x0000_f0f0, 12);
+    exchange(bits, 0x0000_ff00, 8)
 }
 
 /// Writes what the groups of a block share.
@@ -279,6 +318,46 @@ fn put_shared<F: Format>(block: &[u8], output: usize, shared: &mut [u8]) {
         factors[output] = scale;
         if F::MINS {
             factors[OUTPUTS + output] = min;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::format::with_format;
+
+    #[test]
+    fn bits_of_quads_are_where_the_planes_have_them() {
+        for quad in 0..8 {
+            for at in 0..4 {
+                assert_eq!(bits_of_quads(1 << (4 * quad + at)), 1 << (8 * at + quad));
+            }
+        }
+    }
+
+    /// Full tiles, whose words are moved, hold what each row holds in a tile of its own, whose codes are
+    /// put one by one.
+    #[test]
+    fn moved_words_are_the_codes() {
+        fn check<F: Format>() {
+            let width = 2 * F::GROUPS * GROUP;
+            let row_bytes = 2 * F::BYTES;
+            let rows: Vec<u8> =
+                (0..OUTPUTS * row_bytes).map(|at| (at * at * 167 / 13) as u8 & 0x7b).collect();
+            let pack = |rows: &[u8], outputs| {
+                Packed::new::<F>(&mut Arena::default(), rows, outputs, &mut |_| ())
+            };
+            let together = pack(&rows, OUTPUTS);
+            let (mut values, mut expected) = (vec![0.0; width], vec![0.0; width]);
+            for (index, row) in rows.chunks_exact(row_bytes).enumerate() {
+                together.read_row::<F>(index, &mut values);
+                pack(row, 1).read_row::<F>(0, &mut expected);
+                assert_eq!(values, expected, "{} row {index}", std::any::type_name::<F>());
+            }
+        }
+        for &dtype in cart_format::DType::ALL {
+            with_format!(dtype, F => check::<F>(), else ());
         }
     }
 }
