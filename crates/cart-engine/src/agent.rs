@@ -74,7 +74,7 @@ pub enum LoadError {
     Blob(#[from] BlobError),
     /// Weights are infinite or no numbers.
     #[error(transparent)]
-    Finite(#[from] cart_store::FiniteError),
+    Finite(#[from] cart_store::NotFinite),
     /// The weights don't fit the architecture.
     #[error(transparent)]
     Weights(#[from] cart_nn::LoadError),
@@ -312,7 +312,7 @@ impl Agent {
 
 /// The model, once its weights were seen to be numbers.
 fn model(verified: &Verified, spec: &ArchSpec, options: &LoadOptions) -> Result<Model, LoadError> {
-    verified.cartridge().check_finite()?;
+    verified.check_finite()?;
     let model = Model::load_on(&threads(options)?, spec, &weights::weights(verified)?)?;
     Ok(match options.kernels {
         Some(level) => model.with_kernel_level(level)?,

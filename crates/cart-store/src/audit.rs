@@ -5,10 +5,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use cart_format::limits::SEGMENT;
-use cart_format::{BlobEntry, BlobId};
+use cart_format::{BlobEntry, BlobId, DType};
 
 use crate::blob_source::{BlobError, BlobLocation};
-use crate::hashing::{self, Cancelled, Lane};
+use crate::finite::{Place, Scan};
+use crate::hashing::{self, Cancelled, Lane, See};
 use crate::progress::Progress;
 use crate::verify::DamageKind;
 
@@ -19,6 +20,9 @@ pub(crate) struct Unit {
     range: Range<u64>,
     part: Part,
     expected: [u8; 32],
+    /// Types of the tensors that have these bytes: which are to be looked through for values that are
+    /// no numbers.
+    types: Vec<DType>,
 }
 
 /// Which part of a blob.
@@ -37,7 +41,13 @@ pub(crate) type Locate<'a> = dyn Fn(&BlobId) -> Result<BlobLocation, BlobError> 
 impl Unit {
     /// A whole blob.
     pub(crate) fn whole(blob: BlobId, size: u64) -> Self {
-        Self { blob, range: 0..size, part: Part::Whole, expected: *blob.as_bytes() }
+        Self {
+            blob,
+            range: 0..size,
+            part: Part::Whole,
+            expected: *blob.as_bytes(),
+            types: Vec::new(),
+        }
     }
 
     /// The segments of a blob; none if it has none.
@@ -45,8 +55,14 @@ impl Unit {
         entry.segments.iter().zip(0_u64..).map(move |(segment, index)| {
             let start = index * SEGMENT;
             let range = start..entry.size.min(start + SEGMENT);
-            Self { blob, range, part: Part::Segment(index), expected: *segment.as_bytes() }
+            let (part, expected) = (Part::Segment(index), *segment.as_bytes());
+            Self { blob, range, part, expected, types: Vec::new() }
         })
+    }
+
+    /// The same, to be looked through as well.
+    pub(crate) fn of_types(self, types: &[DType]) -> Self {
+        Self { types: types.to_vec(), ..self }
     }
 
     pub(crate) fn is_segment(&self) -> bool {
@@ -55,6 +71,24 @@ impl Unit {
 
     fn len(&self) -> u64 {
         self.range.end - self.range.start
+    }
+
+    fn scans(&self) -> Vec<Scan> {
+        self.types.iter().map(|&dtype| Scan::new(dtype, self.range.start)).collect()
+    }
+
+    /// Where the values are that are no numbers, once the scans have seen the range.
+    fn places(&self, location: &BlobLocation, scans: Vec<Scan>) -> Vec<Place> {
+        let place = |(mut scan, &dtype): (Scan, &DType)| {
+            let mut rest = vec![0; scan.missing()];
+            // What can't be read is the damage of the unit that it is in.
+            if self.range.end < location.len && location.read_at(&mut rest, self.range.end).is_ok()
+            {
+                scan.see(&rest);
+            }
+            scan.first().map(|first| (self.blob, dtype, first))
+        };
+        scans.into_iter().zip(&self.types).filter_map(place).collect()
     }
 
     /// What is wrong, if the bytes have this digest.
@@ -76,6 +110,8 @@ impl Unit {
 #[derive(Debug)]
 pub(crate) struct Audit {
     pub(crate) found: Vec<Found>,
+    /// Values that are no numbers, in no order; the first of each unit and type.
+    pub(crate) not_finite: Vec<Place>,
     pub(crate) bytes: u64,
     pub(crate) threads: usize,
 }
@@ -96,11 +132,15 @@ pub(crate) fn audit(
     let pairs: Vec<&[Unit]> = units.chunks(2).collect();
     let next = AtomicUsize::new(0);
     let cancelled = AtomicBool::new(false);
-    let found = Mutex::new(Vec::new());
+    let seen = Mutex::new((Vec::new(), Vec::new()));
     let work = || {
         while let Some(pair) = pairs.get(next.fetch_add(1, Ordering::Relaxed)) {
             match check_pair(pair, locate, progress) {
-                Ok(damage) => found.lock().expect("no thread panics holding it").extend(damage),
+                Ok((damage, places)) => {
+                    let mut seen = seen.lock().expect("no thread panics holding it");
+                    seen.0.extend(damage);
+                    seen.1.extend(places);
+                }
                 Err(Cancelled) => return cancelled.store(true, Ordering::Relaxed),
             }
         }
@@ -114,18 +154,19 @@ pub(crate) fn audit(
     if cancelled.into_inner() {
         return Err(Cancelled);
     }
-    let mut found = found.into_inner().expect("no thread panics holding it");
+    let (mut found, not_finite) = seen.into_inner().expect("no thread panics holding it");
     found.sort_by_key(|(blob, part, _): &Found| (*blob, *part));
     found.dedup();
-    Ok(Audit { found, bytes, threads })
+    Ok(Audit { found, not_finite, bytes, threads })
 }
 
-/// Hashes one or two units. Says what is wrong with them.
+/// Hashes one or two units. Says what is wrong with them, and where they have values that are no
+/// numbers.
 fn check_pair(
     units: &[Unit],
     locate: &Locate<'_>,
     progress: &dyn Progress,
-) -> Result<Vec<Found>, Cancelled> {
+) -> Result<(Vec<Found>, Vec<Place>), Cancelled> {
     let mut damage = Vec::new();
     let mut located = Vec::new();
     for unit in units {
@@ -141,11 +182,27 @@ fn check_pair(
             location.map_or(Ok(()), |location: &BlobLocation| location.read_at(buffer, at))
         }
     });
-    let lane = |lane: usize| Lane {
-        range: located.get(lane).map_or(0..0, |(unit, _)| unit.range.clone()),
-        read: &readers[lane],
+    let mut scans = [0, 1].map(|lane| {
+        let unit = located.get(lane).map(|(unit, _): &(&Unit, _)| unit);
+        unit.map_or_else(Vec::new, |unit| unit.scans())
+    });
+    let digests = {
+        let [left, right] = &mut scans;
+        let mut see = [left, right].map(|scans| {
+            move |bytes: &[u8]| scans.iter_mut().for_each(|scan: &mut Scan| scan.see(bytes))
+        });
+        let [left, right] = &mut see;
+        let lane = |lane: usize, see| Lane {
+            range: located.get(lane).map_or(0..0, |(unit, _)| unit.range.clone()),
+            read: &readers[lane],
+            see: Some(see),
+        };
+        hashing::digest_pair([lane(0, left as &mut See<'_>), lane(1, right)], progress)?
     };
-    let digests = hashing::digest_pair([lane(0), lane(1)], progress)?;
+    let mut places = Vec::new();
+    for ((unit, location), scans) in located.iter().zip(scans) {
+        places.extend(unit.places(location, scans));
+    }
     damage.extend(located.iter().zip(digests).filter_map(|((unit, _), digest)| match digest {
         Ok(digest) => unit.compare(digest),
         Err(error) => {
@@ -153,5 +210,5 @@ fn check_pair(
             Some((unit.blob, unit.part, kind))
         }
     }));
-    Ok(damage)
+    Ok((damage, places))
 }

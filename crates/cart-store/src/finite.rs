@@ -1,113 +1,125 @@
-//! Reading the weights for values that are no numbers, on all cores.
+//! Looking for values that are no numbers in weights, while they are hashed.
 
-use std::ops::Range;
-
-use cart_format::{TensorEntry, TensorName, first_not_finite};
-use rayon::prelude::*;
+use cart_format::{BlobId, DType, Manifest, TensorName, first_not_finite};
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::blob_source::BlobError;
-use crate::cartridge::Cartridge;
-use crate::file_error::FileError;
-use crate::hashing::{BUFFER, with_buffer};
-
-/// Bytes that one core looks through at a time, about.
-const UNIT: u64 = 4 << 20;
-
-/// Why weights can't be computed with.
-#[derive(Debug, Error)]
-pub enum FiniteError {
-    /// A value is infinite or not a number.
-    #[error(
-        "tensor `{tensor}` ({dtype} {shape:?}) is not finite: the first value that is infinite or no number is {} {position:?}; pack the model again from a sound copy",
-        if dtype.is_quantized() { "in the block at" } else { "at" }
-    )]
-    NotFinite {
-        /// The first such tensor, in the order of names.
-        tensor: TensorName,
-        /// Its element type.
-        dtype: cart_format::DType,
-        /// Its shape.
-        shape: Vec<u64>,
-        /// Where the first such value is, or its block begins: an index for each axis.
-        position: Vec<u64>,
-    },
-    /// A blob can't be read.
-    #[error(transparent)]
-    Blob(#[from] BlobError),
-    /// The file system.
-    #[error(transparent)]
-    File(#[from] FileError),
+/// The first value of the weights that is infinite or not a number.
+#[derive(Clone, Debug, PartialEq, Eq, Error, Serialize)]
+#[error(
+    "tensor `{tensor}` ({dtype} {shape:?}) is not finite: the first value that is infinite or no number is {} {position:?}; pack the model again from a sound copy",
+    if dtype.is_quantized() { "in the block at" } else { "at" }
+)]
+pub struct NotFinite {
+    /// The first such tensor, in the order of names.
+    pub tensor: TensorName,
+    /// Its element type.
+    pub dtype: DType,
+    /// Its shape.
+    pub shape: Vec<u64>,
+    /// Where the first such value is, or its block begins: an index for each axis.
+    pub position: Vec<u64>,
 }
 
-/// What was looked at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+/// What was looked at: every value of the model's float tensors, and every scale of its quantized
+/// ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FiniteScan {
     /// Tensors.
     pub tensors: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// The first value that is infinite or not a number; the same at every number of threads.
+    pub first: Option<NotFinite>,
 }
 
-/// A part of a tensor.
-struct Unit<'a> {
-    name: &'a TensorName,
-    entry: &'a TensorEntry,
-    range: Range<u64>,
+/// A value that is no number: the blob, the type that it was read as, and the element's index.
+pub(crate) type Place = (BlobId, DType, u64);
+
+/// Looks through a range of a blob that is shown to it in order. A block belongs to the range that it
+/// begins in.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    dtype: DType,
+    block: usize,
+    /// Bytes of a block that began before the range.
+    skip: usize,
+    /// Where the next block begins in the blob.
+    at: u64,
+    /// The bytes so far of a block that was not shown whole.
+    partial: Vec<u8>,
+    first: Option<u64>,
 }
 
-impl Cartridge {
-    /// Looks at every value of the model's float tensors, and at every scale of its quantized ones.
-    ///
-    /// # Errors
-    /// One is infinite or not a number: the first, at every number of threads. Or a blob can't be
-    /// read.
-    pub fn check_finite(&self) -> Result<FiniteScan, FiniteError> {
-        let tensors = &self.manifest().model.tensors;
-        let mut units = Vec::new();
-        let mut scan = FiniteScan::default();
-        for (name, entry) in tensors {
-            let len = self.manifest().blobs.get(&entry.blob).map_or(0, |blob| blob.size);
-            let step = whole_blocks(entry, UNIT);
-            let starts = (0..len).step_by(step as usize);
-            units.extend(starts.map(|at| Unit { name, entry, range: at..len.min(at + step) }));
-            scan.tensors += 1;
-            scan.bytes += len;
-        }
-        let failed = units.par_iter().find_map_first(|unit| self.check_unit(unit).err());
-        failed.map_or(Ok(scan), Err)
+impl Scan {
+    /// * `start`: where the range begins in the blob
+    pub(crate) fn new(dtype: DType, start: u64) -> Self {
+        let block = dtype.block_bytes();
+        let at = start.next_multiple_of(block);
+        let (block, skip) = (block as usize, (at - start) as usize);
+        Self { dtype, block, skip, at, partial: Vec::new(), first: None }
     }
 
-    fn check_unit(&self, unit: &Unit<'_>) -> Result<(), FiniteError> {
-        let location = self.locate(&unit.entry.blob)?;
-        let dtype = unit.entry.dtype;
-        with_buffer(|buffer| {
-            let step = whole_blocks(unit.entry, BUFFER as u64);
-            let mut at = unit.range.start;
-            while at < unit.range.end {
-                let part = &mut buffer[..step.min(unit.range.end - at) as usize];
-                location.read_at(part, at)?;
-                if let Some(index) = first_not_finite(dtype, part) {
-                    let before = at / dtype.block_bytes() * dtype.block_elements();
-                    return Err(FiniteError::NotFinite {
-                        tensor: unit.name.clone(),
-                        dtype,
-                        shape: unit.entry.shape.clone(),
-                        position: position(before + index, &unit.entry.shape),
-                    });
-                }
-                at += part.len() as u64;
+    /// Takes the next bytes.
+    pub(crate) fn see(&mut self, bytes: &[u8]) {
+        let skipped = self.skip.min(bytes.len());
+        self.skip -= skipped;
+        let mut bytes = &bytes[skipped..];
+        if !self.partial.is_empty() {
+            let (head, rest) = bytes.split_at(self.missing().min(bytes.len()));
+            self.partial.extend_from_slice(head);
+            if self.missing() > 0 {
+                return;
             }
-            Ok(())
-        })
+            let mut block = std::mem::take(&mut self.partial);
+            self.look(&block);
+            block.clear();
+            (self.partial, bytes) = (block, rest);
+        }
+        let (blocks, rest) = bytes.split_at(bytes.len() / self.block * self.block);
+        self.look(blocks);
+        self.partial.extend_from_slice(rest);
+    }
+
+    /// Bytes that the last block still lacks.
+    pub(crate) fn missing(&self) -> usize {
+        if self.partial.is_empty() { 0 } else { self.block - self.partial.len() }
+    }
+
+    /// The index of the first element that is no number.
+    pub(crate) fn first(&self) -> Option<u64> {
+        self.first
+    }
+
+    fn look(&mut self, blocks: &[u8]) {
+        if self.first.is_none() {
+            let before = self.at / self.block as u64 * self.dtype.block_elements();
+            self.first = first_not_finite(self.dtype, blocks).map(|index| before + index);
+        }
+        self.at += blocks.len() as u64;
     }
 }
 
-/// The most whole blocks that fit `bytes`, in bytes.
-fn whole_blocks(entry: &TensorEntry, bytes: u64) -> u64 {
-    let block = entry.dtype.block_bytes();
-    bytes / block * block
+/// What was looked at in the tensors of a manifest, and the first of the places by tensor and position.
+pub(crate) fn scanned(manifest: &Manifest, places: &[Place]) -> FiniteScan {
+    let mut scan = FiniteScan::default();
+    for (name, entry) in &manifest.model.tensors {
+        scan.tensors += 1;
+        scan.bytes += manifest.blobs.get(&entry.blob).map_or(0, |blob| blob.size);
+        let of_tensor =
+            places.iter().filter(|(blob, dtype, _)| (*blob, *dtype) == (entry.blob, entry.dtype));
+        if scan.first.is_none()
+            && let Some(first) = of_tensor.map(|place| place.2).min()
+        {
+            scan.first = Some(NotFinite {
+                tensor: name.clone(),
+                dtype: entry.dtype,
+                shape: entry.shape.clone(),
+                position: position(first, &entry.shape),
+            });
+        }
+    }
+    scan
 }
 
 /// The index on each axis of an element, from its index in C order.
@@ -130,5 +142,27 @@ mod tests {
         assert_eq!(position(23, &[2, 3, 4]), [1, 2, 3]);
         assert_eq!(position(7, &[2, 3, 4]), [0, 1, 3]);
         assert!(position(0, &[]).is_empty());
+    }
+
+    /// Blocks of 34 bytes, cut into two ranges at every place, each shown in pieces of every size.
+    #[test]
+    fn a_block_is_looked_at_once_wherever_it_is_cut() {
+        let mut bytes = vec![0; 5 * 34];
+        bytes[2 * 34..2 * 34 + 2].copy_from_slice(&[0xff; 2]);
+        for cut in 0..bytes.len() {
+            for piece in [1, 2, 33, 34, 35, 1000] {
+                let found: Vec<u64> = [0..cut, cut..bytes.len()]
+                    .into_iter()
+                    .filter_map(|range| {
+                        let mut scan = Scan::new(DType::Q8_0, range.start as u64);
+                        bytes[range.clone()].chunks(piece).for_each(|part| scan.see(part));
+                        let missing = scan.missing();
+                        scan.see(&bytes[range.end..range.end + missing]);
+                        scan.first()
+                    })
+                    .collect();
+                assert_eq!(found, [64], "cut at {cut}, pieces of {piece}");
+            }
+        }
     }
 }

@@ -202,7 +202,7 @@ impl Store {
         }
         report.blobs = present.len() as u64;
         let locate = |blob: &BlobId| self.locate(blob);
-        let Audit { found, bytes, threads } = audit(units, options.threads, &locate, progress)
+        let Audit { found, bytes, threads, .. } = audit(units, options.threads, &locate, progress)
             .map_err(|Cancelled| FsckError::Cancelled)?;
         (report.bytes, report.threads) = (bytes, threads);
         damage.extend(found.into_iter().map(|(blob, _, kind)| (blob, kind)));

@@ -118,7 +118,12 @@ pub(crate) fn digest_segments(
 pub(crate) struct Lane<'a> {
     pub(crate) range: Range<u64>,
     pub(crate) read: &'a Read<'a>,
+    /// Is shown what was read, in order.
+    pub(crate) see: Option<&'a mut See<'a>>,
 }
+
+/// Looks at bytes.
+pub(crate) type See<'a> = dyn FnMut(&[u8]) + 'a;
 
 /// Fills a buffer with the bytes that begin at an offset.
 pub(crate) type Read<'a> = dyn Fn(&mut [u8], u64) -> Result<(), FileError> + 'a;
@@ -161,6 +166,9 @@ impl LaneState<'_> {
         match (self.lane.read)(part, range.start) {
             Ok(()) => {
                 range.start += len as u64;
+                if let Some(see) = &mut self.lane.see {
+                    see(part);
+                }
                 part
             }
             Err(error) => {

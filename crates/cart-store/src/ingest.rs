@@ -277,9 +277,9 @@ impl Intake<'_> {
         } else if group.len() == 1 {
             vec![(hashing::digest(0..len(0), progress, read(0))?, Vec::new())]
         } else {
-            let (left, right) = (read(0), read(1));
+            let reads = [read(0), read(1)];
             let lanes =
-                [Lane { range: 0..len(0), read: &left }, Lane { range: 0..len(1), read: &right }];
+                [0, 1].map(|index| Lane { range: 0..len(index), read: &reads[index], see: None });
             let [left, right] = hashing::digest_pair(lanes, progress).map_err(HashError::from)?;
             vec![(left?, Vec::new()), (right?, Vec::new())]
         };

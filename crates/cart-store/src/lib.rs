@@ -45,7 +45,7 @@ pub use cart_file::{CartFile, CartFileError, ImportedCart};
 pub use cart_writer::CartWriteError;
 pub use cartridge::Cartridge;
 pub use file_error::FileError;
-pub use finite::{FiniteError, FiniteScan};
+pub use finite::{FiniteScan, NotFinite};
 pub use fsck::{FsckError, FsckOptions, FsckProblem, FsckReport};
 pub use gc::{GcError, GcOptions, GcReport};
 pub use ingest::{IngestError, Ingested};

@@ -5,13 +5,14 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use cart_format::{BlobId, Manifest, ManifestId};
+use cart_format::{BlobId, DType, Manifest, ManifestId};
 use serde::Serialize;
 use thiserror::Error;
 
 use crate::audit::{Audit, Found, Unit, audit};
 use crate::blob_source::{BlobError, MappedBlob};
 use crate::cartridge::Cartridge;
+use crate::finite::{self, FiniteScan, NotFinite};
 use crate::hashing::Cancelled;
 use crate::progress::Progress;
 
@@ -102,6 +103,8 @@ pub struct VerifyReport {
     pub segments: u64,
     /// Bytes hashed.
     pub bytes: u64,
+    /// Whether the weights are numbers. Weights that are not are no damage: they are what was packed.
+    pub finite: FiniteScan,
     /// How long it took.
     pub seconds: f64,
     /// Threads that hashed.
@@ -134,6 +137,15 @@ impl Verified {
     /// The cartridge's id.
     pub fn manifest_id(&self) -> ManifestId {
         self.cartridge.manifest_id()
+    }
+
+    /// Refuses weights that can't be computed with: those with a value that is infinite or not a
+    /// number.
+    ///
+    /// # Errors
+    /// The first such value.
+    pub fn check_finite(&self) -> Result<(), NotFinite> {
+        self.report.finite.first.clone().map_or(Ok(()), Err)
     }
 
     /// As [`Cartridge::map`].
@@ -183,19 +195,37 @@ fn examine(
     let began = Instant::now();
     let manifest = cartridge.manifest();
     let mut units = Vec::new();
+    let types = types(manifest);
     for (&blob, entry) in &manifest.blobs {
-        units.extend(Unit::segments(blob, entry));
-        if entry.segments.is_empty() || options.whole {
+        let types = types.get(&blob).map_or(&[][..], Vec::as_slice);
+        units.extend(Unit::segments(blob, entry).map(|unit| unit.of_types(types)));
+        if entry.segments.is_empty() {
+            units.push(Unit::whole(blob, entry.size).of_types(types));
+        } else if options.whole {
             units.push(Unit::whole(blob, entry.size));
         }
     }
     let segments = units.iter().filter(|unit| unit.is_segment()).count() as u64;
     let locate = |blob: &BlobId| cartridge.locate(blob);
-    let Audit { found, bytes, threads } = audit(units, options.threads, &locate, progress)?;
+    let Audit { found, not_finite, bytes, threads } =
+        audit(units, options.threads, &locate, progress)?;
     let blobs = manifest.blobs.len() as u64;
     let seconds = began.elapsed().as_secs_f64();
-    let report = VerifyReport { blobs, segments, bytes, seconds, threads };
+    let finite = finite::scanned(manifest, &not_finite);
+    let report = VerifyReport { blobs, segments, bytes, finite, seconds, threads };
     Ok((with_uses(manifest, found), report))
+}
+
+/// The element types of each blob of weights.
+fn types(manifest: &Manifest) -> BTreeMap<BlobId, Vec<DType>> {
+    let mut types: BTreeMap<BlobId, Vec<DType>> = BTreeMap::new();
+    for entry in manifest.model.tensors.values() {
+        let types = types.entry(entry.blob).or_default();
+        if !types.contains(&entry.dtype) {
+            types.push(entry.dtype);
+        }
+    }
+    types
 }
 
 impl From<BlobError> for DamageKind {

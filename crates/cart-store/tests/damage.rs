@@ -5,12 +5,13 @@ mod cartridges;
 
 use std::path::Path;
 
+use cart_format::DType;
 use cart_format::limits::SEGMENT;
 use cart_store::{
     Cartridge, Damage, DamageKind, FsckOptions, FsckProblem, FsckReport, GcError, GcOptions,
-    OpenError, Silent, Store, VerifyError, VerifyOptions,
+    OpenError, Silent, SourceRange, Store, VerifyError, VerifyOptions,
 };
-use cartridges::{blob_path, flip, noise, pack};
+use cartridges::{blob_path, flip, manifest_of, noise, pack};
 
 fn open(store: &Store, text: &str) -> Cartridge {
     store.open_cartridge(&store.resolve(text).unwrap()).unwrap()
@@ -50,6 +51,49 @@ fn an_intact_cartridge_says_what_was_verified() {
         assert_eq!(mapped.len() as u64, tensor.shape[0], "{name}");
         assert_eq!(verified.read(&tensor.blob, u64::MAX).unwrap(), mapped.as_ref());
         assert!(mapped.is_empty() || verified.read(&tensor.blob, 9).is_err());
+    }
+}
+
+/// Blocks of 210 bytes do not end where segments do: the scale of the block on the border is in the
+/// second segment, its codes begin in the first.
+#[test]
+fn a_scale_that_is_no_number_is_named_and_is_no_damage() {
+    const BLOCKS: usize = SEGMENT as usize / 210 + 20;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open_or_create(dir.path()).unwrap();
+    let border = SEGMENT as usize / 210;
+    for (bad, expected) in [
+        (vec![], None),
+        (vec![border], Some(border)),
+        (vec![border + 3], Some(border + 3)),
+        (vec![border + 1, border, border - 1], Some(border - 1)),
+    ] {
+        let mut blocks = vec![0x5a; BLOCKS * 210];
+        bad.iter().for_each(|block| blocks[block * 210 + 208..][..2].fill(0xff));
+        let floats = 1.5_f32.to_le_bytes().repeat(100);
+        let _guard = store.hold().unwrap();
+        let sources = [blocks, floats].map(SourceRange::bytes);
+        let taken = store.ingest(&sources, &Silent).unwrap();
+        let mut manifest = manifest_of(&[("blocks", &taken[0]), ("floats", &taken[1])]);
+        for (tensor, (dtype, shape)) in manifest
+            .model
+            .tensors
+            .values_mut()
+            .zip([(DType::Q6_K, vec![BLOCKS as u64, 256]), (DType::F32, vec![100])])
+        {
+            (tensor.dtype, tensor.shape) = (dtype, shape);
+        }
+        let id = store.put_manifest(&manifest).unwrap();
+        for threads in [Some(1), Some(4)] {
+            let options = VerifyOptions { threads, whole: false };
+            let verified = open(&store, &id.hex()).verify(&options, &Silent).unwrap();
+            let finite = &verified.report().finite;
+            assert_eq!((finite.tensors, finite.bytes), (2, BLOCKS as u64 * 210 + 400));
+            let first = finite.first.as_ref().map(|first| (first.tensor.as_str(), &first.position));
+            let expected = expected.map(|block| vec![block as u64, 0]);
+            assert_eq!(first, expected.as_ref().map(|position| ("blocks", position)));
+            assert_eq!(verified.check_finite().is_err(), expected.is_some());
+        }
     }
 }
 

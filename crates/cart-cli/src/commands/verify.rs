@@ -1,6 +1,6 @@
 //! `cart verify`.
 
-use cart_store::{Damage, VerifyError, VerifyOptions, VerifyReport};
+use cart_store::{Damage, FiniteScan, VerifyError, VerifyOptions, VerifyReport};
 use clap::Args;
 use serde::Serialize;
 
@@ -14,8 +14,9 @@ use crate::report;
 /// Recompute every digest of a cartridge.
 ///
 /// Reads all bytes of every blob and compares them with the manifest; modification times and caches
-/// are never evidence. Damage is named by tensor and 16 MiB segment. Every REF is looked at, also
-/// after one that can't be opened. Exit code 1 unless all are intact.
+/// are never evidence. Damage is named by tensor and 16 MiB segment; weights that are infinite or no numbers
+/// are named too, but are no damage. Every REF is looked at, also after one that can't be opened. Exit
+/// code 1 unless all are intact.
 #[derive(Args)]
 #[command(after_help = "Examples:
   cart verify smol
@@ -48,6 +49,8 @@ struct Outcome {
     seconds: f64,
     bytes_per_second: f64,
     damage: Vec<Damage>,
+    /// Whether the weights are numbers.
+    finite: FiniteScan,
     /// Why it could not be opened or read to its end.
     error: Option<String>,
 }
@@ -102,6 +105,7 @@ impl Outcome {
             seconds: report.seconds,
             bytes_per_second: report.bytes as f64 / report.seconds.max(1e-9),
             damage,
+            finite: report.finite.clone(),
             error: None,
         }
     }
@@ -116,6 +120,7 @@ impl Outcome {
             seconds: 0.0,
             bytes_per_second: 0.0,
             damage: Vec::new(),
+            finite: FiniteScan::default(),
             error: Some(error),
         }
     }
@@ -126,14 +131,18 @@ fn render(outcome: &Outcome) -> Result<(), Failure> {
         return report::line(&format!("UNREADABLE {}", outcome.reference));
     };
     if outcome.intact {
-        return report::line(&format!(
+        report::line(&format!(
             "intact {}  sha256:{id}\n  {}, {} in {} ({}/s)",
             outcome.reference,
             counted(outcome.blobs, "blob"),
             human(outcome.bytes),
             seconds(outcome.seconds),
             human(outcome.bytes_per_second as u64),
-        ));
+        ))?;
+        return match &outcome.finite.first {
+            Some(first) => report::line(&format!("  it can't run: {first}")),
+            None => Ok(()),
+        };
     }
     report::line(&format!(
         "DAMAGED {}  sha256:{id}\n  {} of {} blobs",
