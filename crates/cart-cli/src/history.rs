@@ -1,6 +1,7 @@
 //! From what people type to cartridges, agents and commits: the road that most commands share.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use cart_engine::{Agent, LoadOptions, SavedSession, with_memory, with_session};
 use cart_format::{Commit, CommitId, ManifestId, Probe, Recipe};
@@ -31,6 +32,10 @@ pub(crate) struct LoadedFrom {
     pub(crate) probes: Vec<Probe>,
     /// What was loaded.
     pub(crate) verified: Verified,
+    /// How long it took to find and hash it.
+    pub(crate) verify: Duration,
+    /// How long it took to load it.
+    pub(crate) load: Duration,
     /// The file, if it was a `.cart` file.
     file: Option<PathBuf>,
 }
@@ -89,7 +94,11 @@ pub(crate) fn load_with(
     reference: &str,
     options: &LoadOptions,
 ) -> Result<(Agent, LoadedFrom), Failure> {
+    let began = Instant::now();
     let verified = verified(context, reference)?;
+    let verify = began.elapsed();
+    let agent = Agent::load(&verified, options).map_err(Failure::refused)?;
+    let load = began.elapsed() - verify;
     let cartridge = verified.cartridge();
     let commit = cartridge.commit();
     let path = Path::new(reference);
@@ -100,8 +109,9 @@ pub(crate) fn load_with(
         probes: commit.map_or_else(Vec::new, |(_, commit)| commit.probes.clone()),
         file: is_cart_file(path).then(|| path.to_owned()),
         verified: verified.clone(),
+        verify,
+        load,
     };
-    let agent = Agent::load(&verified, options).map_err(Failure::refused)?;
     Ok((agent, origin))
 }
 

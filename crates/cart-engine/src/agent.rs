@@ -326,7 +326,11 @@ fn text_parts(
     spec: &ArchSpec,
 ) -> Result<Option<(Tokenizer, Option<ChatTemplate>)>, LoadError> {
     let Some(section) = &verified.manifest().tokenizer else { return Ok(None) };
-    let document = verified.read(&section.document, TOKENIZER_BYTES)?;
+    let document = verified.map(&section.document)?;
+    let (blob, found, allowed) = (section.document, document.len() as u64, TOKENIZER_BYTES);
+    if found > allowed {
+        return Err(BlobError::TooLarge { blob, found, allowed }.into());
+    }
     let tokenizer = Tokenizer::new(&document, section.special.clone())?;
     tokenizer.check_embeddings(spec.vocab_size)?;
     let Some(template) = &section.chat_template else { return Ok(Some((tokenizer, None))) };

@@ -1,6 +1,7 @@
 //! `cart run`.
 
 use std::io::Read as _;
+use std::time::Duration;
 
 use cart_engine::{
     Agent, GenerateOptions, Generation, KvFormat, LoadOptions, ParseSpecial, Prompt, SavedSession,
@@ -49,6 +50,9 @@ pub(crate) struct RunArgs {
     /// Go on after an end-of-text token
     #[arg(long)]
     ignore_eos: bool,
+    /// Say on stderr how long verifying, loading, the prompt and the new tokens took
+    #[arg(long)]
+    timings: bool,
     /// Report the K best tokens of each step with their log-probabilities (with --json)
     #[arg(long, value_name = "K", default_value_t = 0)]
     top_logprobs: usize,
@@ -84,6 +88,8 @@ struct RunReport {
 
 #[derive(Serialize)]
 struct Seconds {
+    verify: f64,
+    load: f64,
     recall: f64,
     prefill: f64,
     decode: f64,
@@ -131,12 +137,15 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<(), Failure> {
         None => None,
     };
     if context.json {
-        return print_report(&agent, generation, saved);
+        return print_report(&agent, &origin, generation, saved);
     }
     if args.max_tokens > 0 {
         report::line("")?;
     }
     say_what_happened(context, &generation, saved.as_ref());
+    if args.timings {
+        say_timings(context, &origin, &generation);
+    }
     Ok(())
 }
 
@@ -212,6 +221,7 @@ pub(crate) fn save(
 
 fn print_report(
     agent: &Agent,
+    origin: &history::LoadedFrom,
     generation: Generation,
     saved: Option<Saved>,
 ) -> Result<(), Failure> {
@@ -227,6 +237,8 @@ fn print_report(
             top_logprobs: generation.top_logprobs,
             finish: generation.finish,
             seconds: Seconds {
+                verify: origin.verify.as_secs_f64(),
+                load: origin.load.as_secs_f64(),
                 recall: timings.recall.as_secs_f64(),
                 prefill: timings.prefill.as_secs_f64(),
                 decode: timings.decode.as_secs_f64(),
@@ -261,4 +273,19 @@ fn say_what_happened(context: &Context, generation: &Generation, saved: Option<&
             ));
         }
     }
+}
+
+fn say_timings(context: &Context, origin: &history::LoadedFrom, generation: &Generation) {
+    let timings = &generation.timings;
+    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+    context.remark(&format!(
+        "verify {:.1} ms, load {:.1} ms, recall {:.1} ms, prefill {:.1} ms ({} tokens), decode {:.1} ms ({} tokens)",
+        ms(origin.verify),
+        ms(origin.load),
+        ms(timings.recall),
+        ms(timings.prefill),
+        generation.prompt_ids.len(),
+        ms(timings.decode),
+        generation.token_ids.len(),
+    ));
 }

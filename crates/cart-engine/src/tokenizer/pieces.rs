@@ -1,7 +1,9 @@
 //! A vocabulary: texts to ids and back, in three allocations however many there are.
 
-/// An unused place of the table.
+/// No entry.
 const NONE: u32 = u32::MAX;
+/// An unused place of the table.
+const EMPTY: u64 = u64::MAX;
 /// Largest id that is taken: a document can't make the tables larger than a vocabulary ever is.
 pub(super) const MAX_ID: u32 = 1 << 24;
 
@@ -13,8 +15,9 @@ pub(super) struct Pieces {
     entries: Vec<Entry>,
     /// The entry of each id, or [`NONE`].
     by_id: Vec<u32>,
-    /// Open addressing with linear probing: entries by the hash of their text, at most half full.
-    table: Vec<u32>,
+    /// Open addressing with linear probing, at most half full: the upper half of a text's hash, and its
+    /// entry. Half a hash tells nearly all texts apart without a look at their bytes, all over memory.
+    table: Vec<u64>,
     /// Bytes of the longest text.
     longest: usize,
 }
@@ -42,16 +45,19 @@ impl Pieces {
     /// Makes texts findable. Of two equal texts the last one counts.
     pub(super) fn index(&mut self) {
         let places = (self.entries.len() * 2).next_power_of_two().max(2);
-        let mut table = vec![NONE; places];
+        let mut table = vec![EMPTY; places];
         for (index, entry) in self.entries.iter().enumerate() {
             let text = text_of(&self.texts, *entry);
-            let mut place = hash(text.as_bytes()) as usize & (places - 1);
-            while table[place] != NONE
-                && text_of(&self.texts, self.entries[table[place] as usize]) != text
-            {
+            let hash = hash(text.as_bytes());
+            let is_text = |found: u64| {
+                found >> 32 == hash >> 32
+                    && text_of(&self.texts, self.entries[entry_of(found)]) == text
+            };
+            let mut place = hash as usize & (places - 1);
+            while table[place] != EMPTY && !is_text(table[place]) {
                 place = (place + 1) & (places - 1);
             }
-            table[place] = index as u32;
+            table[place] = hash >> 32 << 32 | index as u64;
         }
         self.table = table;
     }
@@ -62,10 +68,12 @@ impl Pieces {
         if text.len() > self.longest {
             return None;
         }
-        let mut place = hash(text.as_bytes()) as usize & mask;
+        let hash = hash(text.as_bytes());
+        let mut place = hash as usize & mask;
         loop {
-            let entry = *self.entries.get(self.table[place] as usize)?;
-            if text_of(&self.texts, entry) == text {
+            let found = self.table[place];
+            let entry = *self.entries.get(entry_of(found))?;
+            if found >> 32 == hash >> 32 && text_of(&self.texts, entry) == text {
                 return Some(entry.id);
             }
             place = (place + 1) & mask;
@@ -96,6 +104,11 @@ impl Pieces {
         }
         Some(ids)
     }
+}
+
+/// The entry of a place of the table; beyond all entries for an unused one.
+fn entry_of(place: u64) -> usize {
+    place as u32 as usize
 }
 
 fn text_of(texts: &str, entry: Entry) -> &str {
