@@ -30,7 +30,7 @@ pub struct FiniteScan {
     /// Their bytes.
     pub bytes: u64,
     /// The first value that is infinite or not a number; the same at every number of threads.
-    pub first: Option<NotFinite>,
+    pub first: Option<Box<NotFinite>>,
 }
 
 /// A value that is no number: the blob, the type that it was read as, and the element's index.
@@ -111,12 +111,12 @@ pub(crate) fn scanned(manifest: &Manifest, places: &[Place]) -> FiniteScan {
         if scan.first.is_none()
             && let Some(first) = of_tensor.map(|place| place.2).min()
         {
-            scan.first = Some(NotFinite {
+            scan.first = Some(Box::new(NotFinite {
                 tensor: name.clone(),
                 dtype: entry.dtype,
                 shape: entry.shape.clone(),
                 position: position(first, &entry.shape),
-            });
+            }));
         }
     }
     scan

@@ -145,7 +145,7 @@ impl Verified {
     /// # Errors
     /// The first such value.
     pub fn check_finite(&self) -> Result<(), NotFinite> {
-        self.report.finite.first.clone().map_or(Ok(()), Err)
+        self.report.finite.first.clone().map_or(Ok(()), |first| Err(*first))
     }
 
     /// As [`Cartridge::map`].
