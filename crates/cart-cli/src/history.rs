@@ -97,8 +97,9 @@ pub(crate) fn load_with(
     let began = Instant::now();
     let verified = verified(context, reference)?;
     let verify = began.elapsed();
+    let began = Instant::now();
     let agent = Agent::load(&verified, options).map_err(Failure::refused)?;
-    let load = began.elapsed() - verify;
+    let load = began.elapsed();
     let cartridge = verified.cartridge();
     let commit = cartridge.commit();
     let path = Path::new(reference);

@@ -147,7 +147,7 @@ mod tests {
     /// Blocks of 34 bytes, cut into two ranges at every place, each shown in pieces of every size.
     #[test]
     fn a_block_is_looked_at_once_wherever_it_is_cut() {
-        let mut bytes = vec![0; 5 * 34];
+        let mut bytes = [0; 5 * 34];
         bytes[2 * 34..2 * 34 + 2].copy_from_slice(&[0xff; 2]);
         for cut in 0..bytes.len() {
             for piece in [1, 2, 33, 34, 35, 1000] {

@@ -39,7 +39,7 @@ pub enum VerifyError {
         /// Each place of damage, in the order of blob ids and segments.
         damage: Vec<Damage>,
         /// What was looked at.
-        report: VerifyReport,
+        report: Box<VerifyReport>,
     },
     /// [`Progress::cancelled`] said so.
     #[error("cancelled; the cartridge is not verified")]
@@ -182,7 +182,8 @@ impl Cartridge {
             return Ok(Verified { cartridge: self, report });
         }
         let place = self.place().to_path_buf();
-        Err(VerifyError::Damaged { manifest: self.manifest_id(), place, damage, report })
+        let (manifest, report) = (self.manifest_id(), Box::new(report));
+        Err(VerifyError::Damaged { manifest, place, damage, report })
     }
 }
 
