@@ -32,7 +32,7 @@ fn the_state_of_a_memory_fits_its_schema() {
 fn the_schema_of_a_memory_refuses_what_the_reader_refuses() {
     let snapshot = lived_in();
     let broken: [(&str, Value); 6] = [
-        ("/version", json!(2)),
+        ("/version", json!(3)),
         ("/now", json!(-1)),
         ("/stm/0/energy", json!(1.5)),
         ("/stm/0/position", json!("0")),

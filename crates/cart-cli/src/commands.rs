@@ -12,6 +12,7 @@ mod gc;
 mod inspect;
 mod log;
 mod ls;
+mod memory;
 mod pack;
 mod probe;
 mod rm;
@@ -44,6 +45,7 @@ pub(crate) enum Command {
     Swap(swap::SwapArgs),
     Probe(probe::ProbeArgs),
     Eval(eval::EvalArgs),
+    Memory(memory::MemoryArgs),
     Gc(gc::GcArgs),
     Fsck(fsck::FsckArgs),
     Bench(bench::BenchArgs),
@@ -70,6 +72,7 @@ impl Command {
             Self::Swap(args) => swap::run(context, &args),
             Self::Probe(args) => probe::run(context, &args),
             Self::Eval(args) => eval::run(context, &args),
+            Self::Memory(args) => memory::run(context, &args),
             Self::Gc(args) => gc::run(context, &args),
             Self::Fsck(args) => fsck::run(context, &args),
             Self::Bench(args) => bench::run(context, &args),

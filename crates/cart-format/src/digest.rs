@@ -114,6 +114,11 @@ id_type! {
 }
 
 id_type! {
+    /// Names the whole state of a memory: its document and its tensors (spec 30 §4).
+    MemoryId
+}
+
+id_type! {
     /// Names what the numbers of a session's state depend on (spec 35 §2). A state of another basis
     /// can't be continued.
     BasisId

@@ -24,7 +24,7 @@ mod sha256;
 
 pub use arch::ArchSpec;
 pub use commit::{Commit, CommitError, Probe, ProbeStep, Recipe, TokenLogprob};
-pub use digest::{BasisId, BlobId, CommitId, IdError, ManifestId, SegmentId, SpaceId};
+pub use digest::{BasisId, BlobId, CommitId, IdError, ManifestId, MemoryId, SegmentId, SpaceId};
 pub use dtype::{DType, DTypeError};
 pub use finite::first_not_finite;
 pub use manifest::{

@@ -3,6 +3,7 @@
 //! A slot never moves, so that storing one more rewrites the rows of that one. The unit keys are
 //! derived from the raw keys and are never stored.
 
+use crate::config::MergeRule;
 use crate::slot::{Slot, SlotId, SlotValue};
 use crate::vector;
 
@@ -105,16 +106,18 @@ impl Bank {
         })
     }
 
-    /// The nearest slot that says `value`, and the nearest that says something else. At equal
-    /// cosines the lower id wins.
+    /// The nearest slot that may take `value` (with [`MergeRule::SameValue`] one that says it), and
+    /// the nearest of the others. At equal cosines the lower id wins.
     pub(crate) fn nearest(
         &self,
         unit: &[f32],
         value: &SlotValue,
+        rule: MergeRule,
     ) -> (Option<Nearest>, Option<Nearest>) {
         let (mut same, mut other) = (None, None);
         for (near, slot) in self.cosines(unit) {
-            let best = if slot.value == *value { &mut same } else { &mut other };
+            let takes = rule == MergeRule::Nearest || slot.value == *value;
+            let best = if takes { &mut same } else { &mut other };
             if best.is_none_or(|best: Nearest| {
                 near.cosine > best.cosine
                     || near.cosine == best.cosine && slot.id < self.slot(best.position).id

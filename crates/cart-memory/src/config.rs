@@ -1,12 +1,23 @@
 //! The settings of a memory.
 
+mod rules;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+pub use rules::{
+    AddressingRules, BiasRules, BufferRules, ContradictionPolicy, ContradictionRules,
+    DiagnosticRules, GraphRules, MergeRule, StoreRules,
+};
 
 /// Most slots of a store, which keeps positions and sizes well inside 32 bits.
 pub const MAX_SLOTS: u32 = 1 << 20;
 /// Longest span of one slot, in tokens.
 pub const MAX_SPAN_TOKENS: u32 = 1 << 12;
+/// Most goal vectors of one slot.
+pub const MAX_GOAL_VECTORS: u32 = 64;
+/// Most perturbed queries of one counterfactual score.
+pub const MAX_SAMPLES: u32 = 1 << 16;
 
 /// Why settings can't be used.
 #[derive(Clone, Debug, Error, PartialEq)]
@@ -84,6 +95,42 @@ pub struct MemoryConfig {
     pub surprise_prior_mean: f32,
     /// Deviation of surprise expected before anything was seen, in nats.
     pub surprise_prior_deviation: f32,
+    /// Which slot takes an observation.
+    #[serde(skip_serializing_if = "is_default")]
+    pub merge: MergeRule,
+    /// Share of the goal that the prompt's direction replaces before each step.
+    #[serde(skip_serializing_if = "is_default")]
+    pub goal_prompt_blend: f32,
+    /// Goal vectors that a slot may carry.
+    #[serde(skip_serializing_if = "is_default")]
+    pub goal_vectors: u32,
+    /// Short-term memory decays in cycles.
+    #[serde(skip_serializing_if = "is_default")]
+    pub buffer: Option<BufferRules>,
+    /// Long-term memory takes what surprises.
+    #[serde(skip_serializing_if = "is_default")]
+    pub store: Option<StoreRules>,
+    /// Confidence sets the goal's rate.
+    #[serde(skip_serializing_if = "is_default")]
+    pub diagnostic: Option<DiagnosticRules>,
+    /// What comes one after the other is linked.
+    #[serde(skip_serializing_if = "is_default")]
+    pub graph: Option<GraphRules>,
+    /// How reads are mixed; absent, as [`AddressingRules::default`] says.
+    #[serde(skip_serializing_if = "is_default")]
+    pub addressing: Option<AddressingRules>,
+    /// Values under one key end each other.
+    #[serde(skip_serializing_if = "is_default")]
+    pub contradictions: Option<ContradictionRules>,
+    /// What is filtered before consolidation.
+    #[serde(skip_serializing_if = "is_default")]
+    pub bias: Option<BiasRules>,
+}
+
+/// Fields at their defaults are not written, so that a memory without further rules has the bytes
+/// that it had in version 1.
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Default for MemoryConfig {
@@ -108,6 +155,16 @@ impl Default for MemoryConfig {
             surprise_alpha: 0.1,
             surprise_prior_mean: 3.0,
             surprise_prior_deviation: 1.5,
+            merge: MergeRule::SameValue,
+            goal_prompt_blend: 0.0,
+            goal_vectors: 0,
+            buffer: None,
+            store: None,
+            diagnostic: None,
+            graph: None,
+            addressing: None,
+            contradictions: None,
+            bias: None,
         }
     }
 }
@@ -118,13 +175,23 @@ impl MemoryConfig {
     /// # Errors
     /// The first setting that is out of its range, or not a number.
     pub fn check(&self) -> Result<(), ConfigError> {
+        for (name, found, (least, most)) in self.numbers().into_iter().chain(self.rule_numbers()) {
+            // Rates are given as f32, so a bound is met as f32 too.
+            if !(found.is_finite() && found as f32 >= least as f32 && found <= most) {
+                return Err(ConfigError { name, found, allowed: Allowed { least, most } });
+            }
+        }
+        Ok(())
+    }
+
+    fn numbers(&self) -> Vec<Setting> {
         let unit = (0.0, 1.0);
         let rate = (1e-6, 1.0);
         let count = (1.0, f64::from(MAX_SLOTS));
         let interval = (1.0, (1_u64 << 53) as f64);
         let nats = (0.0, 1e6);
         let f = f64::from;
-        let settings: [(&'static str, f64, (f64, f64)); 19] = [
+        vec![
             ("stm_slots", f64::from(self.stm_slots), count),
             ("ltm_slots", f64::from(self.ltm_slots), count),
             ("max_span_tokens", f64::from(self.max_span_tokens), (1.0, f64::from(MAX_SPAN_TOKENS))),
@@ -144,16 +211,85 @@ impl MemoryConfig {
             ("surprise_alpha", f(self.surprise_alpha), rate),
             ("surprise_prior_mean", f(self.surprise_prior_mean), nats),
             ("surprise_prior_deviation", f(self.surprise_prior_deviation), (1e-6, 1e6)),
-        ];
-        for (name, found, (least, most)) in settings {
-            // Rates are given as f32, so a bound is met as f32 too.
-            if !(found.is_finite() && found as f32 >= least as f32 && found <= most) {
-                return Err(ConfigError { name, found, allowed: Allowed { least, most } });
-            }
+            ("goal_prompt_blend", f(self.goal_prompt_blend), unit),
+            ("goal_vectors", f64::from(self.goal_vectors), (0.0, f64::from(MAX_GOAL_VECTORS))),
+        ]
+    }
+
+    fn rule_numbers(&self) -> Vec<Setting> {
+        let unit = (0.0, 1.0);
+        let cosine = (-1.0, 1.0);
+        let large = (0.0, 1e6);
+        let f = f64::from;
+        let mut all: Vec<Setting> = Vec::new();
+        if let Some(rules) = &self.buffer {
+            all.push(("buffer.retention", f(rules.retention), unit));
+            all.push(("buffer.floor", f(rules.floor), unit));
         }
-        Ok(())
+        if let Some(rules) = &self.store {
+            all.push(("store.z_threshold", f(rules.z_threshold), large));
+            all.push(("store.capacity_pressure", f(rules.capacity_pressure), large));
+            all.push(("store.retention", f(rules.retention), unit));
+            all.push(("store.floor", f(rules.floor), unit));
+        }
+        if let Some(rules) = &self.diagnostic {
+            let samples = (1.0, f64::from(MAX_SAMPLES));
+            all.push(("diagnostic.seed", rules.seed as f64, (0.0, (1_u64 << 53) as f64)));
+            all.push(("diagnostic.samples", f64::from(rules.samples), samples));
+            all.push(("diagnostic.sigma", f(rules.sigma), (0.0, 100.0)));
+            all.push(("diagnostic.floor", f(rules.floor), unit));
+        }
+        if let Some(rules) = &self.graph {
+            all.push(("graph.rate", f(rules.rate), unit));
+            all.push(("graph.decay", f(rules.decay), unit));
+            all.push(("graph.window", rules.window as f64, (1.0, (1_u64 << 53) as f64)));
+            all.push(("graph.depression", f(rules.depression), unit));
+            all.push(("graph.read_activity", f(rules.read_activity), unit));
+            all.push((
+                "graph.out_degree",
+                f64::from(rules.out_degree),
+                (1.0, f64::from(MAX_SLOTS)),
+            ));
+            all.push(("graph.alpha", f(rules.alpha), unit));
+            all.push(("graph.floor", f(rules.floor), unit));
+        }
+        if let Some(rules) = &self.addressing {
+            let both = |name, number: f32| (name, f(number), (-100.0, 100.0));
+            all.extend(rules.bias.map(|number| both("addressing.bias", number)));
+            all.extend(rules.slope.map(|number| both("addressing.slope", number)));
+        }
+        if let Some(rules) = &self.contradictions {
+            all.push(("contradictions.cosine", f(rules.cosine), cosine));
+        }
+        if let Some(rules) = &self.bias {
+            all.push(("bias.cosine", f(rules.cosine), cosine));
+            all.push(("bias.keep", f(rules.keep), unit));
+        }
+        all
+    }
+
+    /// Whether a rule is set that version 1 of the state did not know.
+    pub(crate) fn has_later_rules(&self) -> bool {
+        let plain = Self::default();
+        let before = Self {
+            merge: plain.merge,
+            goal_prompt_blend: plain.goal_prompt_blend,
+            goal_vectors: plain.goal_vectors,
+            buffer: None,
+            store: None,
+            diagnostic: None,
+            graph: None,
+            addressing: None,
+            contradictions: None,
+            bias: None,
+            ..self.clone()
+        };
+        before != *self
     }
 }
+
+/// A setting's name, its value, and its least and most.
+type Setting = (&'static str, f64, (f64, f64));
 
 #[cfg(test)]
 mod tests {

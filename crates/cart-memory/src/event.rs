@@ -21,6 +21,8 @@ pub enum Cause {
     Observer,
     /// It was about to leave short-term memory.
     Eviction,
+    /// It came with a surprise.
+    Surprise,
 }
 
 /// How long-term memory took a slot in.
@@ -109,6 +111,9 @@ pub enum MemoryEvent {
         norm: f32,
         /// Cosine of the goal with what it was before; none for the first step.
         drift: Option<f32>,
+        /// Confidence of the self-diagnostic, where it is on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        confidence: Option<f32>,
     },
     /// A long-term slot that nobody asked for left.
     Pruned {
@@ -125,5 +130,100 @@ pub enum MemoryEvent {
         slot: SlotRef,
         /// What took its place.
         by: SlotRef,
+    },
+    /// A slot that had stopped holding was said again, and holds.
+    Reopened {
+        /// The slot.
+        slot: SlotRef,
+    },
+    /// Two slots that hold say something else under nearly the same key.
+    Contradicted {
+        /// The slot that was written.
+        slot: SlotRef,
+        /// The other.
+        other: SlotRef,
+        /// Cosine of their keys.
+        cosine: f32,
+    },
+    /// An observation's surprise was weighed by the surprise-gated store.
+    Surprised {
+        /// The short-term slot that the observation went into.
+        slot: SlotId,
+        /// Deviations over the running mean.
+        z: f32,
+        /// Deviations that the store asked for.
+        needed: f32,
+        /// Whether it was offered to long-term memory for it.
+        offered: bool,
+    },
+    /// The filter kept a slot from long-term memory.
+    Withheld {
+        /// The short-term slot.
+        slot: SlotId,
+        /// What it says.
+        text: String,
+        /// What flagged it.
+        flag: Flag,
+    },
+    /// The filter took energy from a slot on its way into long-term memory.
+    Weakened {
+        /// The short-term slot.
+        slot: SlotId,
+        /// What it says.
+        text: String,
+        /// What flagged it.
+        flag: Flag,
+        /// The energy with which it was offered.
+        energy: f32,
+    },
+    /// Cycles between two conversations passed.
+    Cycled {
+        /// How many.
+        cycles: u32,
+        /// Short-term slots that stayed.
+        stm: u64,
+        /// Long-term slots that stayed.
+        ltm: u64,
+    },
+    /// A slot had too little energy left after a cycle.
+    Faded {
+        /// The slot.
+        slot: SlotRef,
+        /// What it said.
+        text: String,
+        /// The energy that was left.
+        energy: f32,
+    },
+    /// Slots were read.
+    Read {
+        /// The slots with their shares of the read, which add up to 1.
+        slots: Vec<Share>,
+    },
+}
+
+/// A slot's share of a read.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Share {
+    /// The slot.
+    pub slot: SlotRef,
+    /// Its share, 0 to 1.
+    pub share: f32,
+}
+
+/// Why the filter flagged a slot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Flag {
+    /// Its text has a listed word or phrase.
+    Word {
+        /// The entry of the list.
+        word: String,
+    },
+    /// Its key lies near a listed centre.
+    Neighbourhood {
+        /// The place in the list.
+        centre: u32,
+        /// Cosine with it.
+        cosine: f32,
     },
 }

@@ -16,11 +16,13 @@ const RATE_STEPS: f64 = 1000.0;
 pub struct Goal {
     pub(crate) vector: Vec<f32>,
     pub(crate) steps: u64,
+    /// Where the prompt points, a unit vector.
+    pub(crate) prompt: Option<Vec<f32>>,
 }
 
 impl Goal {
     pub(crate) fn new(dim: usize) -> Self {
-        Self { vector: vec![0.0; dim], steps: 0 }
+        Self { vector: vec![0.0; dim], steps: 0, prompt: None }
     }
 
     /// The vector, `[dim]`, in the normalized space; its length is at most `goal_cap`.
@@ -43,15 +45,35 @@ impl Goal {
         self.vector.iter().all(|&value| value == 0.0)
     }
 
-    /// One step towards a unit vector, `[dim]`.
-    pub(crate) fn pull(&mut self, unit: &[f32], config: &MemoryConfig) -> MemoryEvent {
-        let rate = f64::from(config.goal_rate) * libm::exp(-(self.steps as f64) / RATE_STEPS);
+    /// Where the prompt points, `[dim]`, of length 1; none where nothing was said about it.
+    pub fn prompt(&self) -> Option<&[f32]> {
+        self.prompt.as_deref()
+    }
+
+    /// One step towards a unit vector, `[dim]`. The prompt's direction is blended in before it.
+    ///
+    /// * `confidence`: 0 to 1, of the self-diagnostic, where it is on
+    pub(crate) fn pull(
+        &mut self,
+        unit: &[f32],
+        config: &MemoryConfig,
+        confidence: Option<f32>,
+    ) -> MemoryEvent {
+        let mut rate = f64::from(config.goal_rate) * libm::exp(-(self.steps as f64) / RATE_STEPS);
+        if let (Some(rules), Some(confidence)) = (&config.diagnostic, confidence) {
+            let floor = f64::from(rules.floor);
+            rate *= floor + (1.0 - floor) * f64::from(confidence);
+        }
         let rate = rate as f32;
         let before = self.vector.clone();
+        if let Some(prompt) = &self.prompt {
+            vector::blend(&mut self.vector, prompt, config.goal_prompt_blend);
+        }
         vector::blend(&mut self.vector, unit, rate);
         self.cut(config.goal_cap);
         self.steps += 1;
-        MemoryEvent::GoalMoved { rate, norm: self.norm(), drift: cosine(&before, &self.vector) }
+        let drift = cosine(&before, &self.vector);
+        MemoryEvent::GoalMoved { rate, norm: self.norm(), drift, confidence }
     }
 
     fn cut(&mut self, cap: f32) {
@@ -84,12 +106,13 @@ mod tests {
     fn steps_by_hand() {
         let mut goal = Goal::new(2);
         assert!(goal.is_zero());
-        let first = goal.pull(&[1.0, 0.0], &config(0.5, 1.0));
+        let first = goal.pull(&[1.0, 0.0], &config(0.5, 1.0), None);
         assert_eq!(goal.vector(), [0.5, 0.0]);
-        assert_eq!(first, MemoryEvent::GoalMoved { rate: 0.5, norm: 0.5, drift: None });
+        let moved = MemoryEvent::GoalMoved { rate: 0.5, norm: 0.5, drift: None, confidence: None };
+        assert_eq!(first, moved);
 
         // The rate at step 1 is ½ · e^−0.001 = 0.49950.
-        let second = goal.pull(&[0.0, 1.0], &config(0.5, 1.0));
+        let second = goal.pull(&[0.0, 1.0], &config(0.5, 1.0), None);
         let MemoryEvent::GoalMoved { rate, drift: Some(drift), .. } = second else {
             panic!("{second:?}")
         };
@@ -104,7 +127,7 @@ mod tests {
     fn the_cap_holds_however_long_one_direction_pulls() {
         let mut goal = Goal::new(2);
         for _ in 0..500 {
-            goal.pull(&[0.6, 0.8], &config(0.3, 0.5));
+            goal.pull(&[0.6, 0.8], &config(0.3, 0.5), None);
             assert!(goal.norm() <= 0.5 + 1e-6);
         }
         assert!((goal.norm() - 0.5).abs() < 1e-6);

@@ -9,11 +9,18 @@
 //! [`MemoryEvent`], which it answers; [`Recalled`] and [`Neighbour`], by which it reaches a model's
 //! output; and [`MemorySnapshot`], by which it is saved.
 
+mod addressing;
+mod associate;
 mod bank;
 pub mod config;
+mod contradiction;
+mod cycle;
 mod event;
+mod filter;
 pub mod gate;
 mod goal;
+mod graph;
+mod input;
 mod knn;
 mod late;
 mod ltm;
@@ -21,6 +28,7 @@ mod normalization;
 mod observation;
 mod observer;
 mod recall;
+mod reflect;
 mod report;
 mod seeded;
 mod shuffle;
@@ -28,17 +36,23 @@ mod slot;
 mod snapshot;
 mod stm;
 mod surprise;
+pub mod trace;
 mod unified;
 mod vector;
 
+pub use addressing::Addressed;
+pub use associate::Associated;
 pub use config::{ConfigError, MemoryConfig};
-pub use event::{Cause, Intake, MemoryEvent, Near};
+pub use event::{Cause, Flag, Intake, MemoryEvent, Near, Share};
 pub use goal::Goal;
+pub use graph::Link;
+pub use input::{Answer, Input, Outcome};
 pub use knn::Neighbour;
 pub use normalization::{Normalization, NormalizationError};
-pub use observation::{MAX_TICK, MemoryError, Observation};
+pub use observation::{MAX_CYCLES, MAX_TICK, MemoryError, Observation};
 pub use observer::{Counterfactual, Perturbation};
 pub use recall::Recalled;
+pub use reflect::{Novelty, Reflection};
 pub use report::{MemoryReport, Spread, StoreReport};
 pub use slot::{
     Consolidation, KeyStatistics, Slot, SlotId, SlotRef, SlotValue, StoreKind, Tick, TokenKeys,

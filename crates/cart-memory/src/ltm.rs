@@ -31,7 +31,7 @@ pub(crate) enum Outcome {
 impl Offer<'_> {
     /// Makes the offer.
     pub(crate) fn put_to(&self, bank: &mut Bank) -> Outcome {
-        let (same, _) = bank.nearest(self.unit, &self.slot.value);
+        let (same, _) = bank.nearest(self.unit, &self.slot.value, self.config.merge);
         if let Some(near) = same.filter(|near| near.cosine >= self.config.novelty_threshold) {
             self.merge_into(bank, near);
             let intake = Intake::Merged { cosine: near.cosine };
@@ -58,8 +58,13 @@ impl Offer<'_> {
         entry.refreshed = self.at;
         entry.count += self.slot.statistics.count;
         entry.statistics.merge(&self.slot.statistics);
-        if !self.slot.token_keys.is_empty() {
-            entry.token_keys = self.slot.token_keys.clone();
+        entry.says(&self.slot.value, self.slot.token_keys.clone(), &self.slot.source);
+        if self.config.contradictions.is_some() {
+            entry.validity.until = self.slot.validity.until;
+            entry.validity.superseded_by = self.slot.validity.superseded_by;
+        }
+        if !self.slot.goals.is_empty() {
+            entry.goals.clone_from(&self.slot.goals);
         }
         let mut key = entry.key.clone();
         vector::blend(&mut key, &self.slot.key, alpha);

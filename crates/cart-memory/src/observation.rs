@@ -3,12 +3,16 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::config::MergeRule;
 use crate::vector::{self, VectorError};
-use crate::{Normalization, SlotRef, Tick, TokenKeys};
+use crate::{MemoryConfig, Normalization, SlotRef, Tick, TokenKeys};
 
 /// A moment, counted by the caller. Ticks never run backwards; the largest is 2⁵³ − 1, so that
 /// every JSON reader gets them exactly.
 pub const MAX_TICK: Tick = (1 << 53) - 1;
+
+/// Most cycles of one call.
+pub const MAX_CYCLES: u32 = 1_000_000;
 
 /// Something that a model saw or wrote.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -75,7 +79,9 @@ pub enum MemoryError {
         found: f32,
     },
     /// There would be nothing to recall.
-    #[error("the observation has neither tokens nor text; give what is to be remembered")]
+    #[error(
+        "the observation has neither tokens nor text; give what is to be remembered, or set `merge` to `nearest`, where keys alone are enough"
+    )]
     NoValue,
     /// The span does not fit a slot.
     #[error(
@@ -113,6 +119,30 @@ pub enum MemoryError {
         /// The slot.
         slot: SlotRef,
     },
+    /// What was asked for works only under a rule that this memory does not have.
+    #[error("the setting `{rule}` is not set, so this would change nothing; set it first")]
+    RuleNotSet {
+        /// The setting.
+        rule: &'static str,
+    },
+    /// Cycles are counted from 1.
+    #[error("{found} cycles; allowed: 1 to {MAX_CYCLES}")]
+    Cycles {
+        /// The number found.
+        found: u32,
+    },
+    /// A perturbation that makes no sense.
+    #[error("`{name}` of the perturbation is {found}; allowed: {least} to {most}")]
+    Perturbation {
+        /// The field.
+        name: &'static str,
+        /// Its value.
+        found: f64,
+        /// The smallest.
+        least: f64,
+        /// The largest.
+        most: f64,
+    },
     /// Values can only be exchanged between slots that differ.
     #[error("the memory holds {distinct} different values; at least 2 are needed to shuffle them")]
     NothingToShuffle {
@@ -136,10 +166,11 @@ impl<'o> Checked<'o> {
     pub(crate) fn new(
         seen: &'o Observation,
         normalization: &Normalization,
-        max_span_tokens: u32,
+        config: &MemoryConfig,
     ) -> Result<Self, MemoryError> {
+        let max_span_tokens = config.max_span_tokens;
         let tokens = seen.token_ids.len();
-        if tokens == 0 && seen.text.is_empty() {
+        if tokens == 0 && seen.text.is_empty() && config.merge == MergeRule::SameValue {
             return Err(MemoryError::NoValue);
         }
         if tokens > max_span_tokens as usize {

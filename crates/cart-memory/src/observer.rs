@@ -5,9 +5,12 @@
 //! comes again only after its energy has risen by `material_change`. Every `prune_interval` ticks,
 //! long-term slots that were neither written nor read for `prune_age` ticks leave.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Cause, Intake, MemoryEvent};
+use crate::filter::Filtered;
 use crate::ltm::{Offer, Outcome};
 use crate::seeded::Seeded;
 use crate::slot::{Consolidation, KeyStatistics, Slot};
@@ -90,11 +93,16 @@ impl UnifiedMemory {
         cause: Cause,
         events: &mut Vec<MemoryEvent>,
     ) {
-        let slot = self.stm.slot(position);
+        let slot = match self.filtered(position, events) {
+            Filtered::Free => Cow::Borrowed(self.stm.slot(position)),
+            Filtered::Weakened(slot) => Cow::Owned(*slot),
+            Filtered::Withheld => return self.mark_consolidated(at, position, None),
+        };
         let (from, gated_energy) = (slot.id, slot.gated_energy());
+        let confidence = self.confidence(self.stm.unit(position));
         let offer = Offer {
             at,
-            slot,
+            slot: &slot,
             unit: self.stm.unit(position),
             new_id: SlotId(self.next_slot),
             config: &self.config,
@@ -104,9 +112,12 @@ impl UnifiedMemory {
             Outcome::Taken { position: entry, intake } => {
                 let into = self.ltm.slot(entry).id;
                 self.note_intake(&intake);
+                if let Intake::Replaced { slot, .. } = intake {
+                    self.unlink(slot, None);
+                }
                 self.mark_consolidated(at, position, Some(into));
                 events.push(MemoryEvent::Consolidated { from, into, intake, gated_energy, cause });
-                events.push(self.goal.pull(self.ltm.unit(entry), &self.config));
+                events.push(self.goal.pull(self.ltm.unit(entry), &self.config, confidence));
             }
             Outcome::Outranked { least } => {
                 self.counters.outranked += 1;
@@ -147,6 +158,7 @@ impl UnifiedMemory {
         for position in stale {
             let slot = self.ltm.remove(position);
             self.counters.pruned += 1;
+            self.unlink(slot.id, None);
             let idle = at - slot.accessed();
             events.push(MemoryEvent::Pruned { slot: slot.id, text: slot.value.text, idle });
         }
@@ -168,9 +180,20 @@ impl UnifiedMemory {
         how: Perturbation,
     ) -> Result<Option<Counterfactual>, MemoryError> {
         let unit = self.normalization.unit("query", query)?;
-        let Some(base) = self.nearest_long_term(&unit) else {
-            return Ok(None);
-        };
+        Ok(self.surroundings(&unit, how))
+    }
+
+    /// How sure the memory is of a unit key, 0 to 1, where the self-diagnostic is on.
+    fn confidence(&self, unit: &[f32]) -> Option<f32> {
+        let rules = self.config.diagnostic?;
+        let seed = rules.seed.wrapping_add(self.goal.steps());
+        let how = Perturbation { seed, samples: rules.samples, sigma: rules.sigma };
+        let score = self.surroundings(unit, how).map_or(0.0, |known| known.score);
+        Some(score.clamp(0.0, 1.0))
+    }
+
+    fn surroundings(&self, unit: &[f32], how: Perturbation) -> Option<Counterfactual> {
+        let base = self.nearest_long_term(unit)?;
         let mut chance = Seeded::new(how.seed);
         let scale = f64::from(how.sigma) / (unit.len() as f64).sqrt();
         let samples = how.samples.max(1);
@@ -180,11 +203,11 @@ impl UnifiedMemory {
                 .iter()
                 .map(|&value| (f64::from(value) + scale * chance.normal()) as f32)
                 .collect();
-            let score = self.nearest_long_term(&unit_or(perturbed, &unit)).unwrap_or(base);
+            let score = self.nearest_long_term(&unit_or(perturbed, unit)).unwrap_or(base);
             sum += f64::from(score);
             best = best.max(score);
         }
-        Ok(Some(Counterfactual { base, score: (sum / f64::from(samples)) as f32, best }))
+        Some(Counterfactual { base, score: (sum / f64::from(samples)) as f32, best })
     }
 
     fn nearest_long_term(&self, unit: &[f32]) -> Option<f32> {

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::event::Share;
 use crate::observation::{MemoryError, check_tick};
-use crate::slot::{Slot, SlotRef, SlotValue, StoreKind};
+use crate::slot::{Slot, SlotId, SlotRef, SlotValue, StoreKind};
 use crate::{Tick, UnifiedMemory, vector};
 
 /// A memory that answers a query.
@@ -105,21 +106,41 @@ impl UnifiedMemory {
             .map(|(store, slot, key)| {
                 let (cosine, score) = judge(store, slot, key);
                 let decay = slot.decay(store, at, &self.config);
-                Hit { slot, at: SlotRef { store, id: slot.id }, cosine, decay, score }
+                // −0 and 0 are the same score; the order of recall must not tell them apart.
+                Hit { slot, at: SlotRef { store, id: slot.id }, cosine, decay, score: score + 0.0 }
             })
             .collect()
     }
 
     /// Notes that these were read.
     pub(crate) fn mark_read(&mut self, at: Tick, recalled: &[Recalled]) {
+        let slots = recalled.iter().flat_map(|hit| std::iter::once(&hit.slot).chain(&hit.also));
+        self.touch(at, slots.copied());
+        let active: Vec<(SlotId, f32)> =
+            shares(recalled).into_iter().map(|read| (read.slot.id, read.share)).collect();
+        self.fire_reads(at, active);
+    }
+
+    /// Sets when these slots were read last.
+    pub(crate) fn touch(&mut self, at: Tick, slots: impl Iterator<Item = SlotRef>) {
         self.now = at;
-        self.counters.recalls += u64::from(!recalled.is_empty());
-        for read in recalled.iter().flat_map(|hit| std::iter::once(&hit.slot).chain(&hit.also)) {
+        let mut touched = false;
+        for read in slots {
             let bank = self.bank_mut(read.store);
             if let Some(position) = bank.find(read.id) {
                 bank.slot_mut(position).read = at;
+                touched = true;
             }
         }
+        self.counters.recalls += u64::from(touched);
+    }
+
+    /// Lets slots be active that were read, as far as reads count.
+    pub(crate) fn fire_reads(&mut self, at: Tick, shares: Vec<(SlotId, f32)>) {
+        let Some(rules) = self.config.graph else { return };
+        let activity = rules.read_activity;
+        let active: Vec<_> = shares.into_iter().map(|(id, share)| (id, share * activity)).collect();
+        self.fire(at, &active);
     }
 }
 
@@ -140,6 +161,14 @@ pub(crate) fn best_of(mut hits: Vec<Hit<'_>>, top_k: usize) -> Vec<Recalled> {
     recalled
 }
 
+/// What each hit has of the whole: its score over the sum of those over 0.
+pub(crate) fn shares(recalled: &[Recalled]) -> Vec<Share> {
+    let over_zero = |hit: &Recalled| f64::from(hit.score.max(0.0));
+    let sum: f64 = recalled.iter().map(over_zero).sum();
+    let share = |hit| if sum > 0.0 { (over_zero(hit) / sum) as f32 } else { 0.0 };
+    recalled.iter().map(|hit| Share { slot: hit.slot, share: share(hit) }).collect()
+}
+
 impl Hit<'_> {
     fn recalled(&self) -> Recalled {
         Recalled {
@@ -156,7 +185,11 @@ impl Hit<'_> {
     }
 }
 
-fn says_the_same(text: &str, token_ids: &[u32], value: &SlotValue) -> bool {
+pub(crate) fn says_the_same(text: &str, token_ids: &[u32], value: &SlotValue) -> bool {
+    // Slots that say nothing are told apart by their keys.
+    if value.is_empty() {
+        return false;
+    }
     if text.is_empty() && value.text.is_empty() {
         return token_ids == value.token_ids;
     }

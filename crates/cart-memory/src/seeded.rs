@@ -32,6 +32,17 @@ impl Seeded {
         ((u128::from(self.next_u64()) * bound as u128) >> 64) as usize
     }
 
+    /// `k` different places of `0..n`, in the order of drawing (the first steps of Fisher and Yates).
+    pub(crate) fn draw(&mut self, n: usize, k: usize) -> Vec<usize> {
+        let mut places: Vec<usize> = (0..n).collect();
+        for first in 0..k.min(n) {
+            let other = first + self.below(n - first);
+            places.swap(first, other);
+        }
+        places.truncate(k);
+        places
+    }
+
     /// Mean 0, deviation 1 (Box and Muller, 1958).
     pub(crate) fn normal(&mut self) -> f64 {
         if let Some(spare) = self.spare.take() {

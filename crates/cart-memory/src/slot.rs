@@ -66,6 +66,13 @@ pub struct SlotValue {
     pub text: String,
 }
 
+impl SlotValue {
+    /// Whether it says nothing: a slot of which only the key counts.
+    pub fn is_empty(&self) -> bool {
+        self.token_ids.is_empty() && self.text.is_empty()
+    }
+}
+
 /// When what a slot says holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -242,6 +249,8 @@ pub struct Slot {
     pub statistics: KeyStatistics,
     /// For a short-term slot: whether it has been offered to long-term memory.
     pub consolidation: Option<Consolidation>,
+    /// What was wanted when it was made or used, oldest first: `[dim]` each, at most `goal_vectors`.
+    pub goals: Vec<Vec<f32>>,
 }
 
 impl Slot {

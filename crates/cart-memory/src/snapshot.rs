@@ -9,7 +9,7 @@ mod layout;
 mod restore;
 mod state;
 
-use cart_format::{DType, SpaceId};
+use cart_format::{DType, Hasher, MemoryId, SpaceId, json};
 
 use crate::UnifiedMemory;
 use crate::unified::ForeignSpace;
@@ -85,6 +85,23 @@ impl MemorySnapshot {
         Err(ForeignSpace { found: self.space, expected })
     }
 
+    /// SHA-256 over the space, the canonical state, and the name, type, shape and bytes of each tensor:
+    /// two memories with one id are equal in every bit (spec 30 §4).
+    pub fn id(&self) -> MemoryId {
+        let mut hasher = Hasher::new();
+        let mut part = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        part(self.space.as_bytes());
+        part(&json::to_canonical(&self.state).expect("a state's numbers have canonical forms"));
+        for MemoryTensor { name, dtype, shape, bytes, .. } in &self.tensors {
+            part(format!("{name} {dtype} {shape:?}").as_bytes());
+            part(bytes);
+        }
+        MemoryId::from_bytes(hasher.finish())
+    }
+
     /// A tensor.
     pub fn tensor(&self, name: &str) -> Option<&MemoryTensor> {
         self.tensors.iter().find(|tensor| tensor.name == name)
@@ -102,6 +119,9 @@ impl UnifiedMemory {
         ];
         for (store, bank) in self.stores() {
             tensors.extend(StoreTensors::of(store, bank, self).into_tensors());
+        }
+        if let Some(prompt) = self.goal.prompt() {
+            tensors.push(MemoryTensor::vector("prompt", prompt));
         }
         tensors.sort_by(|a, b| a.name.cmp(&b.name));
         MemorySnapshot {

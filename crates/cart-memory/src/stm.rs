@@ -9,23 +9,37 @@
 use crate::bank::Nearest;
 use crate::event::{Cause, MemoryEvent, Near};
 use crate::observation::Checked;
-use crate::slot::{KeyStatistics, Slot, SlotValue, Validity};
+use crate::slot::{KeyStatistics, Slot, SlotValue, TokenKeys, Validity};
 use crate::vector;
 use crate::{Tick, UnifiedMemory};
 
 impl UnifiedMemory {
-    /// Blends an observation into its slot, or makes one.
-    pub(crate) fn admit(&mut self, at: Tick, seen: Checked<'_>, events: &mut Vec<MemoryEvent>) {
+    /// Blends an observation into its slot, or makes one. Returns its position.
+    pub(crate) fn admit(
+        &mut self,
+        at: Tick,
+        seen: Checked<'_>,
+        events: &mut Vec<MemoryEvent>,
+    ) -> usize {
         let value =
             SlotValue { token_ids: seen.seen.token_ids.clone(), text: seen.seen.text.clone() };
-        let (same, other) = self.stm.nearest(&seen.unit, &value);
+        let (same, other) = self.stm.nearest(&seen.unit, &value, self.config.merge);
         match same.filter(|near| near.cosine >= self.config.merge_threshold) {
-            Some(near) => events.push(self.refresh(at, near, seen)),
+            Some(near) => {
+                events.push(self.refresh(at, near, seen, value));
+                near.position
+            }
             None => self.append(at, seen, value, other, events),
         }
     }
 
-    fn refresh(&mut self, at: Tick, near: Nearest, seen: Checked<'_>) -> MemoryEvent {
+    fn refresh(
+        &mut self,
+        at: Tick,
+        near: Nearest,
+        seen: Checked<'_>,
+        value: SlotValue,
+    ) -> MemoryEvent {
         let alpha = self.config.stm_ema_alpha;
         let slot = self.stm.slot_mut(near.position);
         let energy_before = slot.energy;
@@ -35,9 +49,7 @@ impl UnifiedMemory {
         slot.refreshed = at;
         slot.count += 1;
         slot.statistics.add(&seen.seen.key, seen.energy);
-        if !seen.token_keys.is_empty() {
-            slot.token_keys = seen.token_keys;
-        }
+        slot.says(&value, seen.token_keys, &seen.seen.source);
         let (id, energy) = (slot.id, slot.energy);
         self.counters.blended += 1;
         // Two opposite keys can meet at the centre, where there is no direction: the old key stays.
@@ -55,7 +67,7 @@ impl UnifiedMemory {
         value: SlotValue,
         nearest_other: Option<Nearest>,
         events: &mut Vec<MemoryEvent>,
-    ) {
+    ) -> usize {
         let kept_apart = nearest_other
             .filter(|near| near.cosine >= self.config.merge_threshold)
             .map(|near| Near { slot: self.stm.slot(near.position).id, cosine: near.cosine });
@@ -78,10 +90,12 @@ impl UnifiedMemory {
             validity: Validity { from: at, until: None, superseded_by: None },
             statistics: KeyStatistics::of(&seen.seen.key, seen.energy),
             consolidation: None,
+            goals: Vec::new(),
         };
         self.counters.added += 1;
         events.push(MemoryEvent::Added { slot: slot.id, energy: slot.energy, kept_apart });
         self.stm.place(position, slot, &seen.unit);
+        position
     }
 
     /// Makes room in the full ring; returns the free position.
@@ -97,6 +111,7 @@ impl UnifiedMemory {
         let in_ltm = self.long_term_home(position);
         let slot = self.stm.remove(position);
         self.counters.evicted += 1;
+        self.unlink(slot.id, in_ltm);
         events.push(MemoryEvent::Evicted {
             slot: slot.id,
             gated_energy: slot.gated_energy(),
@@ -104,5 +119,18 @@ impl UnifiedMemory {
             in_ltm,
         });
         position
+    }
+}
+
+impl Slot {
+    /// Takes over what was said last. Another value comes only with [`crate::config::MergeRule::Nearest`].
+    pub(crate) fn says(&mut self, value: &SlotValue, token_keys: TokenKeys, source: &str) {
+        if !value.is_empty() && self.value != *value {
+            self.value = value.clone();
+            source.clone_into(&mut self.source);
+            self.token_keys = token_keys;
+        } else if !token_keys.is_empty() {
+            self.token_keys = token_keys;
+        }
     }
 }

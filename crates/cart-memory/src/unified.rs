@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::bank::Bank;
-use crate::config::ConfigError;
-use crate::event::MemoryEvent;
+use crate::config::{Allowed, ConfigError, is_default};
+use crate::event::{Cause, MemoryEvent};
 use crate::goal::Goal;
+use crate::graph::Graph;
 use crate::observation::{Checked, MemoryError, Observation, check_tick};
 use crate::slot::{Slot, SlotId, SlotRef, StoreKind};
 use crate::surprise::{self, SurpriseStatistics};
@@ -51,6 +52,28 @@ pub struct Counters {
     pub pruned: u64,
     /// Recalls that touched at least one slot.
     pub recalls: u64,
+    /// Offers that a surprise made.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub surprising: u64,
+    /// Offers that the filter stopped.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub withheld: u64,
+    /// Offers that the filter took energy from.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub weakened: u64,
+    /// Cycles between conversations.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub cycles: u64,
+    /// Slots that had too little energy left after a cycle.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub faded: u64,
+}
+
+impl Counters {
+    /// Whether something has happened that version 1 of the state did not count.
+    pub(crate) fn has_later_counts(&self) -> bool {
+        self.surprising + self.withheld + self.weakened + self.cycles + self.faded > 0
+    }
 }
 
 /// The memory of one agent: short-term ring, long-term codebook, observer, goal, gates, surprise
@@ -65,6 +88,7 @@ pub struct UnifiedMemory {
     pub(crate) stm: Bank,
     pub(crate) ltm: Bank,
     pub(crate) goal: Goal,
+    pub(crate) graph: Graph,
     pub(crate) surprise: SurpriseStatistics,
     pub(crate) counters: Counters,
     pub(crate) now: Tick,
@@ -87,11 +111,13 @@ impl UnifiedMemory {
         config: MemoryConfig,
     ) -> Result<Self, ConfigError> {
         config.check()?;
+        check_centres(&config, &normalization)?;
         let dim = normalization.dim();
         Ok(Self {
             stm: Bank::new(dim, config.stm_slots),
             ltm: Bank::new(dim, config.ltm_slots),
             goal: Goal::new(dim),
+            graph: Graph::default(),
             surprise: SurpriseStatistics::new(&config),
             counters: Counters::default(),
             now: 0,
@@ -116,16 +142,94 @@ impl UnifiedMemory {
         seen: &Observation,
     ) -> Result<Vec<MemoryEvent>, MemoryError> {
         check_tick(at, self.now)?;
-        let checked = Checked::new(seen, &self.normalization, self.config.max_span_tokens)?;
+        let checked = Checked::new(seen, &self.normalization, &self.config)?;
         let mut events = Vec::new();
         self.now = at;
         self.counters.observations += 1;
-        if let Some(nats) = surprise::mean(&seen.surprise) {
+        let surprise = surprise::mean(&seen.surprise);
+        let z = surprise.map(|nats| self.surprise.z_score(nats));
+        if let Some(nats) = surprise {
             self.surprise.update(nats, self.config.surprise_alpha);
         }
-        self.admit(at, checked, &mut events);
+        let position = self.admit(at, checked, &mut events);
+        self.contradict(at, position, &mut events);
+        self.fire(at, &[(self.stm.slot(position).id, 1.0)]);
+        if let Some(z) = z {
+            self.gate_by_surprise(at, position, z, &mut events);
+        }
         self.watch(at, &mut events);
         Ok(events)
+    }
+
+    /// Offers what surprises to long-term memory.
+    fn gate_by_surprise(
+        &mut self,
+        at: Tick,
+        position: usize,
+        z: f64,
+        events: &mut Vec<MemoryEvent>,
+    ) {
+        let Some(rules) = self.config.store else { return };
+        let fullness = self.ltm.len() as f64 / self.ltm.capacity() as f64;
+        let pressure = 1.0 + f64::from(rules.capacity_pressure) * fullness;
+        let needed = f64::from(rules.z_threshold) * pressure;
+        let offered = z > needed;
+        let slot = self.stm.slot(position).id;
+        events.push(MemoryEvent::Surprised { slot, z: z as f32, needed: needed as f32, offered });
+        if offered {
+            self.counters.surprising += 1;
+            self.consolidate(at, position, Cause::Surprise, events);
+        }
+    }
+
+    /// Lets slots be active, where there is a graph.
+    ///
+    /// * `slots`: ids and how active they are, 0 to 1
+    pub(crate) fn fire(&mut self, at: Tick, slots: &[(SlotId, f32)]) {
+        let Some(rules) = self.config.graph else { return };
+        self.graph.pass(at, &rules);
+        for &(slot, amount) in slots {
+            self.graph.activate(at, slot, amount, &rules);
+        }
+    }
+
+    /// A slot is gone; its links go with it, or to the slot that keeps what it said.
+    pub(crate) fn unlink(&mut self, slot: SlotId, heir: Option<SlotId>) {
+        if let Some(rules) = self.config.graph {
+            self.graph.leave(slot, heir, &rules);
+        }
+    }
+
+    /// Says where the prompt points; each step of the goal begins with its share
+    /// (`goal_prompt_blend`). None takes it away.
+    ///
+    /// * `prompt`: `[dim]`, raw
+    ///
+    /// # Errors
+    /// The vector can't be used.
+    pub fn set_prompt(&mut self, prompt: Option<&[f32]>) -> Result<(), MemoryError> {
+        let unit = prompt.map(|raw| self.normalization.unit("prompt", raw)).transpose()?;
+        self.goal.prompt = unit;
+        Ok(())
+    }
+
+    /// Gives a slot one more goal vector; the oldest leaves where it has `goal_vectors` already.
+    ///
+    /// * `goal`: `[dim]`, in the normalized space, as [`Goal::vector`] is
+    ///
+    /// # Errors
+    /// The slot is not there, the vector can't be used, or slots carry no goal vectors.
+    pub fn attach_goal(&mut self, slot: SlotRef, goal: &[f32]) -> Result<(), MemoryError> {
+        let most = self.config.goal_vectors as usize;
+        if most == 0 {
+            return Err(MemoryError::RuleNotSet { rule: "goal_vectors" });
+        }
+        crate::vector::check("goal vector", goal, self.dim())?;
+        let goals = &mut self.find_mut(slot)?.goals;
+        goals.push(goal.iter().map(|value| value + 0.0).collect());
+        let surplus = goals.len().saturating_sub(most);
+        goals.drain(..surplus);
+        Ok(())
     }
 
     /// Lets time pass without an observation; the observer does what is due.
@@ -272,11 +376,30 @@ impl UnifiedMemory {
         id
     }
 
-    fn find_mut(&mut self, slot: SlotRef) -> Result<&mut Slot, MemoryError> {
+    pub(crate) fn find_mut(&mut self, slot: SlotRef) -> Result<&mut Slot, MemoryError> {
         let bank = self.bank_mut(slot.store);
         match bank.find(slot.id) {
             Some(position) => Ok(bank.slot_mut(position)),
             None => Err(MemoryError::NoSuchSlot { slot }),
         }
     }
+}
+
+/// Refuses centres of the filter that can't be compared with keys.
+pub(crate) fn check_centres(
+    config: &MemoryConfig,
+    normalization: &Normalization,
+) -> Result<(), ConfigError> {
+    let dim = normalization.dim() as f64;
+    let centres = config.bias.iter().flat_map(|rules| &rules.centres);
+    for centre in centres {
+        if normalization.unit("bias.centres", centre).is_err() {
+            return Err(ConfigError {
+                name: "bias.centres (values that are finite and not all 0)",
+                found: centre.len() as f64,
+                allowed: Allowed { least: dim, most: dim },
+            });
+        }
+    }
+    Ok(())
 }

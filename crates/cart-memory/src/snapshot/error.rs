@@ -25,10 +25,30 @@ pub enum RestoreError {
         source: serde_json::Error,
     },
     /// The state is of another version.
-    #[error("the memory's state is of version {found}; this program reads version {VERSION}")]
+    #[error("the memory's state is of version {found}; this program reads up to version {VERSION}")]
     Version {
         /// The version found.
         found: u32,
+    },
+    /// The state is written in a version that is not the lowest that holds it.
+    #[error("the memory's state says version {found}, but what it holds is of version {lowest}")]
+    OtherVersion {
+        /// The version found.
+        found: u32,
+        /// The version that it should say.
+        lowest: u32,
+    },
+    /// A link or an activity of the graph can't be.
+    #[error(
+        "the graph has {from} → {to} with {strength}; allowed: slots that are there, in order, and over 0 to 1"
+    )]
+    Link {
+        /// Where it begins.
+        from: u64,
+        /// Where it ends; the same slot for an activity.
+        to: u64,
+        /// Its strength.
+        strength: f32,
     },
     /// A setting is out of its range.
     #[error(transparent)]

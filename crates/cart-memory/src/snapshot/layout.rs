@@ -9,7 +9,9 @@
 //! | `S.token_keys` | f16 | `[spans · span, dim]` | `span`: one slot |
 //! | `S.token_norms` | f32 | `[spans, span]` | 16 |
 //!
-//! `spans` is one more than the highest position that has token keys. Rows that nothing uses are
+//! | `S.goals` | f32 | `[aims · goal_vectors, dim]` | `goal_vectors`: one slot |
+//!
+//! `aims` is one more than the highest position that has goal vectors. `spans` is one more than the highest position that has token keys. Rows that nothing uses are
 //! zero, which costs nothing in a store that keeps equal blocks once.
 
 use cart_format::DType;
@@ -30,6 +32,7 @@ pub(super) struct Names {
     pub(super) key_sums: &'static str,
     pub(super) token_keys: &'static str,
     pub(super) token_norms: &'static str,
+    pub(super) goals: &'static str,
 }
 
 pub(super) const fn names(store: StoreKind) -> Names {
@@ -39,12 +42,14 @@ pub(super) const fn names(store: StoreKind) -> Names {
             key_sums: "stm.key_sums",
             token_keys: "stm.token_keys",
             token_norms: "stm.token_norms",
+            goals: "stm.goals",
         },
         StoreKind::Ltm => Names {
             keys: "ltm.keys",
             key_sums: "ltm.key_sums",
             token_keys: "ltm.token_keys",
             token_norms: "ltm.token_norms",
+            goals: "ltm.goals",
         },
     }
 }
@@ -58,6 +63,10 @@ pub(super) struct Sizes {
     pub(super) rows: usize,
     /// One more than the highest position that has token keys.
     pub(super) spans: usize,
+    /// Most goal vectors of a slot.
+    pub(super) most_goals: usize,
+    /// One more than the highest position that has goal vectors.
+    pub(super) aims: usize,
 }
 
 impl Sizes {
@@ -78,6 +87,11 @@ impl Sizes {
     pub(super) fn token_norms(&self) -> (DType, Vec<u64>, u64) {
         (DType::F32, vec![self.spans as u64, self.span as u64], BLOCK_ROWS)
     }
+
+    pub(super) fn goals(&self) -> (DType, Vec<u64>, u64) {
+        let rows = (self.aims * self.most_goals) as u64;
+        (DType::F32, vec![rows, self.dim as u64], self.most_goals as u64)
+    }
 }
 
 /// The vectors of a store as bytes.
@@ -88,6 +102,7 @@ pub(super) struct StoreTensors {
     key_sums: Vec<u8>,
     token_keys: Vec<u8>,
     token_norms: Vec<u8>,
+    goals: Vec<u8>,
 }
 
 impl StoreTensors {
@@ -103,6 +118,8 @@ impl StoreTensors {
             span: memory.config.max_span_tokens as usize,
             rows: past(&|_| true),
             spans: past(&|slot| !slot.token_keys.is_empty()),
+            most_goals: memory.config.goal_vectors as usize,
+            aims: past(&|slot| !slot.goals.is_empty()),
         };
         let mut tensors = Self {
             names: names(store),
@@ -110,6 +127,7 @@ impl StoreTensors {
             key_sums: vec![0; sizes.rows * sizes.dim * 8],
             token_keys: vec![0; sizes.spans * sizes.span * sizes.dim * 2],
             token_norms: vec![0; sizes.spans * sizes.span * 4],
+            goals: vec![0; sizes.aims * sizes.most_goals * sizes.dim * 4],
             sizes,
         };
         for (position, slot) in bank.iter() {
@@ -123,6 +141,8 @@ impl StoreTensors {
         put(&mut self.keys, position * dim, slot.key.iter().map(|key| key.to_le_bytes()));
         let sums = slot.statistics.weighted_sum.iter().map(|sum| sum.to_le_bytes());
         put(&mut self.key_sums, position * dim, sums);
+        let goals = slot.goals.iter().flatten().map(|value| value.to_le_bytes());
+        put(&mut self.goals, position * self.sizes.most_goals * dim, goals);
         if slot.token_keys.is_empty() {
             return;
         }
@@ -135,12 +155,13 @@ impl StoreTensors {
     }
 
     pub(super) fn into_tensors(self) -> impl Iterator<Item = MemoryTensor> {
-        let Self { names, sizes, keys, key_sums, token_keys, token_norms } = self;
+        let Self { names, sizes, keys, key_sums, token_keys, token_norms, goals } = self;
         [
             (names.keys, sizes.keys(), keys),
             (names.key_sums, sizes.key_sums(), key_sums),
             (names.token_keys, sizes.token_keys(), token_keys),
             (names.token_norms, sizes.token_norms(), token_norms),
+            (names.goals, sizes.goals(), goals),
         ]
         .into_iter()
         .filter(|(_, _, bytes)| !bytes.is_empty())
@@ -160,7 +181,7 @@ pub(super) fn bytes_of_f32(values: &[f32]) -> Vec<u8> {
 
 /// Writes values of `N` bytes from value `start` on.
 fn put<const N: usize>(target: &mut [u8], start: usize, values: impl Iterator<Item = [u8; N]>) {
-    let (places, _) = target[start * N..].as_chunks_mut::<N>();
+    let (places, _) = target.get_mut(start * N..).unwrap_or_default().as_chunks_mut::<N>();
     for (place, value) in places.iter_mut().zip(values) {
         *place = value;
     }

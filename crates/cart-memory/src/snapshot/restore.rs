@@ -11,9 +11,12 @@ use super::layout::{Names, Sizes, names};
 use super::state::{SlotState, State, VERSION};
 use super::{MemorySnapshot, MemoryTensor};
 use crate::bank::Bank;
+use crate::config::MergeRule;
 use crate::goal::Goal;
+use crate::graph::{Graph, Link};
 use crate::observation::MAX_TICK;
 use crate::slot::{KeyStatistics, Slot, SlotId, SlotRef, SlotValue, StoreKind, TokenKeys};
+use crate::unified::check_centres;
 use crate::vector::{self, VectorError};
 use crate::{Normalization, UnifiedMemory};
 
@@ -33,11 +36,14 @@ pub(super) fn restore(snapshot: &MemorySnapshot) -> Result<UnifiedMemory, Restor
     let stm = read(StoreKind::Stm, &state.stm, state.config.stm_slots)?;
     let ltm = read(StoreKind::Ltm, &state.ltm, state.config.ltm_slots)?;
     tensors.finish()?;
+    let graph = read_graph(&state, &ids)?;
+    check_centres(&state.config, &normalization)?;
     Ok(UnifiedMemory {
         space: snapshot.space,
         stm,
         ltm,
         goal,
+        graph,
         surprise: state.surprise,
         counters: state.counters,
         now: state.now,
@@ -52,12 +58,18 @@ pub(super) fn restore(snapshot: &MemorySnapshot) -> Result<UnifiedMemory, Restor
 fn read_state(snapshot: &MemorySnapshot) -> Result<State, RestoreError> {
     // The version comes first: a later one may differ in everything else.
     let version = snapshot.state.get("version").and_then(serde_json::Value::as_u64);
-    if let Some(found) = version.filter(|&found| found != u64::from(VERSION)) {
+    if let Some(found) = version.filter(|found| !(1..=u64::from(VERSION)).contains(found)) {
         return Err(RestoreError::Version { found: u32::try_from(found).unwrap_or(u32::MAX) });
     }
     let state: State = serde::Deserialize::deserialize(&snapshot.state)
         .map_err(|source| RestoreError::State { source })?;
     state.config.check()?;
+    if state.version != state.lowest_version() {
+        return Err(RestoreError::OtherVersion {
+            found: state.version,
+            lowest: state.lowest_version(),
+        });
+    }
     let ticks = [
         ("now", state.now, MAX_TICK),
         ("observed_at", state.observed_at, state.now),
@@ -80,13 +92,52 @@ fn read_goal(tensors: &mut Tensors<'_>, dim: usize, state: &State) -> Result<Goa
     let values = tensors.floats("goal", dim)?;
     vector::check("goal", &values, dim)
         .map_err(|problem| RestoreError::Vector { tensor: "goal".to_owned(), problem })?;
-    let goal = Goal { vector: values, steps: state.goal_steps };
+    let prompt = state.goal_prompt.then(|| tensors.floats("prompt", dim)).transpose()?;
+    if let Some(prompt) = &prompt {
+        vector::check("prompt", prompt, dim)
+            .map_err(|problem| RestoreError::Vector { tensor: "prompt".to_owned(), problem })?;
+    }
+    let goal = Goal { vector: values, steps: state.goal_steps, prompt };
     let cap = state.config.goal_cap;
     // The cap is met up to the rounding of the length.
     if goal.norm() > cap * 1.0001 {
         return Err(RestoreError::Goal { found: goal.norm(), cap });
     }
     Ok(goal)
+}
+
+fn read_graph(state: &State, ids: &Ids) -> Result<Graph, RestoreError> {
+    let Some(saved) = &state.graph else { return Ok(Graph::default()) };
+    let refuse = |from: SlotId, to: SlotId, strength: f32| RestoreError::Link {
+        from: from.number(),
+        to: to.number(),
+        strength,
+    };
+    let mut graph = Graph {
+        current: saved.current.clone(),
+        previous: saved.previous.clone(),
+        decayed_at: saved.decayed_at,
+        ..Graph::default()
+    };
+    let mut after: Option<(SlotId, SlotId)> = None;
+    for &Link { from, to, strength } in &saved.links {
+        let known = from != to && ids.seen.contains(&from) && ids.seen.contains(&to);
+        let ordered = after.replace((from, to)).is_none_or(|before| before < (from, to));
+        if !(known && ordered && strength > 0.0 && strength <= 1.0) {
+            return Err(refuse(from, to, strength));
+        }
+        graph.rows.entry(from).or_default().push((to, strength));
+    }
+    for activity in [&graph.current, &graph.previous] {
+        let ordered = activity.slots.windows(2).all(|pair| pair[0].0 < pair[1].0);
+        for &(slot, amount) in &activity.slots {
+            let share = amount > 0.0 && amount <= 1.0;
+            if !(ids.seen.contains(&slot) && share && ordered && activity.at <= state.now) {
+                return Err(refuse(slot, slot, amount));
+            }
+        }
+    }
+    Ok(graph)
 }
 
 /// The tensors that were not asked for yet.
@@ -170,6 +221,7 @@ struct StoreBytes<'s> {
     key_sums: &'s [u8],
     token_keys: &'s [u8],
     token_norms: &'s [u8],
+    goals: &'s [u8],
 }
 
 impl StoreReader<'_> {
@@ -217,6 +269,8 @@ impl StoreReader<'_> {
             span: self.state.config.max_span_tokens as usize,
             rows: past(self.slots.last()),
             spans: past(self.slots.iter().rfind(|slot| slot.token_keys)),
+            most_goals: self.state.config.goal_vectors as usize,
+            aims: past(self.slots.iter().rfind(|slot| slot.goals > 0)),
         };
         let names = names(self.store);
         let mut take =
@@ -226,6 +280,7 @@ impl StoreReader<'_> {
             key_sums: take(names.key_sums, sizes.key_sums())?,
             token_keys: take(names.token_keys, sizes.token_keys())?,
             token_norms: take(names.token_norms, sizes.token_norms())?,
+            goals: take(names.goals, sizes.goals())?,
             names,
             sizes,
         })
@@ -256,7 +311,11 @@ impl StoreReader<'_> {
             return Err(SlotProblem::Tick { name, found, now });
         }
         let (found, allowed) = (state.token_ids.len(), self.state.config.max_span_tokens);
-        let nothing = found == 0 && (state.text.is_empty() || state.token_keys);
+        let keys_alone = self.state.config.merge == MergeRule::Nearest;
+        let nothing = found == 0 && (state.text.is_empty() && !keys_alone || state.token_keys);
+        if state.goals > self.state.config.goal_vectors {
+            return Err(SlotProblem::Number { name: "goals", found: f64::from(state.goals) });
+        }
         if found > allowed as usize || nothing {
             return Err(SlotProblem::Tokens { found, allowed });
         }
@@ -289,6 +348,7 @@ impl StoreReader<'_> {
                 count: state.sum_count,
             },
             consolidation: state.consolidation,
+            goals: goals(state, bytes)?,
         })
     }
 
@@ -300,7 +360,12 @@ impl StoreReader<'_> {
         self.check_zero(bytes.names.keys, bytes.keys, (1, dim * 4), all)?;
         self.check_zero(bytes.names.key_sums, bytes.key_sums, (1, dim * 8), all)?;
         self.check_zero(bytes.names.token_keys, bytes.token_keys, (span, dim * 2), tokens)?;
-        self.check_zero(bytes.names.token_norms, bytes.token_norms, (span, 4), tokens)
+        self.check_zero(bytes.names.token_norms, bytes.token_norms, (span, 4), tokens)?;
+        let (most, goals) = (bytes.sizes.most_goals, |slot: &SlotState| slot.goals as usize);
+        if most == 0 {
+            return Ok(());
+        }
+        self.check_zero(bytes.names.goals, bytes.goals, (most, dim * 4), goals)
     }
 
     /// Each position has `rows` rows of `row_bytes`, of which its slot owns the first `owned`.
@@ -355,6 +420,17 @@ fn token_keys(state: &SlotState, bytes: &StoreBytes<'_>) -> Result<TokenKeys, Sl
         return Err(VectorError::Zero { what: "token norms", row }.into());
     }
     Ok(TokenKeys::from_parts(dim, rows, norms))
+}
+
+fn goals(state: &SlotState, bytes: &StoreBytes<'_>) -> Result<Vec<Vec<f32>>, SlotProblem> {
+    let Sizes { dim, most_goals, .. } = bytes.sizes;
+    let row = |goal: usize| -> Result<Vec<f32>, SlotProblem> {
+        let first = (state.position as usize * most_goals + goal) * dim * 4;
+        let values = floats(&bytes.goals[first..][..dim * 4]);
+        vector::check("goal vector", &values, dim)?;
+        Ok(values)
+    };
+    (0..state.goals as usize).map(row).collect()
 }
 
 /// The first byte that is not zero.

@@ -3,12 +3,17 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bank::Bank;
+use crate::config::is_default;
+use crate::graph::{Activity, Graph, Link};
 use crate::slot::{Consolidation, Slot, SlotId, SlotValue, Validity};
 use crate::surprise::SurpriseStatistics;
 use crate::{Counters, MemoryConfig, Tick, UnifiedMemory};
 
 /// The version of the state that this crate reads and writes.
-pub(super) const VERSION: u32 = 1;
+///
+/// A state is written in the lowest version that holds it: without later rules, links, goal vectors
+/// and counts, a memory has the bytes that it had in version 1.
+pub(super) const VERSION: u32 = 2;
 
 /// Everything but vectors.
 #[derive(Serialize, Deserialize)]
@@ -23,10 +28,27 @@ pub(super) struct State {
     pub(super) goal_steps: u64,
     pub(super) surprise: SurpriseStatistics,
     pub(super) counters: Counters,
+    /// Links and activity, where there are any.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(super) graph: Option<GraphState>,
+    /// Whether the tensor `prompt` is there.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(super) goal_prompt: bool,
     /// In order of position.
     pub(super) stm: Vec<SlotState>,
     /// In order of position.
     pub(super) ltm: Vec<SlotState>,
+}
+
+/// The association graph.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GraphState {
+    /// In order of both ends.
+    pub(super) links: Vec<Link>,
+    pub(super) current: Activity,
+    pub(super) previous: Activity,
+    pub(super) decayed_at: Tick,
 }
 
 /// A slot without its vectors.
@@ -53,12 +75,18 @@ pub(super) struct SlotState {
     /// How many observations are in `key_sums`.
     pub(super) sum_count: u64,
     pub(super) consolidation: Option<Consolidation>,
+    /// How many goal vectors it has.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(super) goals: u32,
 }
 
 impl State {
     pub(super) fn of(memory: &UnifiedMemory) -> Self {
-        Self {
+        let graph = (!memory.graph.is_empty()).then(|| GraphState::of(&memory.graph));
+        let mut state = Self {
             version: VERSION,
+            graph,
+            goal_prompt: memory.goal.prompt.is_some(),
             config: memory.config.clone(),
             now: memory.now,
             observed_at: memory.observed_at,
@@ -69,6 +97,29 @@ impl State {
             counters: memory.counters,
             stm: slots_of(&memory.stm),
             ltm: slots_of(&memory.ltm),
+        };
+        state.version = state.lowest_version();
+        state
+    }
+
+    /// The lowest version that holds it.
+    pub(super) fn lowest_version(&self) -> u32 {
+        let later = self.config.has_later_rules()
+            || self.counters.has_later_counts()
+            || self.graph.is_some()
+            || self.goal_prompt
+            || self.stm.iter().chain(&self.ltm).any(|slot| slot.goals > 0);
+        if later { VERSION } else { 1 }
+    }
+}
+
+impl GraphState {
+    fn of(graph: &Graph) -> Self {
+        Self {
+            links: graph.links().collect(),
+            current: graph.current.clone(),
+            previous: graph.previous.clone(),
+            decayed_at: graph.decayed_at,
         }
     }
 }
@@ -93,6 +144,7 @@ impl SlotState {
             sum_weight: slot.statistics.weight,
             sum_count: slot.statistics.count,
             consolidation: slot.consolidation,
+            goals: slot.goals.len() as u32,
         }
     }
 }

@@ -113,7 +113,12 @@ fn the_goal_follows_what_was_consolidated() {
     let mut memory = memory(2, eager());
     assert!(memory.is_empty());
     let events = memory.observe(1, &seen("a", &[0.0, 7.0], 1.0)).unwrap();
-    assert!(events.contains(&MemoryEvent::GoalMoved { rate: 0.05, norm: 0.05, drift: None }));
+    assert!(events.contains(&MemoryEvent::GoalMoved {
+        rate: 0.05,
+        norm: 0.05,
+        drift: None,
+        confidence: None
+    }));
     assert_eq!(memory.goal().vector(), [0.0, 0.05]);
     assert!(!memory.is_empty());
 }

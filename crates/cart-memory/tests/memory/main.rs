@@ -12,3 +12,5 @@ mod refusals;
 mod short_term;
 mod shuffle;
 mod snapshot;
+mod traces;
+mod twin;

@@ -141,7 +141,10 @@ fn slot_problem(error: RestoreError) -> SlotProblem {
 
 #[test]
 fn a_damaged_state_is_refused() {
-    assert!(matches!(set("/version", json!(2)), RestoreError::Version { found: 2 }));
+    assert!(matches!(
+        set("/version", json!(2)),
+        RestoreError::OtherVersion { found: 2, lowest: 1 }
+    ));
     assert!(matches!(set("/now", json!(-1)), RestoreError::State { .. }));
     assert!(matches!(
         damaged(|saved| saved.state["surplus"] = json!(1)),

@@ -1,0 +1,127 @@
+//! `cart memory replay`.
+
+use std::path::PathBuf;
+
+use cart_memory::trace::{MemoryView, Trace};
+use cart_memory::{Answer, MemoryEvent};
+use clap::{Args, ValueEnum, ValueHint};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::report;
+
+/// Do to an empty memory what a trace says, and show what came of it.
+///
+/// A trace is JSON Lines: the first line says what memory it is, every further line is one operation. The page
+/// 36 of the specification describes it. A line that is refused is named with its field, and nothing is printed.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  cart memory replay --trace stm.trace.jsonl
+  cart --json memory replay --trace stm.trace.jsonl
+  cart --json memory replay --trace stm.trace.jsonl --state last")]
+pub(crate) struct ReplayArgs {
+    /// A trace of operations
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    trace: PathBuf,
+    /// After which operations the whole state is reported
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = States::Every)]
+    state: States,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum States {
+    /// Each
+    Every,
+    /// The last
+    Last,
+}
+
+#[derive(Serialize)]
+struct ReplayReport {
+    operations: usize,
+    memory_id: String,
+    steps: Vec<StepRow>,
+    state: MemoryView,
+}
+
+#[derive(Serialize)]
+struct StepRow {
+    line: usize,
+    op: String,
+    events: Vec<MemoryEvent>,
+    answer: Option<Answer>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<MemoryView>,
+}
+
+pub(crate) fn run(context: &Context, args: &ReplayArgs) -> Result<(), Failure> {
+    let text = std::fs::read_to_string(&args.trace).map_err(|source| {
+        Failure::refused_with(
+            format!("{} can't be read: {source}", args.trace.display()),
+            "give a trace, JSON Lines in UTF-8",
+        )
+    })?;
+    let refused = |error| {
+        Failure::refused_with(
+            format!("{}: {error}", args.trace.display()),
+            "spec/36-memory-trace.md describes the format",
+        )
+    };
+    let mut trace = Trace::open(&text).map_err(refused)?;
+    let mut steps = Vec::new();
+    while let Some(step) = trace.step().map_err(refused)? {
+        let row = StepRow {
+            line: step.line,
+            op: step.input.name().to_owned(),
+            events: step.outcome.events,
+            answer: step.outcome.answer,
+            state: (context.json && args.state == States::Every).then(|| trace.memory().view()),
+        };
+        if !context.json {
+            report::line(&said(&row)?)?;
+        }
+        steps.push(row);
+    }
+    let memory_id = trace.memory().snapshot().id().hex();
+    if context.json {
+        let state = trace.memory().view();
+        let operations = steps.len();
+        return report::print(
+            "memory-replay",
+            &ReplayReport { operations, memory_id, steps, state },
+        );
+    }
+    let view = trace.memory().report();
+    report::line(&format!(
+        "{} operations: {} short-term and {} long-term slots, goal {:.3} long after {} steps; memory {}",
+        steps.len(),
+        view.stm.slots,
+        view.ltm.slots,
+        view.goal_norm,
+        view.goal_steps,
+        &memory_id[..12],
+    ))
+}
+
+/// A line for people: the operation and what was decided.
+fn said(row: &StepRow) -> Result<String, Failure> {
+    let decisions: Vec<String> = row
+        .events
+        .iter()
+        .map(|event| serde_json::to_value(event).map(|event| decision(&event)))
+        .collect::<Result<_, _>>()
+        .map_err(Failure::bug)?;
+    Ok(format!("{:>5}  {:<14} {}", row.line, row.op, decisions.join(", ")).trim_end().to_owned())
+}
+
+/// An event's name and the slots that it is about.
+fn decision(event: &Value) -> String {
+    let slots = ["slot", "from", "into"].into_iter().filter_map(|part| match &event[part] {
+        Value::Null => None,
+        Value::Number(id) => Some(format!(" {id}")),
+        slot => Some(format!(" {}:{}", slot["store"].as_str().unwrap_or_default(), slot["id"])),
+    });
+    event["event"].as_str().unwrap_or_default().to_owned() + &slots.collect::<String>()
+}

@@ -1,0 +1,37 @@
+//! `cart memory`: traces that are replayed, and those that are refused.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+use cart_tests::{Cart, fixture};
+
+#[test]
+fn a_trace_is_replayed_to_the_same_memory_on_any_number_of_threads() {
+    let cart = Cart::new();
+    for name in ["stm", "ltm", "observer", "goal", "store", "graph"] {
+        let trace = fixture(&format!("memory/{name}.trace.jsonl"));
+        let one = cart.json(["--threads", "1", "memory", "replay", "--trace", &trace]);
+        let two = cart.json(["--threads", "2", "memory", "replay", "--trace", &trace]);
+        assert_eq!(one, two);
+        assert_eq!(one["operations"], 1000);
+        let last = one["steps"].as_array().unwrap().last().unwrap();
+        assert_eq!(last["state"], one["state"]);
+        let brief = cart.json(["memory", "replay", "--trace", &trace, "--state", "last"]);
+        assert_eq!(brief["memory_id"], one["memory_id"]);
+        assert!(brief["steps"][0].get("state").is_none());
+        let said = cart.ok(["memory", "replay", "--trace", &trace]);
+        assert!(said.contains("1000 operations") && said.contains("observe"), "{said}");
+    }
+}
+
+#[test]
+fn a_bad_trace_is_refused_with_its_line_and_field() {
+    let cart = Cart::new();
+    let header = r#"{"trace": "cart.memory-trace/1", "dim": 2, "config": {"merge": "nearest"}}"#;
+    let good = r#"{"op": "observe", "key": [1, 0], "energy": 0.5}"#;
+    let bad = r#"{"op": "observe", "key": [1, NaN], "energy": 0.5}"#;
+    let path = cart.file("bad.jsonl", format!("{header}\n{good}\n{bad}\n").as_bytes());
+    let said = cart.refused(["memory", "replay", "--trace", &path]);
+    assert!(said.contains("bad.jsonl: line 3, field `key`: NaN"), "{said}");
+    assert!(said.contains("spec/36-memory-trace.md"), "{said}");
+    let said = cart.refused(["memory", "replay", "--trace", "nowhere.jsonl"]);
+    assert!(said.contains("nowhere.jsonl can't be read"), "{said}");
+}
