@@ -7,7 +7,7 @@ use crate::event::Share;
 use crate::observation::{MemoryError, check_tick};
 use crate::seeded::Seeded;
 use crate::slot::SlotRef;
-use crate::{Tick, UnifiedMemory, vector};
+use crate::{Tick, UnifiedMemory};
 
 /// A read by the meta-policy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,7 +44,7 @@ impl UnifiedMemory {
         check_tick(at, self.now)?;
         let unit = self.normalization.unit("query", query)?;
         let hits = self.hits(at, |store, slot, key| {
-            let cosine = vector::cosine(key, &unit);
+            let cosine = self.normalization.metric().cosine(key, &unit);
             (cosine, cosine * slot.gated_energy() * slot.decay(store, at, &self.config))
         });
         if hits.is_empty() {

@@ -7,7 +7,7 @@ use crate::graph::Link;
 use crate::observation::{MemoryError, check_tick};
 use crate::recall::{Hit, says_the_same};
 use crate::slot::{SlotId, SlotRef};
-use crate::{Tick, UnifiedMemory, gate, vector};
+use crate::{Tick, UnifiedMemory, gate};
 
 /// A memory that a query, or something linked to it, brought up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -67,7 +67,7 @@ impl UnifiedMemory {
     ) -> Result<Vec<Associated>, MemoryError> {
         let unit = self.normalization.unit("query", query)?;
         let hits = self.hits(at, |store, slot, key| {
-            let cosine = vector::cosine(key, &unit);
+            let cosine = self.normalization.metric().cosine(key, &unit);
             (cosine, cosine * slot.gated_energy() * slot.decay(store, at, &self.config))
         });
         let base = base_weights(&hits);

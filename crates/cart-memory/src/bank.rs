@@ -3,9 +3,10 @@
 //! A slot never moves, so that storing one more rewrites the rows of that one. The unit keys are
 //! derived from the raw keys and are never stored.
 
+use crate::Normalization;
 use crate::config::MergeRule;
+use crate::fusion::Metric;
 use crate::slot::{Slot, SlotId, SlotValue};
-use crate::vector;
 
 /// A store of slots with a fixed capacity.
 #[derive(Clone, Debug)]
@@ -16,6 +17,7 @@ pub(crate) struct Bank {
     /// `[slots, dim]`; rows of empty positions are zero.
     units: Vec<f32>,
     len: usize,
+    metric: Metric,
 }
 
 /// A position and its cosine with what was asked for.
@@ -26,8 +28,15 @@ pub(crate) struct Nearest {
 }
 
 impl Bank {
-    pub(crate) fn new(dim: usize, capacity: u32) -> Self {
-        Self { dim, capacity: capacity as usize, slots: Vec::new(), units: Vec::new(), len: 0 }
+    pub(crate) fn new(normalization: &Normalization, capacity: u32) -> Self {
+        Self {
+            dim: normalization.dim(),
+            capacity: capacity as usize,
+            slots: Vec::new(),
+            units: Vec::new(),
+            len: 0,
+            metric: normalization.metric().clone(),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -101,7 +110,7 @@ impl Bank {
     /// Every slot with its cosine, in order of position.
     pub(crate) fn cosines(&self, unit: &[f32]) -> impl Iterator<Item = (Nearest, &Slot)> {
         self.iter().map(move |(position, slot)| {
-            let cosine = vector::cosine(self.unit(position), unit);
+            let cosine = self.metric.cosine(self.unit(position), unit);
             (Nearest { position, cosine }, slot)
         })
     }

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 pub use rules::{
     AddressingRules, BiasRules, BufferRules, ContradictionPolicy, ContradictionRules,
-    DiagnosticRules, GraphRules, MergeRule, StoreRules,
+    DiagnosticRules, GraphRules, MergeRule, Part, StoreRules,
 };
 
 /// Most slots of a store, which keeps positions and sizes well inside 32 bits.
@@ -125,6 +125,9 @@ pub struct MemoryConfig {
     /// What is filtered before consolidation.
     #[serde(skip_serializing_if = "is_default")]
     pub bias: Option<BiasRules>,
+    /// Parts of a key, in order; none where a key is one whole.
+    #[serde(skip_serializing_if = "is_default")]
+    pub parts: Vec<Part>,
 }
 
 /// Fields at their defaults are not written, so that a memory without further rules has the bytes
@@ -165,6 +168,7 @@ impl Default for MemoryConfig {
             addressing: None,
             contradictions: None,
             bias: None,
+            parts: Vec::new(),
         }
     }
 }
@@ -265,6 +269,10 @@ impl MemoryConfig {
             all.push(("bias.cosine", f(rules.cosine), cosine));
             all.push(("bias.keep", f(rules.keep), unit));
         }
+        for part in &self.parts {
+            all.push(("parts.dim", f64::from(part.dim), (1.0, f64::from(MAX_SLOTS))));
+            all.push(("parts.weight", f(part.weight), (1e-6, 1e6)));
+        }
         all
     }
 
@@ -282,6 +290,7 @@ impl MemoryConfig {
             addressing: None,
             contradictions: None,
             bias: None,
+            parts: Vec::new(),
             ..self.clone()
         };
         before != *self

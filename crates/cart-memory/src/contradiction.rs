@@ -3,7 +3,7 @@
 use crate::config::ContradictionPolicy;
 use crate::event::MemoryEvent;
 use crate::slot::{SlotRef, StoreKind};
-use crate::{Tick, UnifiedMemory, vector};
+use crate::{Tick, UnifiedMemory};
 
 /// A slot that holds and says something else under nearly the same key.
 struct Rival {
@@ -60,7 +60,7 @@ impl UnifiedMemory {
             })
             .map(|(store, other, key)| Rival {
                 at: SlotRef { store, id: other.id },
-                cosine: vector::cosine(key, unit),
+                cosine: self.normalization.metric().cosine(key, unit),
                 worth: other.gated_energy(),
             })
             .filter(|rival| rival.cosine >= least)

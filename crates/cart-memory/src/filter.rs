@@ -1,10 +1,10 @@
 //! The filter before consolidation: what is flagged by a word or by its neighbourhood is kept from
 //! long-term memory, or goes into it with less energy. Every flagged slot is an event.
 
+use crate::UnifiedMemory;
 use crate::config::BiasRules;
 use crate::event::{Flag, MemoryEvent};
 use crate::slot::{Slot, SlotRef};
-use crate::{UnifiedMemory, vector};
 
 /// What the filter makes of a slot that is to be consolidated.
 pub(crate) enum Filtered {
@@ -59,7 +59,7 @@ impl UnifiedMemory {
         // Centres were checked when the memory was made.
         let nearest = rules.centres.iter().enumerate().filter_map(|(place, centre)| {
             let centre = self.normalization.unit("bias.centres", centre).ok()?;
-            Some((place as u32, vector::cosine(&centre, unit)))
+            Some((place as u32, self.normalization.metric().cosine(&centre, unit)))
         });
         nearest
             .reduce(|best, next| if next.1 > best.1 { next } else { best })

@@ -6,7 +6,7 @@ use crate::addressing::Addressed;
 use crate::associate::{Associated, weight_shares};
 use crate::config::MAX_SAMPLES;
 use crate::event::{MemoryEvent, Share};
-use crate::observation::{MemoryError, Observation};
+use crate::observation::{MAX_TICK, MemoryError, Observation};
 use crate::observer::{Counterfactual, Perturbation};
 use crate::recall::{Recalled, shares};
 use crate::reflect::{Novelty, Reflection};
@@ -129,6 +129,21 @@ pub enum Input {
 }
 
 impl Input {
+    /// The tick at which it happens; none where it takes no time.
+    pub fn at(&self) -> Option<Tick> {
+        match *self {
+            Self::Observe { at, .. }
+            | Self::Advance { at }
+            | Self::Cycle { at, .. }
+            | Self::Recall { at, .. }
+            | Self::RecallTokens { at, .. }
+            | Self::Associate { at, .. }
+            | Self::Address { at, .. }
+            | Self::Supersede { at, .. } => Some(at),
+            _ => None,
+        }
+    }
+
     /// Its name in traces and logs.
     pub fn name(&self) -> &'static str {
         match self {
@@ -237,6 +252,7 @@ impl UnifiedMemory {
                 Ok(Outcome::read(read, Answer::Associated { hits }))
             }
             Input::Address { at, query, k, seed } => {
+                check_seed(*seed)?;
                 let read = self.address(*at, query, *k as usize, *seed)?;
                 let shares = read.iter().flat_map(|read| read.reads.clone()).collect();
                 Ok(Outcome::read(shares, Answer::Addressed { read }))
@@ -285,7 +301,17 @@ impl Outcome {
     }
 }
 
+/// Seeds of inputs are exact as doubles, so that every JSON reader gets them.
+fn check_seed(seed: u64) -> Result<(), MemoryError> {
+    if seed <= MAX_TICK {
+        return Ok(());
+    }
+    let most = MAX_TICK as f64;
+    Err(MemoryError::Perturbation { name: "seed", found: seed as f64, least: 0.0, most })
+}
+
 fn check_perturbation(how: &Perturbation) -> Result<(), MemoryError> {
+    check_seed(how.seed)?;
     let fields = [
         ("samples", f64::from(how.samples), 1.0, f64::from(MAX_SAMPLES)),
         ("sigma", f64::from(how.sigma), 0.0, 100.0),

@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::observation::MemoryError;
 use crate::slot::{Slot, SlotId, SlotRef, StoreKind};
-use crate::vector;
 use crate::{Tick, UnifiedMemory};
 
 /// A place in a remembered span where the model was in a similar state.
@@ -70,7 +69,7 @@ impl UnifiedMemory {
             let rows = slot.token_keys.rows().chunks_exact(unit.len());
             let next_tokens = slot.value.token_ids.iter().skip(1);
             for (offset, (row, &token)) in rows.zip(next_tokens).enumerate() {
-                let cosine = vector::cosine(row, &unit);
+                let cosine = self.normalization.metric().cosine(row, &unit);
                 nearest.offer(cosine, || Neighbour {
                     slot: at,
                     offset: offset as u32,

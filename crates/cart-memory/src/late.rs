@@ -4,6 +4,7 @@
 //! A pooled prompt is mostly its phrasing. Here every remembered token looks for its best match in
 //! the prompt, so a question finds the statement that answers it, whatever stands around it.
 
+use crate::fusion::Metric;
 use crate::observation::MemoryError;
 use crate::recall::{Recalled, best_of};
 use crate::slot::Slot;
@@ -48,7 +49,8 @@ impl UnifiedMemory {
     ) -> Result<Vec<Recalled>, MemoryError> {
         let query = self.units(query)?;
         let hits = self.hits(at, |store, slot, key| {
-            let cosine = interaction(rows_of(slot, key), &query, self.dim());
+            let cosine =
+                interaction(rows_of(slot, key), &query, self.dim(), self.normalization.metric());
             (cosine, cosine + BIAS_SHARE * slot.bias(store, at, &self.config))
         });
         Ok(best_of(hits, top_k))
@@ -78,9 +80,9 @@ fn without_first(rows: &[f32], dim: usize) -> &[f32] {
 /// Mean over the rows of the largest cosine with a row of the query.
 ///
 /// * `rows`: `[tokens, dim]`, `query`: `[query_tokens, dim]`, both of unit rows
-fn interaction(rows: &[f32], query: &[f32], dim: usize) -> f32 {
+fn interaction(rows: &[f32], query: &[f32], dim: usize, metric: &Metric) -> f32 {
     let best = |row: &[f32]| {
-        query.chunks_exact(dim).map(|query| vector::cosine(row, query)).fold(-1.0, f32::max)
+        query.chunks_exact(dim).map(|query| metric.cosine(row, query)).fold(-1.0, f32::max)
     };
     let sum: f64 = rows.chunks_exact(dim).map(|row| f64::from(best(row))).sum();
     (sum / (rows.len() / dim) as f64) as f32

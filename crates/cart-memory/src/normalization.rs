@@ -6,6 +6,7 @@
 
 use thiserror::Error;
 
+use crate::fusion::Metric;
 use crate::vector::{self, VectorError};
 
 /// Standard deviations under this share of the largest count as constant dimensions.
@@ -43,6 +44,7 @@ pub enum NormalizationError {
 pub struct Normalization {
     centre: Vec<f32>,
     scale: Vec<f32>,
+    metric: Metric,
 }
 
 impl Normalization {
@@ -58,7 +60,7 @@ impl Normalization {
         vector::check("scale", &scale, centre.len())?;
         match scale.iter().position(|&scale| scale <= 0.0) {
             Some(index) => Err(NormalizationError::NotPositive { index, found: scale[index] }),
-            None => Ok(Self { centre, scale }),
+            None => Ok(Self { centre, scale, metric: Metric::default() }),
         }
     }
 
@@ -95,6 +97,17 @@ impl Normalization {
         let deviation: Vec<f64> = variance.iter().map(|variance| variance.sqrt()).collect();
         let centre = mean.iter().map(|&mean| mean as f32).collect();
         Self::new(centre, usable_scales(&deviation))
+    }
+
+    /// The same, for keys that are put together from parts.
+    pub(crate) fn with_metric(mut self, metric: Metric) -> Self {
+        self.metric = metric;
+        self
+    }
+
+    /// How its units compare.
+    pub(crate) fn metric(&self) -> &Metric {
+        &self.metric
     }
 
     /// Number of values in a key.
@@ -136,7 +149,7 @@ impl Normalization {
         if raw.iter().all(|&value| value == 0.0) {
             return Err(VectorError::Zero { what, row });
         }
-        let centred: Vec<f64> = raw
+        let mut centred: Vec<f64> = raw
             .iter()
             .zip(&self.centre)
             .zip(&self.scale)
@@ -152,6 +165,10 @@ impl Normalization {
         }
         if !stored.is_normal() {
             return Err(VectorError::Zero { what, row });
+        }
+        if !self.metric.is_whole() {
+            self.metric.balance(&mut centred);
+            return Ok((centred.iter().map(|&value| value as f32).collect(), stored));
         }
         Ok((centred.iter().map(|value| (value / norm) as f32).collect(), stored))
     }

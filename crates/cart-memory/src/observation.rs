@@ -132,7 +132,7 @@ pub enum MemoryError {
         found: u32,
     },
     /// A perturbation that makes no sense.
-    #[error("`{name}` of the perturbation is {found}; allowed: {least} to {most}")]
+    #[error("`{name}` is {found}; allowed: {least} to {most}")]
     Perturbation {
         /// The field.
         name: &'static str,

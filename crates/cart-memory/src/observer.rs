@@ -201,7 +201,12 @@ impl UnifiedMemory {
         for _ in 0..samples {
             let perturbed: Vec<f32> = unit
                 .iter()
-                .map(|&value| (f64::from(value) + scale * chance.normal()) as f32)
+                .map(|&value| {
+                    let noise = scale * chance.normal();
+                    // A part that is missing stays so.
+                    let masked = value == 0.0 && !self.normalization.metric().is_whole();
+                    if masked { 0.0 } else { (f64::from(value) + noise) as f32 }
+                })
                 .collect();
             let score = self.nearest_long_term(&unit_or(perturbed, unit)).unwrap_or(base);
             sum += f64::from(score);

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::Share;
 use crate::observation::{MemoryError, check_tick};
 use crate::slot::{Slot, SlotId, SlotRef, SlotValue, StoreKind};
-use crate::{Tick, UnifiedMemory, vector};
+use crate::{Tick, UnifiedMemory};
 
 /// A memory that answers a query.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,7 +73,7 @@ impl UnifiedMemory {
     ) -> Result<Vec<Recalled>, MemoryError> {
         let unit = self.normalization.unit("query", query)?;
         let hits = self.hits(at, |store, slot, key| {
-            let cosine = vector::cosine(key, &unit);
+            let cosine = self.normalization.metric().cosine(key, &unit);
             (cosine, cosine * slot.gated_energy() * slot.decay(store, at, &self.config))
         });
         Ok(best_of(hits, top_k))

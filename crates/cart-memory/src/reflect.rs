@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::recall::{Recalled, best_of};
 use crate::slot::{SlotRef, StoreKind};
-use crate::{MemoryError, UnifiedMemory, vector};
+use crate::{MemoryError, UnifiedMemory};
 
 /// How new something is to long-term memory.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,7 +57,7 @@ impl UnifiedMemory {
 
     fn like(&self, unit: &[f32], top_k: usize) -> Vec<Recalled> {
         let mut hits = self.hits(self.now, |_, _, key| {
-            let cosine = vector::cosine(key, unit);
+            let cosine = self.normalization.metric().cosine(key, unit);
             (cosine, cosine)
         });
         hits.retain(|hit| hit.at.store == StoreKind::Ltm);

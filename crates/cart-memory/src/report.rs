@@ -93,7 +93,7 @@ impl StoreReport {
 }
 
 impl Spread {
-    fn of(numbers: impl Iterator<Item = f32>) -> Option<Self> {
+    pub(crate) fn of(numbers: impl Iterator<Item = f32>) -> Option<Self> {
         let numbers: Vec<f32> = numbers.collect();
         let sum: f64 = numbers.iter().map(|&number| f64::from(number)).sum();
         Some(Self {

@@ -43,6 +43,18 @@ impl Seeded {
         places
     }
 
+    /// A place, as often as its weight says; none where no weight is over 0.
+    pub(crate) fn weighted(&mut self, weights: &[f64]) -> Option<usize> {
+        let sum: f64 = weights.iter().sum();
+        let mut left = sum * self.uniform();
+        let place = weights.iter().position(|&weight| {
+            left -= weight;
+            weight > 0.0 && left <= 0.0
+        });
+        // Rounding can leave a little over the last weight.
+        place.or_else(|| weights.iter().rposition(|&weight| weight > 0.0))
+    }
+
     /// Mean 0, deviation 1 (Box and Muller, 1958).
     pub(crate) fn normal(&mut self) -> f64 {
         if let Some(spare) = self.spare.take() {

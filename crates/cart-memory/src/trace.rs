@@ -155,10 +155,12 @@ fn read_input(value: Value, memory: &UnifiedMemory) -> Result<Input, Problem> {
             let samples = fields.whole("samples", 0..=u64::from(u32::MAX))?.unwrap_or(8) as u32;
             let sigma = fields.float("sigma")?.unwrap_or(0.1);
             let how = Perturbation { seed, samples, sigma };
-            Input::Counterfactual { query: fields.need_vector("query")?, how }
+            Input::Counterfactual { query: fields.key("query", memory.config())?, how }
         }
-        "novelty" => Input::Novelty { query: fields.need_vector("query")? },
-        "reflect" => Input::Reflect { query: fields.need_vector("query")?, k: fields.count_k()? },
+        "novelty" => Input::Novelty { query: fields.key("query", memory.config())? },
+        "reflect" => {
+            Input::Reflect { query: fields.key("query", memory.config())?, k: fields.count_k()? }
+        }
         "successors" => Input::Successors { slot: SlotId(fields.whole_needed("slot")?) },
         _ => return Err((Some("op".to_owned()), TraceProblem::UnknownOp { found: op })),
     };
@@ -168,7 +170,7 @@ fn read_input(value: Value, memory: &UnifiedMemory) -> Result<Input, Problem> {
 
 fn read_question(op: &str, fields: &mut Fields, memory: &UnifiedMemory) -> Result<Input, Problem> {
     let at = tick(fields, memory)?;
-    let (query, k) = (fields.need_vector("query")?, fields.count_k()?);
+    let (query, k) = (fields.key("query", memory.config())?, fields.count_k()?);
     Ok(match op {
         "recall" => Input::Recall { at, query, k },
         "recall_tokens" => Input::RecallTokens { at, query, k },
@@ -183,7 +185,7 @@ fn tick(fields: &mut Fields, memory: &UnifiedMemory) -> Result<Tick, Problem> {
 }
 
 fn observation(fields: &mut Fields, memory: &UnifiedMemory) -> Result<Observation, Problem> {
-    let key = fields.need_vector("key")?;
+    let key = fields.key("key", memory.config())?;
     let surprise = fields.floats_or_one("surprise")?.unwrap_or_default();
     let energy = match fields.float("energy")? {
         Some(energy) => energy,

@@ -1,5 +1,7 @@
 //! The single source of truth: everything that an agent remembers, as one value.
 
+use std::collections::BTreeSet;
+
 use cart_format::SpaceId;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -7,6 +9,7 @@ use thiserror::Error;
 use crate::bank::Bank;
 use crate::config::{Allowed, ConfigError, is_default};
 use crate::event::{Cause, MemoryEvent};
+use crate::fusion::Metric;
 use crate::goal::Goal;
 use crate::graph::Graph;
 use crate::observation::{Checked, MemoryError, Observation, check_tick};
@@ -111,11 +114,12 @@ impl UnifiedMemory {
         config: MemoryConfig,
     ) -> Result<Self, ConfigError> {
         config.check()?;
+        let normalization = with_parts(normalization, &config)?;
         check_centres(&config, &normalization)?;
         let dim = normalization.dim();
         Ok(Self {
-            stm: Bank::new(dim, config.stm_slots),
-            ltm: Bank::new(dim, config.ltm_slots),
+            stm: Bank::new(&normalization, config.stm_slots),
+            ltm: Bank::new(&normalization, config.ltm_slots),
             goal: Goal::new(dim),
             graph: Graph::default(),
             surprise: SurpriseStatistics::new(&config),
@@ -383,6 +387,33 @@ impl UnifiedMemory {
             None => Err(MemoryError::NoSuchSlot { slot }),
         }
     }
+}
+
+/// The normalization for keys of these parts, which fill a key and come centred.
+pub(crate) fn with_parts(
+    normalization: Normalization,
+    config: &MemoryConfig,
+) -> Result<Normalization, ConfigError> {
+    if config.parts.is_empty() {
+        return Ok(normalization);
+    }
+    let whole = |name, found: usize, allowed: usize| {
+        let allowed = Allowed { least: allowed as f64, most: allowed as f64 };
+        Err(ConfigError { name, found: found as f64, allowed })
+    };
+    let names: BTreeSet<&str> = config.parts.iter().map(|part| part.name.as_str()).collect();
+    if names.len() != config.parts.len() || names.contains("") {
+        return whole("parts (different names)", names.len(), config.parts.len());
+    }
+    let sum: usize = config.parts.iter().map(|part| part.dim as usize).sum();
+    if sum != normalization.dim() {
+        return whole("parts (values of all together)", sum, normalization.dim());
+    }
+    let moved = normalization.centre().iter().filter(|&&value| value != 0.0).count();
+    if moved > 0 {
+        return whole("parts (values of the centre that are not 0)", moved, 0);
+    }
+    Ok(normalization.with_metric(Metric::of(&config.parts)))
 }
 
 /// Refuses centres of the filter that can't be compared with keys.

@@ -169,3 +169,15 @@ pub struct BiasRules {
     /// What is left of a flagged entry's energy; with 0 it is dropped.
     pub keep: f32,
 }
+
+/// One part of a key that is put together from several: text, audio, …
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// Its name.
+    pub name: String,
+    /// Values in it.
+    pub dim: u32,
+    /// How much its cosine counts.
+    pub weight: f32,
+}

@@ -16,7 +16,7 @@ use crate::goal::Goal;
 use crate::graph::{Graph, Link};
 use crate::observation::MAX_TICK;
 use crate::slot::{KeyStatistics, Slot, SlotId, SlotRef, SlotValue, StoreKind, TokenKeys};
-use crate::unified::check_centres;
+use crate::unified::{check_centres, with_parts};
 use crate::vector::{self, VectorError};
 use crate::{Normalization, UnifiedMemory};
 
@@ -26,7 +26,7 @@ pub(super) fn restore(snapshot: &MemorySnapshot) -> Result<UnifiedMemory, Restor
     let dim = usize::try_from(snapshot.dim).unwrap_or(usize::MAX);
     let centre = tensors.floats("centre", dim)?;
     let scale = tensors.floats("scale", dim)?;
-    let normalization = Normalization::new(centre, scale)?;
+    let normalization = with_parts(Normalization::new(centre, scale)?, &state.config)?;
     let goal = read_goal(&mut tensors, dim, &state)?;
     let mut ids = Ids { seen: BTreeSet::new(), next: state.next_slot };
     let mut read = |store, slots, capacity| {
@@ -228,7 +228,7 @@ impl StoreReader<'_> {
     fn read(&self, tensors: &mut Tensors<'_>, ids: &mut Ids) -> Result<Bank, RestoreError> {
         self.check_positions()?;
         let bytes = self.bytes(tensors)?;
-        let mut bank = Bank::new(self.normalization.dim(), self.capacity);
+        let mut bank = Bank::new(self.normalization, self.capacity);
         for state in self.slots {
             let refuse = |problem| RestoreError::Slot { slot: self.name(state), problem };
             ids.check(state.id).map_err(refuse)?;

@@ -4,6 +4,7 @@ use cart_format::json::JsonError;
 use thiserror::Error;
 
 use crate::config::ConfigError;
+use crate::fusion::FusionError;
 use crate::normalization::NormalizationError;
 use crate::observation::MemoryError;
 use crate::vector::VectorError;
@@ -113,6 +114,9 @@ pub enum TraceProblem {
     /// Centre or scale that can't be used.
     #[error(transparent)]
     Normalization(NormalizationError),
+    /// Parts that don't make a key.
+    #[error(transparent)]
+    Parts(FusionError),
     /// Neither an energy nor what it comes from.
     #[error("is missing; give `energy` (0 to 1), or `surprise` (nats), from which it comes")]
     NoEnergy,

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::{Problem, TraceProblem, slot_ref};
 use crate::observation::MAX_TICK;
 use crate::slot::SlotRef;
+use crate::{MemoryConfig, fuse};
 
 /// The fields that were not taken yet.
 pub(super) struct Fields {
@@ -82,6 +83,23 @@ impl Fields {
 
     pub(super) fn need_vector(&mut self, name: &str) -> Result<Vec<f32>, Problem> {
         self.vector(name)?.ok_or_else(|| missing(name))
+    }
+
+    /// A vector, or an object of the parts that it is put together from.
+    pub(super) fn key(&mut self, name: &str, config: &MemoryConfig) -> Result<Vec<f32>, Problem> {
+        if !matches!(self.left.get(name), Some(Value::Object(_))) || config.parts.is_empty() {
+            return self.need_vector(name);
+        }
+        let given = self.take(name).expect("the field was looked at");
+        let mut given = Self::new(given)?;
+        let names: Vec<String> = given.left.keys().cloned().collect();
+        let mut parts = Vec::new();
+        for part in &names {
+            parts.extend(given.vector(part)?.map(|values| (part.as_str(), values)));
+        }
+        let parts: Vec<(&str, &[f32])> = parts.iter().map(|(n, v)| (*n, v.as_slice())).collect();
+        fuse(&config.parts, &parts)
+            .map_err(|source| (Some(name.to_owned()), TraceProblem::Parts(source)))
     }
 
     /// A list of numbers, or one number as a list of one.

@@ -2,13 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
 
+mod dreams;
 mod given;
 mod late;
+mod logs;
 mod long_term;
 mod neighbours;
 mod properties;
 mod recall;
 mod refusals;
+mod rules;
 mod short_term;
 mod shuffle;
 mod snapshot;

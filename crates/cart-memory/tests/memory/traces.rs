@@ -120,7 +120,7 @@ fn operations_are_refused_by_line_and_field() {
         ),
         (
             r#"{"op": "counterfactual", "query": [1, 0], "samples": 0}"#,
-            "line 2, field `samples`: `samples` of the perturbation is 0",
+            "line 2, field `samples`: `samples` is 0",
         ),
         (r#"{"op": "advance", "op": "advance"}"#, "line 2: this is no JSON"),
     ];
