@@ -1,6 +1,8 @@
 //! `cart memory`: traces that are replayed, and those that are refused.
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
+use cart_memory::log::LogWriter;
+use cart_memory::trace::Trace;
 use cart_tests::{Cart, fixture};
 
 #[test]
@@ -20,6 +22,35 @@ fn a_trace_is_replayed_to_the_same_memory_on_any_number_of_threads() {
         let said = cart.ok(["memory", "replay", "--trace", &trace]);
         assert!(said.contains("1000 operations") && said.contains("observe"), "{said}");
     }
+}
+
+#[test]
+fn a_log_is_replayed_cut_or_whole_and_refused_where_it_was_edited() {
+    let cart = Cart::new();
+    let text = std::fs::read_to_string(fixture("memory/graph.trace.jsonl")).unwrap();
+    let mut trace = Trace::open(&text).unwrap();
+    let start = trace.memory();
+    let (mut writer, mut bytes) =
+        LogWriter::begin(start.space(), start.normalization(), start.config());
+    while let Some(step) = trace.step().unwrap() {
+        bytes.extend(writer.record(&step.input, &step.outcome));
+    }
+    let path = cart.file("whole.log", &bytes);
+    let one = cart.json(["--threads", "1", "memory", "replay", "--log", &path]);
+    assert_eq!(one, cart.json(["--threads", "2", "memory", "replay", "--log", &path]));
+    assert_eq!((&one["records"], &one["cut_bytes"]), (&1000.into(), &0.into()));
+    assert_eq!(one["memory_id"], trace.memory().snapshot().id().hex());
+    assert!(one["statistics"]["reads"]["entropy"].as_f64().unwrap() > 0.0);
+    assert!(cart.ok(["memory", "replay", "--log", &path]).contains("1000 records"));
+
+    let path = cart.file("cut.log", &bytes[..bytes.len() - 7]);
+    let cut = cart.json(["memory", "replay", "--log", &path]);
+    assert_eq!(cut["records"], 999);
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    let path = cart.file("edited.log", &bytes);
+    let said = cart.refused(["memory", "replay", "--log", &path]);
+    assert!(said.contains("was changed after it was written"), "{said}");
 }
 
 #[test]

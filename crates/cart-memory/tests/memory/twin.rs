@@ -11,7 +11,11 @@ use serde_json::{Value, json};
 const TOLERANCE: f64 = 1e-5;
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/memory").join(name)
+    // Other traces of the script are tried where this says.
+    match std::env::var_os("CART_MEMORY_TRACES") {
+        Some(folder) => Path::new(&folder).join(name),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/memory").join(name),
+    }
 }
 
 #[test]
@@ -75,7 +79,11 @@ fn follows(name: &str) -> impl Fn(&str) -> usize {
         operations += 1;
     }
     assert!(trace.step().unwrap().is_none() && operations >= 1000);
-    move |decision| expected.matches(&format!("\"{decision}\"")).count()
+    // How rare a decision is says something about the frozen traces only.
+    let frozen = std::env::var_os("CART_MEMORY_TRACES").is_none();
+    move |decision| {
+        if frozen { expected.matches(&format!("\"{decision}\"")).count() } else { usize::MAX }
+    }
 }
 
 /// The same shape and words; numbers within the tolerance, relative where they are over 1.

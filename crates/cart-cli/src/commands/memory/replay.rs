@@ -1,9 +1,10 @@
 //! `cart memory replay`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use cart_memory::log::{LogStatistics, MemoryLog};
 use cart_memory::trace::{MemoryView, Trace};
-use cart_memory::{Answer, MemoryEvent};
+use cart_memory::{Answer, MemoryEvent, UnifiedMemory};
 use clap::{Args, ValueEnum, ValueHint};
 use serde::Serialize;
 use serde_json::Value;
@@ -12,19 +13,25 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::report;
 
-/// Do to an empty memory what a trace says, and show what came of it.
+/// Do to a memory what a trace or a log says, and show what came of it.
 ///
 /// A trace is JSON Lines: the first line says what memory it is, every further line is one operation. The page
-/// 36 of the specification describes it. A line that is refused is named with its field, and nothing is printed.
+/// 36 of the specification describes it. A line that is refused is named with its field. A log (page 37) is what a
+/// memory wrote down itself: every decision in it is taken again, and must be the same.
 #[derive(Args)]
 #[command(after_help = "Examples:
   cart memory replay --trace stm.trace.jsonl
   cart --json memory replay --trace stm.trace.jsonl
-  cart --json memory replay --trace stm.trace.jsonl --state last")]
+  cart --json memory replay --trace stm.trace.jsonl --state last
+  cart --json memory replay --log session.log")]
 pub(crate) struct ReplayArgs {
     /// A trace of operations
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    trace: PathBuf,
+    #[arg(required_unless_present = "log", conflicts_with = "log")]
+    trace: Option<PathBuf>,
+    /// A log of a memory; shows energies, lifetimes, writes, reads and the goal's way
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    log: Option<PathBuf>,
     /// After which operations the whole state is reported
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = States::Every)]
     state: States,
@@ -56,16 +63,78 @@ struct StepRow {
     state: Option<MemoryView>,
 }
 
+#[derive(Serialize)]
+struct LogReport {
+    records: usize,
+    whole_bytes: usize,
+    cut_bytes: usize,
+    memory_id: String,
+    statistics: LogStatistics,
+    state: MemoryView,
+}
+
 pub(crate) fn run(context: &Context, args: &ReplayArgs) -> Result<(), Failure> {
-    let text = std::fs::read_to_string(&args.trace).map_err(|source| {
+    match (&args.trace, &args.log) {
+        (Some(trace), _) => replay_trace(context, trace, args.state),
+        (None, Some(log)) => replay_log(context, log),
+        (None, None) => Err(Failure::arguments("give --trace or --log")),
+    }
+}
+
+fn replay_log(context: &Context, path: &Path) -> Result<(), Failure> {
+    let bytes = std::fs::read(path).map_err(|source| {
+        Failure::refused_with(format!("{} can't be read: {source}", path.display()), "give a log")
+    })?;
+    let refused = |error| {
         Failure::refused_with(
-            format!("{} can't be read: {source}", args.trace.display()),
+            format!("{}: {error}", path.display()),
+            "spec/37-memory-log.md describes the format",
+        )
+    };
+    let log = MemoryLog::open(&bytes).map_err(refused)?;
+    let memory = UnifiedMemory::replay(&log, None).map_err(refused)?;
+    let body = LogReport {
+        records: log.records.len(),
+        whole_bytes: log.whole_bytes,
+        cut_bytes: bytes.len() - log.whole_bytes,
+        memory_id: memory.snapshot().id().hex(),
+        statistics: LogStatistics::of(&log.records),
+        state: memory.view(),
+    };
+    if context.json {
+        return report::print("memory-log", &body);
+    }
+    let LogStatistics { ticks, writes, reads, stm, ltm, .. } = &body.statistics;
+    report::line(&format!(
+        "{} records, ticks {} to {}, {} bytes cut at the end; memory {}\n\
+         {} observations ({:.1} % blended), {} reads of {} slots (entropy {:.2} nat a read, {:.2} of all)\n\
+         {} short-term and {} long-term slots lived and went",
+        body.records,
+        ticks.0,
+        ticks.1,
+        body.cut_bytes,
+        &body.memory_id[..12],
+        writes.observations,
+        100.0 * writes.blended,
+        reads.reads,
+        reads.slots,
+        reads.entropy,
+        reads.entropy_of_all,
+        stm.lifetimes.len(),
+        ltm.lifetimes.len(),
+    ))
+}
+
+fn replay_trace(context: &Context, path: &Path, states: States) -> Result<(), Failure> {
+    let text = std::fs::read_to_string(path).map_err(|source| {
+        Failure::refused_with(
+            format!("{} can't be read: {source}", path.display()),
             "give a trace, JSON Lines in UTF-8",
         )
     })?;
     let refused = |error| {
         Failure::refused_with(
-            format!("{}: {error}", args.trace.display()),
+            format!("{}: {error}", path.display()),
             "spec/36-memory-trace.md describes the format",
         )
     };
@@ -77,7 +146,7 @@ pub(crate) fn run(context: &Context, args: &ReplayArgs) -> Result<(), Failure> {
             op: step.input.name().to_owned(),
             events: step.outcome.events,
             answer: step.outcome.answer,
-            state: (context.json && args.state == States::Every).then(|| trace.memory().view()),
+            state: (context.json && states == States::Every).then(|| trace.memory().view()),
         };
         if !context.json {
             report::line(&said(&row)?)?;
