@@ -8,7 +8,6 @@ pub(crate) mod avx512;
 pub(crate) mod neon;
 pub(crate) mod portable;
 
-use crate::kernel::activations::GroupCodes;
 use crate::kernel::packed::QUADS;
 
 /// Vectors with a lane for each of some outputs of a tile.
@@ -43,18 +42,20 @@ pub(crate) trait Lanes: Copy {
     /// `a | b`.
     unsafe fn or(a: Self::Codes, b: Self::Codes) -> Self::Codes;
 
-    /// Sums of products of `COUNT` quads from `first` on with the activations of the same inputs.
-    /// Codes have at most `BITS` bits.
+    /// Sums of products of `COUNT` quads from `first` on with the activation codes `x`, `[GROUP]`, of
+    /// the same inputs. Codes of weights have at most `BITS` bits.
     unsafe fn dots<const BITS: usize, const COUNT: usize>(
         codes: &[Self::Codes; QUADS],
         first: usize,
-        x: *const GroupCodes,
+        x: *const i8,
     ) -> Self::Ints;
-    /// `ints + value` as floats.
-    unsafe fn floats(ints: Self::Ints, value: i32) -> Self::Floats;
+    /// `ints − value · 2^SHIFT` as floats; `ints` as they are where `SHIFT` is 0.
+    unsafe fn floats<const SHIFT: u32>(ints: Self::Ints, value: i32) -> Self::Floats;
 
     /// The same number for every output.
     unsafe fn splat(value: f32) -> Self::Floats;
+    /// `a + b`.
+    unsafe fn add(a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `a · b`.
     unsafe fn multiply(a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `a · b + c`.

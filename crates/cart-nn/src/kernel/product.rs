@@ -1,11 +1,12 @@
-//! Products of packed weights with activations in 16 bits.
+//! Products of packed weights with quantized activations.
 //!
 //! The arithmetic of a row is the same however many rows there are: whole numbers within a group,
-//! then one float sum, group after group. So a row's result does not depend on its neighbours.
+//! then a float sum, group after group, and one of the rests of the wide groups. So a row's result does
+//! not depend on its neighbours.
 
 use std::ops::Range;
 
-use crate::kernel::activations::{GroupCodes, GroupScale, Quantized};
+use crate::kernel::activations::{BLOCK, Codes, GroupScale, Quantized};
 use crate::kernel::format::{Factors, Format, GROUP};
 #[cfg(target_arch = "aarch64")]
 use crate::kernel::lanes::neon::Neon;
@@ -102,15 +103,27 @@ unsafe fn run<L: Lanes, F: Format>(
                 at += unsafe {
                     match rows.len() - at {
                         16.. if L::ROWS >= 16 => job.rows::<L, F, 16>(place),
-                        8.. if L::ROWS >= 8 => job.rows::<L, F, 8>(place),
                         4.. if L::ROWS >= 4 => job.rows::<L, F, 4>(place),
-                        2.. if L::ROWS >= 2 => job.rows::<L, F, 2>(place),
+                        2.. if L::ROWS == 2 => job.rows::<L, F, 2>(place),
                         _ => job.rows::<L, F, 1>(place),
                     }
                 };
             }
         }
     }
+}
+
+/// The body for each row under `$count`, with the row as a constant.
+macro_rules! each_row {
+    ($row:ident < $count:ident $body:block) => {
+        each_row!($row < $count $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    ($row:ident < $count:ident $body:block, $($index:literal)*) => {
+        $(if $index < $count {
+            const $row: usize = $index;
+            $body
+        })*
+    };
 }
 
 /// A tile and some rows of a block.
@@ -145,47 +158,87 @@ impl Job<'_> {
 
     #[inline(always)]
     unsafe fn sums<L: Lanes, F: Format, const R: usize>(&self) -> [[f32; OUTPUTS]; R] {
+        const { assert!(R <= BLOCK) };
         let groups = self.input.groups;
         let count = self.input.block_rows(self.block).len();
-        let (codes, scales) = self.input.block(self.block);
-        assert!(self.at + R <= count && codes.len() == groups * count);
+        let block = self.input.block(self.block);
+        assert!(self.at + R <= count && block.codes.len() == groups * count);
         assert!(self.tile.len() == tile_bytes::<F>(groups));
         let mut out = [[0.0; OUTPUTS]; R];
         // SAFETY: the caller has the instructions. Activations are `[groups, count]`, as asserted,
         // and a tile has the bytes that `packed` says for as many groups.
         unsafe {
             let mut sums = [L::zeros(); R];
-            let shared = self.tile.as_ptr();
-            let weights = shared.add(codes_start::<F>(groups));
+            let mut rests = L::zeros();
+            let ahead = self.tile.as_ptr().wrapping_add(AHEAD);
             let step = self.tile.len() / groups;
             for group in 0..groups {
-                let weights = weights.add(group * code_bytes::<F>());
-                let shared_at = shared.add(group / F::GROUPS * shared_bytes::<F>());
-                let x = codes.as_ptr().add(group * count + self.at);
-                let scales = scales.as_ptr().add(group * count + self.at);
+                let x = block.codes.as_ptr().add(group * count + self.at);
+                let scales = block.scales.as_ptr().add(group * count + self.at);
                 if R == 1 {
-                    let ahead = shared.wrapping_add(AHEAD + group * step);
                     for line in 0..=F::BITS {
-                        L::prefetch(ahead.wrapping_add(line * LINE));
+                        L::prefetch(ahead.wrapping_add(group * step + line * LINE));
                     }
                 }
                 for vector in 0..OUTPUTS / L::LANES {
-                    let first = vector * L::LANES;
-                    let weights =
-                        Group::<L>::new::<F>(weights, shared_at, group % F::GROUPS, first);
-                    for (row, sums) in sums.iter_mut().enumerate() {
-                        let sum = &mut sums.as_mut()[vector];
-                        *sum = weights.add_to::<F>(*sum, x.add(row), &*scales.add(row));
+                    let weights = Group::<L>::new::<F>(self.tile, groups, group, vector);
+                    // A loop over rows would keep the sums in memory.
+                    each_row!(ROW < R {
+                        let sum = &mut sums[ROW].as_mut()[vector];
+                        *sum = weights.add_to::<F>(*sum, x.add(ROW), &*scales.add(ROW));
+                    });
+                    // One row's weights are not unpacked twice.
+                    if R == 1 && block.wide[group] >> self.at & 1 == 1 {
+                        let x = block.rests.as_ptr().add(group * count + self.at);
+                        let sum = &mut rests.as_mut()[vector];
+                        *sum = weights.add_to::<F>(*sum, x, &(*scales).of_rests());
                     }
                 }
             }
-            for (out, sums) in out.iter_mut().zip(&sums) {
-                for (vector, sum) in sums.as_ref().iter().enumerate() {
-                    L::store(*sum, out.as_mut_ptr().add(vector * L::LANES));
+            let mut all_rests = [rests; R];
+            if R > 1 {
+                self.rests::<L, F, R>(&mut all_rests);
+            }
+            for (out, (sums, rests)) in out.iter_mut().zip(sums.iter().zip(&all_rests)) {
+                let parts = sums.as_ref().iter().zip(rests.as_ref());
+                for (vector, (sum, rest)) in parts.enumerate() {
+                    L::store(L::add(*sum, *rest), out.as_mut_ptr().add(vector * L::LANES));
                 }
             }
         }
         out
+    }
+
+    /// Adds up the products of the wide groups' rests.
+    ///
+    /// # Safety
+    /// As [`Self::sums`].
+    #[inline(always)]
+    unsafe fn rests<L: Lanes, F: Format, const R: usize>(&self, sums: &mut [L::Tile; R]) {
+        let groups = self.input.groups;
+        let count = self.input.block_rows(self.block).len();
+        let block = self.input.block(self.block);
+        for (group, wide) in block.wide.iter().enumerate() {
+            let wide = u32::from(*wide) >> self.at & ((1 << R) - 1);
+            if wide == 0 {
+                continue;
+            }
+            for vector in 0..OUTPUTS / L::LANES {
+                // SAFETY: passed on to the caller.
+                let weights = unsafe { Group::<L>::new::<F>(self.tile, groups, group, vector) };
+                let mut left = wide;
+                while left != 0 {
+                    let row = left.trailing_zeros() as usize;
+                    left &= left - 1;
+                    let at = group * count + self.at + row;
+                    let shared = block.scales[at].of_rests();
+                    let sum = &mut sums[row].as_mut()[vector];
+                    // SAFETY: the caller has the instructions.
+                    *sum =
+                        unsafe { weights.add_to::<F>(*sum, &raw const block.rests[at], &shared) };
+                }
+            }
+        }
     }
 }
 
@@ -198,16 +251,15 @@ struct Group<L: Lanes> {
 }
 
 impl<L: Lanes> Group<L> {
-    /// Outputs from `first` on of group `index` of a block.
+    /// Vector `vector` of group `group` of a tile of as many groups.
     #[inline(always)]
-    unsafe fn new<F: Format>(
-        codes: *const u8,
-        shared: *const u8,
-        index: usize,
-        first: usize,
-    ) -> Self {
+    unsafe fn new<F: Format>(tile: &[u8], groups: usize, group: usize, vector: usize) -> Self {
+        let first = vector * L::LANES;
+        let index = group % F::GROUPS;
         // SAFETY: the caller has the instructions, and the bytes are those of `packed`.
         unsafe {
+            let shared = tile.as_ptr().add(group / F::GROUPS * shared_bytes::<F>());
+            let codes = tile.as_ptr().add(codes_start::<F>(groups) + group * code_bytes::<F>());
             let codes = unpack::<L, F>(codes.add(first * 4));
             let scale = L::halves(shared.add(first * 2));
             let min = if F::MINS {
@@ -252,22 +304,21 @@ impl<L: Lanes> Group<L> {
     unsafe fn add_to<F: Format>(
         &self,
         mut sum: L::Floats,
-        x: *const GroupCodes,
+        x: *const Codes,
         shared: &GroupScale,
     ) -> L::Floats {
-        let zero = if F::BITS == 8 && L::SIGNED_BYTES { 0 } else { -F::ZERO };
+        let x = x.cast::<i8>();
         // SAFETY: the caller has the instructions; the pointer is to a group.
         unsafe {
             let scale = L::splat(shared.scale);
             if F::PARTS == 1 {
-                let halves = shared.halves[0] + shared.halves[1];
                 let dots = match F::BITS {
                     4 => L::dots::<4, QUADS>(&self.codes, 0, x),
                     5 => L::dots::<5, QUADS>(&self.codes, 0, x),
                     _ => L::dots::<8, QUADS>(&self.codes, 0, x),
                 };
-                let dots = L::multiply(L::floats(dots, zero * halves), scale);
-                sum = L::multiply_add(dots, self.scales[0], sum);
+                let dots = less_zero::<L, F>(dots, shared.halves[0] + shared.halves[1]);
+                sum = L::multiply_add(L::multiply(dots, scale), self.scales[0], sum);
                 if F::MINS {
                     sum = L::multiply_add(self.mins[0], L::splat(shared.sum), sum);
                 }
@@ -279,14 +330,34 @@ impl<L: Lanes> Group<L> {
                     2 | 3 => L::dots::<3, { QUADS / 2 }>(&self.codes, first, x),
                     _ => L::dots::<6, { QUADS / 2 }>(&self.codes, first, x),
                 };
-                let dots = L::multiply(L::floats(dots, zero * shared.halves[half]), scale);
-                sum = L::multiply_add(dots, self.scales[half], sum);
+                let dots = less_zero::<L, F>(dots, shared.halves[half]);
+                sum = L::multiply_add(L::multiply(dots, scale), self.scales[half], sum);
                 if F::MINS {
                     let x = L::splat(shared.scale * shared.halves[half] as f32);
                     sum = L::multiply_add(self.mins[half], x, sum);
                 }
             }
             sum
+        }
+    }
+}
+
+/// `dots` as if the codes of the weights were less by the format's zero.
+///
+/// * `codes`: the sum of the activations' codes
+#[inline(always)]
+unsafe fn less_zero<L: Lanes, F: Format>(dots: L::Ints, codes: i32) -> L::Floats {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        match F::ZERO {
+            0 => L::floats::<0>(dots, 0),
+            4 => L::floats::<2>(dots, codes),
+            8 => L::floats::<3>(dots, codes),
+            16 => L::floats::<4>(dots, codes),
+            32 => L::floats::<5>(dots, codes),
+            128 if L::SIGNED_BYTES => L::floats::<0>(dots, 0),
+            128 => L::floats::<7>(dots, codes),
+            zero => unreachable!("no format has {zero} for zero"),
         }
     }
 }

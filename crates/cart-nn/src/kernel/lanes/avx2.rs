@@ -3,7 +3,6 @@
 #[allow(clippy::wildcard_imports, reason = "thirty intrinsics by name say nothing")]
 use std::arch::x86_64::*;
 
-use crate::kernel::activations::GroupCodes;
 use crate::kernel::lanes::Lanes;
 use crate::kernel::packed::QUADS;
 
@@ -68,20 +67,22 @@ impl Lanes for Avx2 {
     unsafe fn dots<const BITS: usize, const COUNT: usize>(
         codes: &[__m256i; QUADS],
         first: usize,
-        x: *const GroupCodes,
+        x: *const i8,
     ) -> __m256i {
         // SAFETY: see above.
-        unsafe {
-            let high = byte_dots::<BITS, COUNT>(codes, first, (*x).high.as_ptr());
-            let low = byte_dots::<BITS, COUNT>(codes, first, (*x).low.as_ptr());
-            _mm256_add_epi32(_mm256_slli_epi32::<8>(high), low)
-        }
+        unsafe { byte_dots::<BITS, COUNT>(codes, first, x) }
     }
 
     #[inline(always)]
-    unsafe fn floats(ints: __m256i, value: i32) -> __m256 {
+    unsafe fn floats<const SHIFT: u32>(ints: __m256i, value: i32) -> __m256 {
         // SAFETY: see above.
-        unsafe { _mm256_cvtepi32_ps(_mm256_add_epi32(ints, _mm256_set1_epi32(value))) }
+        unsafe {
+            if SHIFT == 0 {
+                return _mm256_cvtepi32_ps(ints);
+            }
+            let value = _mm256_set1_epi32(value << SHIFT);
+            _mm256_cvtepi32_ps(_mm256_sub_epi32(ints, value))
+        }
     }
 
     #[inline(always)]
@@ -122,6 +123,12 @@ impl Lanes for Avx2 {
             let low = _mm256_and_si256(bytes, _mm256_set1_epi32(15));
             [_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(bytes))]
         }
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: __m256, b: __m256) -> __m256 {
+        // SAFETY: see above.
+        unsafe { _mm256_add_ps(a, b) }
     }
 
     #[inline(always)]

@@ -3,7 +3,6 @@
 #[allow(clippy::wildcard_imports, reason = "thirty intrinsics by name say nothing")]
 use std::arch::x86_64::*;
 
-use crate::kernel::activations::GroupCodes;
 use crate::kernel::lanes::Lanes;
 use crate::kernel::packed::{OUTPUTS, QUADS};
 
@@ -68,27 +67,29 @@ impl Lanes for Avx512 {
     unsafe fn dots<const BITS: usize, const COUNT: usize>(
         codes: &[__m512i; QUADS],
         first: usize,
-        x: *const GroupCodes,
+        x: *const i8,
     ) -> __m512i {
         // SAFETY: see above.
         unsafe {
-            let (x_high, x_low) = ((*x).high.as_ptr(), (*x).low.as_ptr());
-            let mut highs = _mm512_setzero_si512();
-            let mut lows = _mm512_setzero_si512();
+            let mut dots = _mm512_setzero_si512();
             for quad in first..first + COUNT {
-                let high = x_high.add(quad * 4).cast::<i32>().read_unaligned();
-                let low = x_low.add(quad * 4).cast::<i32>().read_unaligned();
-                highs = _mm512_dpbusd_epi32(highs, codes[quad], _mm512_set1_epi32(high));
-                lows = _mm512_dpbusd_epi32(lows, codes[quad], _mm512_set1_epi32(low));
+                let four = x.add(quad * 4).cast::<i32>().read_unaligned();
+                dots = _mm512_dpbusd_epi32(dots, codes[quad], _mm512_set1_epi32(four));
             }
-            _mm512_add_epi32(_mm512_slli_epi32::<8>(highs), lows)
+            dots
         }
     }
 
     #[inline(always)]
-    unsafe fn floats(ints: __m512i, value: i32) -> __m512 {
+    unsafe fn floats<const SHIFT: u32>(ints: __m512i, value: i32) -> __m512 {
         // SAFETY: see above.
-        unsafe { _mm512_cvtepi32_ps(_mm512_add_epi32(ints, _mm512_set1_epi32(value))) }
+        unsafe {
+            if SHIFT == 0 {
+                return _mm512_cvtepi32_ps(ints);
+            }
+            let value = _mm512_slli_epi32::<SHIFT>(_mm512_set1_epi32(value));
+            _mm512_cvtepi32_ps(_mm512_sub_epi32(ints, value))
+        }
     }
 
     #[inline(always)]
@@ -129,6 +130,12 @@ impl Lanes for Avx512 {
             let low = _mm512_and_si512(bytes, _mm512_set1_epi32(15));
             [_mm512_cvtepi32_ps(low), _mm512_cvtepi32_ps(_mm512_srli_epi32::<4>(bytes))]
         }
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_add_ps(a, b) }
     }
 
     #[inline(always)]

@@ -4,7 +4,6 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use crate::kernel::activations::GroupCodes;
 use crate::kernel::lanes::Lanes;
 use crate::kernel::packed::QUADS;
 
@@ -53,33 +52,33 @@ impl Lanes for Neon {
     unsafe fn dots<const BITS: usize, const COUNT: usize>(
         codes: &[uint8x16_t; QUADS],
         first: usize,
-        x: *const GroupCodes,
+        x: *const i8,
     ) -> int32x4_t {
         // SAFETY: see above.
         unsafe {
-            let (x_high, x_low) = ((*x).high.as_ptr(), (*x).low.as_ptr());
-            let mut highs = vdupq_n_s32(0);
-            let mut lows = vdupq_n_s32(0);
+            let mut dots = vdupq_n_s32(0);
             for quad in first..first + COUNT {
-                let four = |x: *const i8| {
-                    vreinterpretq_s8_s32(vld1q_dup_s32(x.add(quad * 4).cast::<i32>()))
-                };
+                let four = vreinterpretq_s8_s32(vld1q_dup_s32(x.add(quad * 4).cast::<i32>()));
                 let signed = if BITS == 8 {
                     vreinterpretq_s8_u8(veorq_u8(codes[quad], vdupq_n_u8(0x80)))
                 } else {
                     vreinterpretq_s8_u8(codes[quad])
                 };
-                highs = add_dots(highs, signed, four(x_high));
-                lows = add_dots(lows, signed, four(x_low));
+                dots = add_dots(dots, signed, four);
             }
-            vaddq_s32(vshlq_n_s32::<8>(highs), lows)
+            dots
         }
     }
 
     #[inline(always)]
-    unsafe fn floats(ints: int32x4_t, value: i32) -> float32x4_t {
+    unsafe fn floats<const SHIFT: u32>(ints: int32x4_t, value: i32) -> float32x4_t {
         // SAFETY: see above.
-        unsafe { vcvtq_f32_s32(vaddq_s32(ints, vdupq_n_s32(value))) }
+        unsafe {
+            if SHIFT == 0 {
+                return vcvtq_f32_s32(ints);
+            }
+            vcvtq_f32_s32(vsubq_s32(ints, vdupq_n_s32(value << SHIFT)))
+        }
     }
 
     #[inline(always)]
@@ -134,6 +133,12 @@ impl Lanes for Neon {
             let low = vandq_u32(wide, vdupq_n_u32(15));
             [vcvtq_f32_u32(low), vcvtq_f32_u32(vshrq_n_u32::<4>(wide))]
         }
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        // SAFETY: see above.
+        unsafe { vaddq_f32(a, b) }
     }
 
     #[inline(always)]

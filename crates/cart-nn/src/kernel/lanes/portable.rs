@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use crate::kernel::activations::GroupCodes;
+use crate::kernel::format::GROUP;
 use crate::kernel::lanes::Lanes;
 use crate::kernel::packed::{LINE, OUTPUTS, QUADS};
 
@@ -49,13 +49,13 @@ impl Lanes for Portable {
     unsafe fn dots<const BITS: usize, const COUNT: usize>(
         codes: &[Self::Codes; QUADS],
         first: usize,
-        x: *const GroupCodes,
+        x: *const i8,
     ) -> Self::Ints {
         // SAFETY: see above.
-        let x = unsafe { &*x };
+        let x = unsafe { std::slice::from_raw_parts(x, GROUP) };
         let mut dots = [0; OUTPUTS];
         for quad in first..first + COUNT {
-            let x: [i32; 4] = std::array::from_fn(|at| x.code(quad * 4 + at));
+            let x: [i32; 4] = std::array::from_fn(|at| i32::from(x[quad * 4 + at]));
             for (dot, codes) in dots.iter_mut().zip(codes[quad].as_chunks::<4>().0) {
                 let products = std::array::from_fn::<i32, 4, _>(|at| i32::from(codes[at]) * x[at]);
                 *dot += (products[0] + products[1]) + (products[2] + products[3]);
@@ -65,8 +65,9 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    unsafe fn floats(ints: Self::Ints, value: i32) -> Self::Floats {
-        ints.map(|int| (int + value) as f32)
+    unsafe fn floats<const SHIFT: u32>(ints: Self::Ints, value: i32) -> Self::Floats {
+        let value = if SHIFT == 0 { 0 } else { value << SHIFT };
+        ints.map(|int| (int - value) as f32)
     }
 
     #[inline(always)]
@@ -103,6 +104,11 @@ impl Lanes for Portable {
         // SAFETY: see above.
         let bytes = unsafe { at.cast::<[u8; OUTPUTS]>().read() };
         [bytes.map(|byte| f32::from(byte & 15)), bytes.map(|byte| f32::from(byte >> 4))]
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        std::array::from_fn(|lane| a[lane] + b[lane])
     }
 
     #[inline(always)]
