@@ -1,14 +1,14 @@
 //! Logits and probabilities over the vocabulary.
 
 use cart_format::TokenLogprob;
+use cart_nn::logits;
 
-/// `ln Σ exp(logit)`, summed in f64.
+/// `ln Σ exp(logit)`.
 ///
 /// * `logits`: `[vocab]`, at least one of them finite
 pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&logit| f64::from((logit - largest).exp())).sum();
-    f64::from(largest) + sum.ln()
+    let largest = logits::largest(logits);
+    f64::from(largest) + logits::sum_exp(logits, largest, 1.0).ln()
 }
 
 /// ln p of one token.
@@ -27,25 +27,77 @@ pub(crate) fn kl(logits: &[f32], reference: &[f32]) -> f64 {
     terms.sum::<f64>().max(0.0)
 }
 
-/// Whether every logit is a number.
-pub(crate) fn all_finite(logits: &[f32]) -> bool {
-    logits.iter().fold(true, |finite, logit| finite & logit.is_finite())
-}
-
 /// The ids of the `count` best tokens, best first; of equal logits the lower id first.
 pub(crate) fn best(logits: &[f32], count: usize) -> Vec<u32> {
-    let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
-    let order =
-        |&a: &u32, &b: &u32| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b));
-    if count < ids.len() {
-        if count == 0 {
-            return Vec::new();
-        }
-        ids.select_nth_unstable_by(count - 1, order);
-        ids.truncate(count);
+    if count == 0 {
+        return Vec::new();
     }
-    ids.sort_unstable_by(order);
-    ids
+    let mut ranked = Ranked::new(logits);
+    ranked.extend_to(count);
+    ranked.truncate(count);
+    ranked.tokens
+}
+
+/// Tokens from the best downwards, as many as one asks for: of a large vocabulary only the few that may
+/// matter are sorted. Of equal logits the lower id comes first.
+pub(crate) struct Ranked<'a> {
+    logits: &'a [f32],
+    largest: f32,
+    /// How far under the largest the tokens go.
+    depth: f32,
+    tokens: Vec<u32>,
+}
+
+impl<'a> Ranked<'a> {
+    /// The best tokens of a row, at least one.
+    pub(crate) fn new(logits: &'a [f32]) -> Self {
+        let mut ranked =
+            Self { logits, largest: logits::largest(logits), depth: 0.0, tokens: Vec::new() };
+        ranked.fill(1.0);
+        ranked
+    }
+
+    /// The largest logit.
+    pub(crate) fn largest(&self) -> f32 {
+        self.largest
+    }
+
+    /// The best tokens so far, best first.
+    pub(crate) fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Forgets all but the `count` best.
+    pub(crate) fn truncate(&mut self, count: usize) {
+        self.tokens.truncate(count);
+    }
+
+    /// Goes down until there are `count` tokens, or all.
+    pub(crate) fn extend_to(&mut self, count: usize) {
+        while self.tokens.len() < count && self.extend() {}
+    }
+
+    /// Goes further down; false where there are no more.
+    pub(crate) fn extend(&mut self) -> bool {
+        if self.tokens.len() == self.logits.len() {
+            return false;
+        }
+        self.fill(if self.depth < 1e3 { self.depth * 2.0 } else { f32::INFINITY });
+        true
+    }
+
+    fn fill(&mut self, depth: f32) {
+        let logits = self.logits;
+        self.depth = depth;
+        self.tokens = if depth == f32::INFINITY {
+            (0..logits.len() as u32).collect()
+        } else {
+            logits::at_least(logits, self.largest - depth)
+        };
+        self.tokens.sort_unstable_by(|&a, &b| {
+            logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b))
+        });
+    }
 }
 
 /// The `count` best tokens with ln p, best first.
@@ -77,6 +129,12 @@ mod tests {
         assert_eq!(best(&logits, 3), [1, 3, 0]);
         assert_eq!(best(&logits, 9), [1, 3, 0, 4, 2]);
         assert!(best(&logits, 0).is_empty());
+        let many: Vec<f32> = (0..5000).map(|at| ((at * 7919) % 1009) as f32 - 2000.0).collect();
+        let mut sorted: Vec<u32> = (0..5000).collect();
+        sorted.sort_by(|&a, &b| many[b as usize].total_cmp(&many[a as usize]).then(a.cmp(&b)));
+        for count in [1, 2, 7, 900, 4999, 5000, 6000] {
+            assert_eq!(best(&many, count), sorted[..count.min(5000)], "{count}");
+        }
         let ids: Vec<u32> = top_logprobs(&logits, 2).iter().map(|top| top.token).collect();
         assert_eq!(ids, [1, 3]);
     }

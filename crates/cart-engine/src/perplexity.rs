@@ -122,7 +122,7 @@ fn score(agent: &Agent, tokens: &[u32], at: usize) -> Result<Vec<f64>, Perplexit
     let mut scores = Vec::with_capacity(known.len());
     for (row, &next) in second[1..].iter().enumerate() {
         let row_logits = logits[0].row(row);
-        if !distribution::all_finite(row_logits) {
+        if !cart_nn::logits::all_finite(row_logits) {
             return Err(PerplexityError::NotFinite { position: at + first.len() + row });
         }
         scores.push(-distribution::logprob(row_logits, next));

@@ -259,7 +259,7 @@ fn walk(
         let run = Run { state: &mut state, tokens: &tokens, logits: LogitsFor::Last, taps: None };
         let logits = agent.forward(&mut [run])?;
         let row = logits[0].last().unwrap_or_default();
-        if !distribution::all_finite(row) {
+        if !cart_nn::logits::all_finite(row) {
             return Err(ProbeError::NotFinite { prompt: prompt.to_owned(), step });
         }
         match next(row) {

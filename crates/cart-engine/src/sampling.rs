@@ -4,10 +4,11 @@
 //! The draw depends on the seed and the token's position alone, so it is the same whatever else
 //! runs beside. Of equal logits the lower id comes first.
 
+use cart_nn::logits;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::distribution;
+use crate::distribution::{self, Ranked};
 
 /// Why sampling options can't be used.
 #[derive(Clone, Copy, Debug, Error, PartialEq)]
@@ -80,13 +81,6 @@ impl SamplingOptions {
     }
 }
 
-/// A token that is still in the draw.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Candidate {
-    token: u32,
-    logit: f32,
-}
-
 /// Chooses the token at a position.
 ///
 /// * `logits`: `[vocab]`, finite
@@ -97,10 +91,10 @@ pub(crate) fn sample(logits: &[f32], history: &[u32], options: &SamplingOptions)
     if options.temperature == 0.0 {
         return distribution::best(logits, 1)[0];
     }
-    let mut candidates = ranked(logits, options);
-    keep_top_p(&mut candidates, options.top_p);
-    keep_min_p(&mut candidates, options.min_p);
-    draw(&candidates, options.temperature, uniform(options.seed, history.len() as u64))
+    let mut pool = Pool::new(logits, options.top_k);
+    pool.keep_top_p(options.top_p);
+    pool.keep_min_p(options.min_p);
+    pool.draw(options.temperature, uniform(options.seed, history.len() as u64))
 }
 
 /// The logits after the repetition penalty; none where there is none.
@@ -122,55 +116,85 @@ fn penalized(logits: &[f32], history: &[u32], options: &SamplingOptions) -> Opti
     Some(logits)
 }
 
-/// The `top_k` best candidates, or all, best first.
-fn ranked(logits: &[f32], options: &SamplingOptions) -> Vec<Candidate> {
-    let count = if options.top_k == 0 { logits.len() } else { options.top_k };
-    let with = |token: u32| Candidate { token, logit: logits[token as usize] };
-    distribution::best(logits, count).into_iter().map(with).collect()
+/// Tokens that are in the draw, best first. Those of a whole vocabulary are ranked as far down as a
+/// filter or the draw has to look.
+struct Pool<'a> {
+    logits: &'a [f32],
+    ranked: Ranked<'a>,
+    /// Whether tokens that are not ranked yet belong to it.
+    open: bool,
 }
 
-/// Keeps the fewest candidates whose probabilities reach `top_p`.
-fn keep_top_p(candidates: &mut Vec<Candidate>, top_p: f32) {
-    if top_p >= 1.0 {
-        return;
+impl<'a> Pool<'a> {
+    /// The `top_k` best tokens, or all for 0.
+    fn new(logits: &'a [f32], top_k: usize) -> Self {
+        let mut ranked = Ranked::new(logits);
+        if top_k > 0 {
+            ranked.extend_to(top_k);
+            ranked.truncate(top_k);
+        }
+        Self { logits, ranked, open: top_k == 0 }
     }
-    let weights = weights(candidates, 1.0);
-    let enough = f64::from(top_p) * weights.iter().sum::<f64>();
-    let mut sum = 0.0;
-    let reached = weights.iter().position(|weight| {
-        sum += weight;
-        sum >= enough
-    });
-    candidates.truncate(reached.map_or(candidates.len(), |last| last + 1));
-}
 
-/// Keeps candidates with at least `min_p` of the best one's probability.
-fn keep_min_p(candidates: &mut Vec<Candidate>, min_p: f32) {
-    if min_p > 0.0 {
-        let least = f64::from(candidates[0].logit) + f64::from(min_p).ln();
-        candidates.retain(|candidate| f64::from(candidate.logit) >= least);
+    /// Keeps the fewest tokens whose probabilities reach `top_p`.
+    fn keep_top_p(&mut self, top_p: f32) {
+        if top_p >= 1.0 {
+            return;
+        }
+        let enough = f64::from(top_p) * self.total(1.0);
+        if let Some(last) = self.first(1.0, |sum| sum >= enough) {
+            self.ranked.truncate(last + 1);
+        }
+        self.open = false;
     }
-}
 
-/// The candidate at the point `uniform` of the cumulative distribution.
-fn draw(candidates: &[Candidate], temperature: f32, uniform: f64) -> u32 {
-    let weights = weights(candidates, temperature);
-    let target = uniform * weights.iter().sum::<f64>();
-    let mut sum = 0.0;
-    let drawn = weights.iter().position(|weight| {
-        sum += weight;
-        sum > target
-    });
-    candidates[drawn.unwrap_or(0)].token
-}
+    /// Keeps tokens with at least `min_p` of the best one's probability.
+    fn keep_min_p(&mut self, min_p: f32) {
+        if min_p <= 0.0 {
+            return;
+        }
+        let least = f64::from(self.ranked.largest()) + f64::from(min_p).ln();
+        let stays = |token: &u32| f64::from(self.logits[*token as usize]) >= least;
+        while self.open && self.ranked.tokens().last().is_some_and(stays) && self.ranked.extend() {}
+        let count = self.ranked.tokens().partition_point(stays);
+        self.ranked.truncate(count);
+        self.open = false;
+    }
 
-/// Probabilities relative to the best candidate's.
-fn weights(candidates: &[Candidate], temperature: f32) -> Vec<f64> {
-    let best = candidates[0].logit;
-    let weight = |candidate: &Candidate| {
-        ((f64::from(candidate.logit) - f64::from(best)) / f64::from(temperature)).exp()
-    };
-    candidates.iter().map(weight).collect()
+    /// The token at the point `uniform` of the cumulative distribution.
+    fn draw(&mut self, temperature: f32, uniform: f64) -> u32 {
+        let target = uniform * self.total(temperature);
+        let drawn = self.first(temperature, |sum| sum > target);
+        self.ranked.tokens()[drawn.unwrap_or(0)]
+    }
+
+    /// Sum of the weights.
+    fn total(&self, temperature: f32) -> f64 {
+        if self.open {
+            return logits::sum_exp(self.logits, self.ranked.largest(), temperature);
+        }
+        self.ranked.tokens().iter().map(|token| self.weight(*token, temperature)).sum()
+    }
+
+    /// Index of the first token up to which the sum of weights is `enough`.
+    fn first(&mut self, temperature: f32, enough: impl Fn(f64) -> bool) -> Option<usize> {
+        loop {
+            let mut sum = 0.0;
+            let reached = self.ranked.tokens().iter().position(|token| {
+                sum += self.weight(*token, temperature);
+                enough(sum)
+            });
+            if reached.is_some() || !self.open || !self.ranked.extend() {
+                return reached;
+            }
+        }
+    }
+
+    /// A token's probability relative to the best one's.
+    fn weight(&self, token: u32, temperature: f32) -> f64 {
+        let under = f64::from(self.logits[token as usize]) - f64::from(self.ranked.largest());
+        (under / f64::from(temperature)).exp()
+    }
 }
 
 /// A number in [0, 1) that only these two decide: two rounds of `SplitMix64`'s finalizer.
@@ -247,6 +271,48 @@ mod tests {
             let found = *count as f64 / 4000.0;
             // Four standard deviations.
             assert!((found - expected).abs() < 4.0 * (expected / 4000.0).sqrt(), "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn a_large_vocabulary_is_drawn_from_as_if_it_were_ranked_whole() {
+        let logits: Vec<f32> = (0..3000).map(|at| ((at * 7919) % 1009) as f32 / 90.0).collect();
+        let mut order = distribution::best(&logits, logits.len());
+        let largest = f64::from(logits[order[0] as usize]);
+        let weight = |token: &u32, temperature: f64| {
+            ((f64::from(logits[*token as usize]) - largest) / temperature).exp()
+        };
+        for (top_p, min_p) in [(1.0, 0.0), (0.9, 0.0), (1.0, 0.01), (0.97, 0.03)] {
+            let all: f64 = order.iter().map(|token| weight(token, 1.0)).sum();
+            let mut sum = 0.0;
+            let kept = order.iter().position(|token| {
+                sum += weight(token, 1.0);
+                sum >= f64::from(top_p) * all
+            });
+            order.truncate(if top_p < 1.0 { kept.unwrap() + 1 } else { order.len() });
+            order.retain(|token| weight(token, 1.0) >= f64::from(min_p) * (1.0 - 1e-7));
+            let total: f64 = order.iter().map(|token| weight(token, 2.0)).sum();
+            let options = SamplingOptions {
+                temperature: 2.0,
+                top_p,
+                min_p,
+                seed: 5,
+                ..SamplingOptions::default()
+            };
+            for position in 0..300 {
+                let target = uniform(5, position as u64) * total;
+                let mut sum = 0.0;
+                let at = |sum: &mut f64, token: &u32| {
+                    *sum += weight(token, 2.0);
+                    *sum
+                };
+                let drawn = order.iter().position(|token| at(&mut sum, token) > target).unwrap();
+                let found = sample(&logits, &vec![0; position], &options);
+                // Sums differ by rounding, so a point next to an edge may fall to the neighbour.
+                let near = &order[drawn.saturating_sub(1)..(drawn + 2).min(order.len())];
+                assert!(near.contains(&found), "{top_p} {min_p} at {position}");
+            }
+            order = distribution::best(&logits, logits.len());
         }
     }
 

@@ -374,7 +374,7 @@ impl Session {
         let only_reads = self.options.max_tokens == Some(0);
         let chooses = reading.ends_prompt && !only_reads;
         let event = if let Some(row) = logits[0].last().filter(|_| chooses) {
-            if !distribution::all_finite(row) {
+            if !cart_nn::logits::all_finite(row) {
                 return Err(StepError::NotFinite { position: self.read });
             }
             let bare = logits.get(1).and_then(Logits::last);
@@ -397,7 +397,7 @@ impl Session {
     /// Generates a token from logits that were saved, if there are any.
     fn go_on(&mut self, agent: &Agent) -> Option<Result<StepEvent, StepError>> {
         let row = self.ready.take_if(|_| self.finished.is_none())?;
-        if !distribution::all_finite(&row) {
+        if !cart_nn::logits::all_finite(&row) {
             return Some(Err(StepError::NotFinite { position: self.read }));
         }
         let chosen = self.choose(agent, &row, None);

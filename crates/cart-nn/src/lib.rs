@@ -19,6 +19,7 @@ mod forward;
 pub mod graph;
 mod kernel;
 mod kv;
+pub mod logits;
 pub mod machine;
 mod mamba;
 mod matrix;
