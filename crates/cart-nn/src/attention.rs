@@ -76,11 +76,18 @@ impl Attention {
         let (queries, rest) = rotated.split_at_mut(rows * query_width);
         let (keys, values) = rest.split_at_mut(rows * key_width);
         self.prepare(kernels, qkv, table, [&mut *queries, &mut *keys, &mut *values]);
-        for segment in segments.iter_mut() {
-            let part = segment.rows.start * key_width..segment.rows.end * key_width;
-            self.record(kernels, qkv, segment);
-            segment.cache.append(&keys[part.clone()], &values[part]);
-        }
+        let (keys, values) = (&*keys, &*values);
+        let count = segments.len();
+        let each = Rows::new(&mut *segments, 1);
+        split(count, 2, &|range| {
+            for index in range {
+                // SAFETY: each segment is in one range of the split.
+                let segment = unsafe { &mut each.row(index)[0] };
+                let part = segment.rows.start * key_width..segment.rows.end * key_width;
+                self.record(kernels, qkv, segment);
+                segment.cache.append(&keys[part.clone()], &values[part]);
+            }
+        });
         let mut out = vec![0.0; rows * query_width];
         self.attend(kernels, queries, segments, &mut out);
         out
@@ -98,7 +105,7 @@ impl Attention {
         let width = query_width + 2 * key_width;
         let queries = Rows::new(queries, query_width);
         let [keys, values] = [keys, values].map(|rows| Rows::new(rows, key_width));
-        split(qkv.len() / width, 16, &|range| {
+        split(qkv.len() / width, 4, &|range| {
             for row in range {
                 // SAFETY: each row is in one range of the split.
                 let (query, key, value) =

@@ -47,7 +47,11 @@ vectorized! {
         let mut lanes = [0.0_f64; LANES];
         let (chunks, rest) = logits.as_chunks::<LANES>();
         for chunk in chunks {
-            let terms = chunk.map(|logit| exp::<FMA>((logit - largest) * inverse));
+            // No closure, which would not have the instructions.
+            let mut terms = [0.0; LANES];
+            for (term, logit) in terms.iter_mut().zip(chunk) {
+                *term = exp::<FMA>((logit - largest) * inverse);
+            }
             for (lane, term) in lanes.iter_mut().zip(terms) {
                 *lane += f64::from(term);
             }
@@ -74,7 +78,7 @@ vectorized! {
 vectorized! {
     fn at_least_lanes(logits: &[f32], floor: f32, found: &mut Vec<u32>) {
         for (chunk, logits) in logits.chunks(4 * LANES).enumerate() {
-            if logits.iter().fold(false, |any, logit| any | (*logit >= floor)) {
+            if logits.iter().copied().fold(f32::NEG_INFINITY, f32::max) >= floor {
                 let first = chunk * 4 * LANES;
                 let here = logits.iter().enumerate().filter(|(_, logit)| **logit >= floor);
                 found.extend(here.map(|(at, _)| (first + at) as u32));

@@ -12,7 +12,7 @@ use crate::kernel::memory::Arena;
 use crate::kernel::packed::{OUTPUTS, Packed};
 use crate::kernel::product::{self, Target};
 use crate::kernel::{Kernels, float, vector};
-use crate::parallel::{Rows, split};
+use crate::parallel::{Rows, split, written};
 
 /// Bytes of weights that are worth a task of their own.
 const TASK_BYTES: usize = 32 << 10;
@@ -204,8 +204,26 @@ impl Linear {
         codes: Option<&Quantized>,
         rows: usize,
     ) -> Vec<f32> {
-        let mut out = vec![0.0; rows * self.outputs];
-        let target = Rows::new(&mut out, self.outputs);
+        let len = rows * self.outputs;
+        if self.parts.iter().all(|part| part.matrix.is_packed()) {
+            // SAFETY: packed products write every output of every row.
+            return unsafe {
+                written(len, self.outputs, |target| self.fill(kernels, input, codes, rows, target))
+            };
+        }
+        let mut out = vec![0.0; len];
+        self.fill(kernels, input, codes, rows, Rows::new(&mut out, self.outputs));
+        out
+    }
+
+    fn fill(
+        &self,
+        kernels: Kernels,
+        input: &[f32],
+        codes: Option<&Quantized>,
+        rows: usize,
+        target: Rows<'_, f32>,
+    ) {
         let tiles = self.parts.iter().map(|part| part.matrix.tiles()).sum::<usize>();
         let grain = TASK_BYTES * tiles / (self.bytes() as usize * rows).max(1);
         split(tiles, grain, &|range| {
@@ -222,7 +240,6 @@ impl Linear {
                 (tile, column) = (end, column + matrix.outputs);
             }
         });
-        out
     }
 
     fn with_bias(&self, kernels: Kernels, mut out: Vec<f32>) -> Vec<f32> {

@@ -24,7 +24,7 @@ impl Norm {
         let width = self.weight.len();
         let rows = out.len() / width;
         let target = Rows::new(&mut out, width);
-        split(rows, 16, &|range| {
+        split(rows, 4, &|range| {
             for row in range {
                 // SAFETY: each row is in one range of the split.
                 self.apply_row(kernels, unsafe { target.row(row) });

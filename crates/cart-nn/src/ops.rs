@@ -168,7 +168,7 @@ impl CustomOp2 for LinearAdd<'_> {
         let residual = floats(residual, residual_layout)?;
         let width = self.linear.outputs;
         let target = Rows::new(&mut out, width);
-        split(rows, 16, &|range| {
+        split(rows, 4, &|range| {
             for row in range {
                 // SAFETY: each row is in one range of the split.
                 let out = unsafe { target.row(row) };

@@ -1,6 +1,7 @@
 //! Splitting work over the threads at hand, and output that several tasks write.
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use crate::threads::{at_hand, share};
@@ -23,6 +24,22 @@ pub(crate) fn split(len: usize, grain: usize, work: &(impl Fn(Range<usize>) + Sy
     share(parts, &|part| work(part * grain..len.min((part + 1) * grain)));
 }
 
+/// `len` values that `fill` writes.
+///
+/// # Safety
+/// It writes every one of them.
+pub(crate) unsafe fn written<T: Copy>(
+    len: usize,
+    width: usize,
+    fill: impl FnOnce(Rows<'_, T>),
+) -> Vec<T> {
+    let mut values = Vec::with_capacity(len);
+    fill(Rows::empty(&mut values.spare_capacity_mut()[..len], width));
+    // SAFETY: the caller's promise.
+    unsafe { values.set_len(len) };
+    values
+}
+
 /// A matrix that several tasks write, each its own part.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a, T> {
@@ -42,6 +59,28 @@ impl<'a, T> Rows<'a, T> {
     /// `values` as rows of `width`.
     pub(crate) fn new(values: &'a mut [T], width: usize) -> Self {
         Self { start: values.as_mut_ptr(), len: values.len(), width, owner: PhantomData }
+    }
+
+    /// Room for rows of `width`, of which only [`Self::write`] may be called: there is nothing in it yet.
+    pub(crate) fn empty(room: &'a mut [MaybeUninit<T>], width: usize) -> Self {
+        Self { start: room.as_mut_ptr().cast(), len: room.len(), width, owner: PhantomData }
+    }
+
+    /// Writes `values` to row `index`, from `column` on.
+    ///
+    /// # Safety
+    /// Nobody else holds or writes any of these places.
+    #[inline(always)]
+    pub(crate) unsafe fn write(&self, index: usize, column: usize, values: &[T])
+    where
+        T: Copy,
+    {
+        assert!(column + values.len() <= self.width && (index + 1) * self.width <= self.len);
+        // SAFETY: inside the matrix, as just checked; unshared, as the caller promises.
+        unsafe {
+            let to = self.start.add(index * self.width + column);
+            std::ptr::copy_nonoverlapping(values.as_ptr(), to, values.len());
+        }
     }
 
     /// Row `index`.

@@ -7,7 +7,9 @@
 //! in a second byte, which the products add afterwards. A fifth of the groups is wide, and the
 //! distance from exact activations (Kullback–Leibler, on real text) a seventh to a twelfth.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::kernel::Kernels;
 use crate::kernel::format::GROUP;
@@ -55,50 +57,77 @@ impl GroupScale {
 
 /// Rows of activations, `[rows, groups · 32]`, in blocks of [`BLOCK`] rows (the last may have fewer):
 /// `[blocks, groups, rows of the block]`.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Quantized {
     pub(crate) rows: usize,
     pub(crate) groups: usize,
-    codes: Vec<Codes>,
-    scales: Vec<GroupScale>,
+    codes: Box<[Codes]>,
+    scales: Box<[GroupScale]>,
     /// Rests of the wide groups.
-    rests: Vec<Codes>,
+    rests: Box<[MaybeUninit<Codes>]>,
     /// For each group of each block a bit for each row: whether it is wide.
-    wide: Vec<u16>,
+    wide: Vec<AtomicU16>,
 }
 
 /// A block of rows: `[groups, rows]`, but `wide`, which is `[groups]`.
 pub(crate) struct Block<'a> {
     pub(crate) codes: &'a [Codes],
     pub(crate) scales: &'a [GroupScale],
-    pub(crate) rests: &'a [Codes],
-    pub(crate) wide: &'a [u16],
+    rests: &'a [MaybeUninit<Codes>],
+    wide: &'a [AtomicU16],
 }
 
-/// A block of rows that is being written.
+impl Block<'_> {
+    /// For each row of the block a bit: whether group `group` is wide.
+    #[inline(always)]
+    pub(crate) fn wide(&self, group: usize) -> u32 {
+        self.wide[group].load(Ordering::Relaxed).into()
+    }
+
+    /// The rests at a place.
+    ///
+    /// # Safety
+    /// The group is wide in that row.
+    #[inline(always)]
+    pub(crate) unsafe fn rests(&self, at: usize) -> &Codes {
+        // SAFETY: the rests of a wide group were written before its bit was set.
+        unsafe { self.rests[at].assume_init_ref() }
+    }
+}
+
+/// A row that is being written.
 pub(super) struct Places<'a> {
+    /// The row in its block.
+    row: usize,
     /// Rows of the block.
     rows: usize,
-    codes: &'a mut [Codes],
-    scales: &'a mut [GroupScale],
-    rests: &'a mut [Codes],
-    wide: &'a mut [u16],
+    /// Place of the block's first row and group.
+    first: usize,
+    codes: Rows<'a, Codes>,
+    scales: Rows<'a, GroupScale>,
+    rests: Rows<'a, Codes>,
+    /// Those of the block.
+    wide: &'a [AtomicU16],
 }
 
 impl Places<'_> {
     #[inline(always)]
     pub(super) fn put(
         &mut self,
-        row: usize,
         group: usize,
-        found: (Codes, GroupScale),
+        codes: Codes,
+        scale: GroupScale,
         rests: Option<Codes>,
     ) {
-        let at = group * self.rows + row;
-        (self.codes[at], self.scales[at]) = found;
-        if let Some(rests) = rests {
-            self.rests[at] = rests;
-            self.wide[group] |= 1 << row;
+        let at = self.first + group * self.rows + self.row;
+        // SAFETY: each row is written by one task, so nobody else has its places.
+        unsafe {
+            self.codes.write(at, 0, &[codes]);
+            self.scales.write(at, 0, &[scale]);
+            if let Some(rests) = rests {
+                self.rests.write(at, 0, &[rests]);
+                self.wide[group].fetch_or(1 << self.row, Ordering::Relaxed);
+            }
         }
     }
 }
@@ -109,39 +138,36 @@ impl Quantized {
     pub(crate) fn new(kernels: Kernels, values: &[f32], width: usize) -> Self {
         let groups = width / GROUP;
         let rows = values.len() / width;
-        let blocks = rows.div_ceil(BLOCK);
-        let mut codes = vec![Codes::default(); rows * groups];
-        let mut scales = vec![GroupScale::default(); rows * groups];
-        let mut rests = vec![Codes::default(); rows * groups];
-        let mut wide = vec![0; blocks * groups];
+        let mut codes = Box::new_uninit_slice(rows * groups);
+        let mut scales = Box::new_uninit_slice(rows * groups);
+        let mut rests = Box::new_uninit_slice(rows * groups);
+        let mut wide = Vec::new();
+        wide.resize_with(rows.div_ceil(BLOCK) * groups, AtomicU16::default);
         {
-            let codes = Rows::new(&mut codes, rows * groups);
-            let scales = Rows::new(&mut scales, rows * groups);
-            let rests = Rows::new(&mut rests, rows * groups);
-            let wide = Rows::new(&mut wide, groups);
-            split(blocks, 1, &|range| {
+            let codes = Rows::empty(&mut codes, 1);
+            let scales = Rows::empty(&mut scales, 1);
+            let rests = Rows::empty(&mut rests, 1);
+            split(rows, 4, &|range| {
                 let mut largest = vec![0.0; groups];
-                for block in range {
+                for index in range {
+                    let (block, row) = (index / BLOCK, index % BLOCK);
                     let first = block * BLOCK;
-                    let count = (rows - first).min(BLOCK);
-                    let part = first * groups..(first + count) * groups;
-                    // SAFETY: each block is in one range of the split, so nobody else has it.
-                    let mut places = unsafe {
-                        Places {
-                            rows: count,
-                            codes: codes.part(0, part.clone()),
-                            scales: scales.part(0, part.clone()),
-                            rests: rests.part(0, part),
-                            wide: wide.row(block),
-                        }
+                    let mut places = Places {
+                        row,
+                        rows: (rows - first).min(BLOCK),
+                        first: first * groups,
+                        codes,
+                        scales,
+                        rests,
+                        wide: &wide[block * groups..][..groups],
                     };
-                    for row in 0..count {
-                        let values = &values[(first + row) * width..][..width];
-                        quantize(kernels, values, row, &mut largest, &mut places);
-                    }
+                    let values = &values[index * width..][..width];
+                    quantize(kernels, values, &mut largest, &mut places);
                 }
             });
         }
+        // SAFETY: every group of every row was written, but for the rests.
+        let (codes, scales) = unsafe { (codes.assume_init(), scales.assume_init()) };
         Self { rows, groups, codes, scales, rests, wide }
     }
 
@@ -175,28 +201,24 @@ impl Quantized {
         let rows = self.block_rows(row / BLOCK);
         let block = self.block(row / BLOCK);
         let at = group * rows.len() + row % BLOCK;
-        let wide = block.wide[group] >> (row % BLOCK) & 1 == 1;
-        (&block.codes[at], &block.scales[at], wide.then(|| &block.rests[at]))
+        let wide = block.wide(group) >> (row % BLOCK) & 1 == 1;
+        // SAFETY: the group is wide.
+        let rests = wide.then(|| unsafe { &*block.rests[at].as_ptr() });
+        (&block.codes[at], &block.scales[at], rests)
     }
 }
 
-/// Quantizes row `row` of a block. Every level takes the same sums in the same order.
+/// Quantizes a row. Every level takes the same sums in the same order.
 ///
 /// * `largest`: room for a number for each group
-fn quantize(
-    kernels: Kernels,
-    values: &[f32],
-    row: usize,
-    largest: &mut [f32],
-    places: &mut Places<'_>,
-) {
+fn quantize(kernels: Kernels, values: &[f32], largest: &mut [f32], places: &mut Places<'_>) {
     match kernels.level() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Kernels` says that the processor has these instructions.
         KernelLevel::Avx2 | KernelLevel::Avx512Vnni => unsafe {
-            x86::quantize(values, row, largest, places);
+            x86::quantize(values, largest, places);
         },
-        _ => quantize_portable(values, row, largest, places),
+        _ => quantize_portable(values, largest, places),
     }
 }
 
@@ -207,7 +229,7 @@ pub(super) fn wide_from(largest: &[f32]) -> f32 {
     WIDE * (largest.iter().sum::<f32>() / largest.len() as f32)
 }
 
-fn quantize_portable(values: &[f32], row: usize, largest: &mut [f32], places: &mut Places<'_>) {
+fn quantize_portable(values: &[f32], largest: &mut [f32], places: &mut Places<'_>) {
     let (groups, _) = values.as_chunks::<GROUP>();
     for (values, largest) in groups.iter().zip(&mut *largest) {
         // As bits, so that a value that is no number is the largest and is not lost.
@@ -233,7 +255,7 @@ fn quantize_portable(values: &[f32], row: usize, largest: &mut [f32], places: &m
             }
         }
         let shared = GroupScale::new(scale, halves, rest_halves);
-        places.put(row, group, (codes, shared), is_wide.then_some(rests));
+        places.put(group, codes, shared, is_wide.then_some(rests));
     }
 }
 

@@ -146,11 +146,12 @@ impl Job<'_> {
         let sums = unsafe { self.sums::<L, F, R>() };
         for (row, sums) in sums.iter().enumerate() {
             // SAFETY: the caller has these columns alone.
-            let out = unsafe { rows.part(first + row, columns.clone()) };
-            if let Ok(out) = <&mut [f32; OUTPUTS]>::try_from(&mut *out) {
-                *out = *sums;
-            } else {
-                out.copy_from_slice(&sums[..columns.len()]);
+            unsafe {
+                if columns.len() == OUTPUTS {
+                    rows.write(first + row, columns.start, sums);
+                } else {
+                    rows.write(first + row, columns.start, &sums[..columns.len()]);
+                }
             }
         }
         R
@@ -188,8 +189,8 @@ impl Job<'_> {
                         *sum = weights.add_to::<F>(*sum, x.add(ROW), &*scales.add(ROW));
                     });
                     // One row's weights are not unpacked twice.
-                    if R == 1 && block.wide[group] >> self.at & 1 == 1 {
-                        let x = block.rests.as_ptr().add(group * count + self.at);
+                    if R == 1 && block.wide(group) >> self.at & 1 == 1 {
+                        let x = block.rests(group * count + self.at);
                         let sum = &mut rests.as_mut()[vector];
                         *sum = weights.add_to::<F>(*sum, x, &(*scales).of_rests());
                     }
@@ -218,8 +219,8 @@ impl Job<'_> {
         let groups = self.input.groups;
         let count = self.input.block_rows(self.block).len();
         let block = self.input.block(self.block);
-        for (group, wide) in block.wide.iter().enumerate() {
-            let wide = u32::from(*wide) >> self.at & ((1 << R) - 1);
+        for group in 0..groups {
+            let wide = block.wide(group) >> self.at & ((1 << R) - 1);
             if wide == 0 {
                 continue;
             }
@@ -234,8 +235,7 @@ impl Job<'_> {
                     let shared = block.scales[at].of_rests();
                     let sum = &mut sums[row].as_mut()[vector];
                     // SAFETY: the caller has the instructions.
-                    *sum =
-                        unsafe { weights.add_to::<F>(*sum, &raw const block.rests[at], &shared) };
+                    *sum = unsafe { weights.add_to::<F>(*sum, block.rests(at), &shared) };
                 }
             }
         }

@@ -11,12 +11,7 @@ use crate::kernel::format::GROUP;
 /// # Safety
 /// The processor has AVX2.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn quantize(
-    values: &[f32],
-    row: usize,
-    largest: &mut [f32],
-    places: &mut Places<'_>,
-) {
+pub(super) unsafe fn quantize(values: &[f32], largest: &mut [f32], places: &mut Places<'_>) {
     let sign = _mm256_set1_epi32(i32::MAX);
     let (groups, _) = values.as_chunks::<GROUP>();
     for (values, largest) in groups.iter().zip(&mut *largest) {
@@ -48,7 +43,7 @@ pub(super) unsafe fn quantize(
             rest_halves = half_sums(parts);
         }
         let shared = GroupScale::new(scale, half_sums(codes), rest_halves);
-        places.put(row, group, (bytes(codes), shared), rests);
+        places.put(group, bytes(codes), shared, rests);
     }
 }
 
