@@ -97,6 +97,31 @@ fn kernel_levels_agree_on_the_most_likely_token() {
 }
 
 #[test]
+fn a_device_can_be_chosen_for_any_command() {
+    let cart = Cart::new();
+    cart.ok(["pack", &fixture("tiny"), "-t", "tiny"]);
+    let prompt = "The code of the red boat is 4821. The code of the red boat is";
+    let run = ["run", "tiny", "-n", "5", "-p", prompt];
+    let text = cart.ok(run);
+    assert_eq!(cart.ok([&run[..], &["--device", "cpu"]].concat()), text);
+    assert_eq!(cart.ok([&run[..], &["--device", "graph"]].concat()), text);
+    let half = ["--device", "graph", "--precision", "bf16"];
+    assert!(!cart.ok([&run[..], &half].concat()).is_empty());
+    let done = cart.run([&run[..], &["--device", "gpu"]].concat());
+    assert_eq!(done.code, Some(2));
+    assert!(done.stderr.contains("unknown device `gpu`"), "{done:?}");
+    // Tests are built without GPUs.
+    for feature in ["cuda", "metal"] {
+        let done = cart.run([&run[..], &["--device", feature]].concat());
+        assert_eq!(done.code, Some(1));
+        assert!(done.stderr.contains(&format!("--features {feature}")), "{done:?}");
+    }
+    let done = cart.run([&run[..], &["--device", "graph", "--kernels", "portable"]].concat());
+    assert_eq!(done.code, Some(1));
+    assert!(done.stderr.contains("of the CPU's own kernels"), "{done:?}");
+}
+
+#[test]
 fn kernels_can_be_forced_for_any_command() {
     let cart = Cart::new();
     cart.ok(["pack", &fixture("tiny"), "-t", "tiny"]);

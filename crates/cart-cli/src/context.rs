@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cart_nn::KernelLevel;
+use cart_nn::{DeviceChoice, KernelLevel, Precision};
 use cart_store::Store;
 use clap::{Args, ValueEnum};
 
@@ -28,6 +28,21 @@ pub(crate) struct GlobalOptions {
     /// Force the kernels of a processor: portable, avx2, avx512vnni [default: the best it has]
     #[arg(long, global = true, value_name = "LEVEL")]
     kernels: Option<KernelLevel>,
+    /// What computes: cpu, graph, cuda[:N], metal[:N] (GPUs: where built in) [default: cpu]
+    ///
+    /// `cpu` has kernels of its own, which take weights as they are stored. The others compute with
+    /// tensor operations: `graph` on the CPU, slower, and the same as on a GPU.
+    #[arg(
+        long,
+        global = true,
+        value_name = "DEVICE",
+        default_value = "cpu",
+        hide_default_value = true
+    )]
+    device: DeviceChoice,
+    /// In what a device other than cpu computes: f32, f16, bf16 [default: f32; on a GPU as the weights]
+    #[arg(long, global = true, value_name = "TYPE")]
+    precision: Option<Precision>,
     /// When to use colour
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     color: ColorWhen,
@@ -51,6 +66,10 @@ pub(crate) struct Context {
     pub(crate) threads: Option<usize>,
     /// Kernels of the engine; `None` for the best.
     pub(crate) kernels: Option<KernelLevel>,
+    /// What computes.
+    pub(crate) device: DeviceChoice,
+    /// In what a device other than the CPU's kernels computes.
+    pub(crate) precision: Option<Precision>,
 }
 
 impl Context {
@@ -72,6 +91,8 @@ impl Context {
             quiet: options.quiet,
             threads,
             kernels: options.kernels,
+            device: options.device,
+            precision: options.precision,
         }
     }
 

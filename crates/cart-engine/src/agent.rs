@@ -5,11 +5,13 @@ use std::sync::{Arc, OnceLock};
 
 use cart_format::arch::ArchError;
 use cart_format::json::JsonError;
-use cart_format::{ArchSpec, BasisId, Manifest, ManifestId, SpaceId};
+use cart_format::{ArchSpec, BasisId, DType, Manifest, ManifestId, SpaceId};
 use cart_memory::{ForeignSpace, MemoryConfig, Normalization, UnifiedMemory};
+use cart_nn::decoder::{Decoder, Run, State};
+use cart_nn::graph::{Graph, GraphLoadError};
 use cart_nn::{
-    ForwardError, KernelError, KernelLevel, KvFormat, KvFormatError, Logits, Model, Run, State,
-    Threads,
+    DeviceChoice, DeviceError, ForwardError, KernelError, KernelLevel, KvFormat, KvFormatError,
+    Logits, Model, Precision, Threads,
 };
 use cart_store::{BlobError, Verified};
 use thiserror::Error;
@@ -39,6 +41,11 @@ pub struct LoadOptions {
     /// How sessions store keys and values. If absent: f16 for quantized weights, whose rounding is
     /// far coarser; f32 for float weights, so that nothing is rounded that was not before.
     pub kv: Option<KvFormat>,
+    /// What computes.
+    pub device: DeviceChoice,
+    /// In what the graph computes and keeps matrices. If absent: on the CPU f32; on a GPU as the
+    /// weights are stored, and bf16 where they are quantized.
+    pub precision: Option<Precision>,
     /// Bytes of read prompts that are kept, so that sessions with the same beginning share it; 0
     /// keeps none.
     pub prefix_cache: usize,
@@ -51,7 +58,16 @@ impl Default for LoadOptions {
         // Sentences come faster than one observation per answer, for which the memory's own default
         // was made.
         let memory = MemoryConfig { stm_slots: 128, ..MemoryConfig::default() };
-        Self { threads: None, context: None, kernels: None, kv: None, prefix_cache: 0, memory }
+        Self {
+            threads: None,
+            context: None,
+            kernels: None,
+            kv: None,
+            device: DeviceChoice::Cpu,
+            precision: None,
+            prefix_cache: 0,
+            memory,
+        }
     }
 }
 
@@ -84,6 +100,25 @@ pub enum LoadError {
     /// Keys and values can't be stored as asked.
     #[error(transparent)]
     Kv(#[from] KvFormatError),
+    /// The device can't be used.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The weights don't fit the architecture, or not onto the device.
+    #[error(transparent)]
+    Graph(#[from] GraphLoadError),
+    /// An option of the CPU's kernels, of the graph.
+    #[error(
+        "{option} is of the CPU's own kernels, but `{device}` computes with the graph; leave it out, or take --device cpu"
+    )]
+    OfKernels {
+        /// The option.
+        option: &'static str,
+        /// The device.
+        device: DeviceChoice,
+    },
+    /// A precision for the CPU's kernels, which compute on weights as they are stored.
+    #[error("a precision is of the graph; take it with --device graph, cuda or metal")]
+    OfGraph,
     /// The tokenizer can't be used, or belongs to another model.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -127,7 +162,7 @@ pub struct Agent {
 struct Core {
     id: ManifestId,
     manifest: Manifest,
-    model: Model,
+    model: Decoder,
     tokenizer: Option<Tokenizer>,
     template: Option<ChatTemplate>,
     context: usize,
@@ -187,8 +222,8 @@ impl Agent {
         &self.core.manifest
     }
 
-    /// The model.
-    pub fn model(&self) -> &Model {
+    /// The model, on whatever computes it.
+    pub fn model(&self) -> &Decoder {
         &self.core.model
     }
 
@@ -311,13 +346,54 @@ impl Agent {
 }
 
 /// The model, once its weights were seen to be numbers.
-fn model(verified: &Verified, spec: &ArchSpec, options: &LoadOptions) -> Result<Model, LoadError> {
+fn model(
+    verified: &Verified,
+    spec: &ArchSpec,
+    options: &LoadOptions,
+) -> Result<Decoder, LoadError> {
+    let device = options.device.open()?;
+    let Some(device) = device else { return kernels(verified, spec, options) };
+    let of_kernels = |option| LoadError::OfKernels { option, device: options.device };
+    if options.kernels.is_some() {
+        return Err(of_kernels("a kernel level"));
+    }
+    if options.kv.is_some() {
+        return Err(of_kernels("a format of keys and values"));
+    }
+    verified.check_finite()?;
+    let precision = options.precision.unwrap_or_else(|| match options.device {
+        DeviceChoice::Cpu | DeviceChoice::Graph => Precision::F32,
+        DeviceChoice::Cuda(_) | DeviceChoice::Metal(_) => usual_precision(verified.manifest()),
+    });
+    let weights = weights::weights(verified)?;
+    Ok(Decoder::Graph(Graph::load(spec, &weights, &device, precision.dtype())?))
+}
+
+fn kernels(
+    verified: &Verified,
+    spec: &ArchSpec,
+    options: &LoadOptions,
+) -> Result<Decoder, LoadError> {
+    if options.precision.is_some() {
+        return Err(LoadError::OfGraph);
+    }
     verified.check_finite()?;
     let model = Model::load_on(&threads(options)?, spec, &weights::weights(verified)?)?;
-    Ok(match options.kernels {
+    Ok(Decoder::Kernels(match options.kernels {
         Some(level) => model.with_kernel_level(level)?,
         None => model,
-    })
+    }))
+}
+
+/// What a GPU computes in where nobody says: the type of the largest tensor, or bf16 for blocks.
+fn usual_precision(manifest: &Manifest) -> Precision {
+    let size = |shape: &[u64]| shape.iter().product::<u64>();
+    let largest = manifest.model.tensors.values().max_by_key(|tensor| size(&tensor.shape));
+    match largest.map(|tensor| tensor.dtype) {
+        Some(DType::F32) => Precision::F32,
+        Some(DType::F16) => Precision::F16,
+        _ => Precision::BF16,
+    }
 }
 
 /// Tokenizer and chat template, if the cartridge has a tokenizer.

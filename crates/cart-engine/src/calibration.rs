@@ -5,7 +5,8 @@
 
 use cart_format::BlobId;
 use cart_memory::{Normalization, NormalizationError};
-use cart_nn::{ForwardError, LogitsFor, Run};
+use cart_nn::decoder::Run;
+use cart_nn::{ForwardError, LogitsFor};
 use thiserror::Error;
 
 use crate::agent::Agent;

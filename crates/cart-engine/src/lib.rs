@@ -61,7 +61,10 @@ mod weights;
 
 pub use agent::{Agent, LoadError, LoadOptions};
 pub use calibration::CalibrationError;
-pub use cart_nn::{KvFormat, UnknownKvFormat};
+pub use cart_nn::{
+    DeviceChoice, DeviceError, KvFormat, Precision, UnknownDevice, UnknownKvFormat,
+    UnknownPrecision,
+};
 pub use chat::{ChatError, ChatTemplate, Ending, Rendered};
 pub use event::{FinishReason, GenerateEvent, Generation, MemoryUse, SlotRead, StepEvent, Timings};
 pub use memory_loop::MemoryLoopError;

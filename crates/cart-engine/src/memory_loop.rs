@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cart_memory::{Recalled, UnifiedMemory};
-use cart_nn::{ForwardError, State};
+use cart_nn::ForwardError;
+use cart_nn::decoder::State;
 use thiserror::Error;
 
 use crate::agent::Agent;

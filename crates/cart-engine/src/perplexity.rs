@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use cart_nn::{ForwardError, LogitsFor, Run};
+use cart_nn::decoder::Run;
+use cart_nn::{ForwardError, LogitsFor};
 use thiserror::Error;
 
 use crate::agent::Agent;

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use cart_nn::State;
+use cart_nn::decoder::State;
 use serde::Serialize;
 
 /// What decides a state besides the weights, which are those of the cache's agent. Memory takes no

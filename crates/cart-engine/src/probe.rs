@@ -1,7 +1,8 @@
 //! Golden probes: does a loaded cartridge still answer as it did when they were recorded?
 
 use cart_format::{Probe, ProbeStep};
-use cart_nn::{ForwardError, LogitsFor, Run};
+use cart_nn::decoder::Run;
+use cart_nn::{ForwardError, LogitsFor};
 use serde::Serialize;
 use thiserror::Error;
 

@@ -6,7 +6,8 @@ mod resume;
 
 use std::time::{Duration, Instant};
 
-use cart_nn::{ForwardError, Logits, LogitsFor, Run, State};
+use cart_nn::decoder::{Run, State};
+use cart_nn::{ForwardError, Logits, LogitsFor};
 use thiserror::Error;
 
 use crate::agent::Agent;

@@ -7,7 +7,9 @@ use cart_format::{
     BasisId, BlobId, BlockedTensor, DType, DTypeError, Manifest, NameError, SESSION_VERSION,
     SessionSection, TensorName,
 };
-use cart_nn::{KvFormat, RestoreStateError, SavedState, StateTensor};
+use cart_nn::decoder::RestoreError;
+use cart_nn::graph::TensorError;
+use cart_nn::{KvFormat, SavedState, StateTensor};
 use cart_store::{BlobError, IngestError, Silent, SourceRange, Store, Verified};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -60,6 +62,9 @@ pub enum SaveSessionError {
     /// A tensor's size does not fit.
     #[error(transparent)]
     Size(#[from] DTypeError),
+    /// The state can't be read from its device.
+    #[error("the state can't be read from the device that computes")]
+    Device(#[from] TensorError),
     /// The store did not take the blobs.
     #[error(transparent)]
     Ingest(#[from] IngestError),
@@ -138,7 +143,7 @@ pub enum ResumeError {
     },
     /// Tensors don't fit the model.
     #[error(transparent)]
-    State(#[from] RestoreStateError),
+    State(#[from] RestoreError),
 }
 
 /// The document beside the tensors.

@@ -1,7 +1,8 @@
 //! Recalled spans as keys and values in front of a prompt.
 
 use cart_memory::Recalled;
-use cart_nn::{LogitsFor, Run, State};
+use cart_nn::LogitsFor;
+use cart_nn::decoder::{Run, State};
 
 use super::MemoryLoopError;
 use crate::agent::Agent;

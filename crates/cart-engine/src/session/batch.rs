@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use cart_nn::{ForwardError, Logits, Run};
+use cart_nn::decoder::Run;
+use cart_nn::{ForwardError, Logits};
 
 use super::{Reading, Session, StepError};
 use crate::agent::Agent;

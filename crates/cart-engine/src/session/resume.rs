@@ -25,7 +25,7 @@ impl Session {
             basis: agent.basis(),
             tokens: self.tokens.clone(),
             read: self.read,
-            state: self.state.save(),
+            state: self.state.save()?,
             logits: self.ready.clone(),
         })
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use cart_engine::Prompt;
 use cart_format::ArchSpec;
+use cart_nn::graph::{DType, Device, Graph, GraphRun};
 use cart_nn::{LogitsFor, Model, Run, SharedBytes, WeightTensor};
 use cart_store::Verified;
 
@@ -108,11 +109,15 @@ fn cases() -> Vec<(&'static str, PathBuf, Expected)> {
 }
 
 fn load(shelf: &Shelf, path: &Path) -> Model {
+    let (spec, weights) = parts(shelf, path);
+    Model::load(&spec, &weights).unwrap()
+}
+
+fn parts(shelf: &Shelf, path: &Path) -> (ArchSpec, BTreeMap<String, WeightTensor>) {
     let verified = shelf.verified(shelf.import(path));
     let architecture = verified.manifest().model.architecture.clone();
     let architecture = architecture.unwrap_or_else(|| panic!("{} can't be run", path.display()));
-    let spec = ArchSpec::from_value(&architecture).unwrap();
-    Model::load(&spec, &weights(&verified)).unwrap()
+    (ArchSpec::from_value(&architecture).unwrap(), weights(&verified))
 }
 
 fn weights(verified: &Verified) -> BTreeMap<String, WeightTensor> {
@@ -148,6 +153,31 @@ fn logits_are_those_of_transformers_at_once_and_token_by_token() {
         let pieces = expected.distance(&run(&model, &pieces));
         if ![whole, steps, pieces].iter().all(|distance| *distance < 1e-3) {
             far.push(format!("{}: {whole} {steps} {pieces}", path.display()));
+        }
+    }
+    assert!(far.is_empty(), "{far:#?}");
+}
+
+/// The other decoder: nothing is asked of a family for it.
+#[test]
+fn logits_of_the_graph_are_those_of_transformers_at_once_and_token_by_token() {
+    let shelf = shelf();
+    let mut far = Vec::new();
+    for (_, path, expected) in cases() {
+        let (spec, weights) = parts(&shelf, &path);
+        let graph = Graph::load(&spec, &weights, &Device::Cpu, DType::F32).unwrap();
+        let distance = |size: usize| {
+            let mut state = graph.new_state(1);
+            let pieces = expected.ids.chunks(size).flat_map(|tokens| {
+                let run = GraphRun { state: &mut state, tokens, taps: None };
+                let logits = graph.forward(&mut [run], LogitsFor::All).unwrap().remove(0).unwrap();
+                logits.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            });
+            expected.distance(&pieces.collect::<Vec<f32>>())
+        };
+        let distances = [expected.ids.len(), 11, 1].map(distance);
+        if !distances.iter().all(|distance| *distance < 1e-3) {
+            far.push(format!("{}: {distances:?}", path.display()));
         }
     }
     assert!(far.is_empty(), "{far:#?}");

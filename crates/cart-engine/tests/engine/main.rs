@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
 
 mod chatting;
+mod devices;
 mod generation;
 mod given;
 mod loading;

@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use cart_engine::{Agent, LoadOptions, ParseSpecial};
-use cart_nn::{KernelLevel, LogitsFor, Run};
+use cart_nn::decoder::Run;
+use cart_nn::{KernelLevel, LogitsFor};
 use clap::Args;
 use serde::Serialize;
 

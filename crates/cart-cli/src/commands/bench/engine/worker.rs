@@ -31,7 +31,8 @@ pub(crate) fn run(context: &Context, args: &EngineJobArgs) -> Result<(), Failure
     let plan: Plan = serde_json::from_slice(&text).map_err(Failure::refused)?;
     let (agent, _) = history::load(context, &args.reference)?;
     let version = env!("CARGO_PKG_VERSION");
-    let kernels = agent.model().kernel_level().name();
+    let kernels = agent.model().kernel_level();
+    let kernels = kernels.map_or_else(|| context.device.to_string(), |level| level.to_string());
     say(&json!({"event": "engine", "engine": "cart", "version": format!("{version}, {kernels}")}))?;
     let worker = Worker { agent: &agent, plan: &plan };
     match args.job {
