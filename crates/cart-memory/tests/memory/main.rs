@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
 
 mod dreams;
+mod frozen;
 mod given;
 mod late;
 mod logs;
