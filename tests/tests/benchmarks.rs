@@ -122,6 +122,26 @@ fn a_device_can_be_chosen_for_any_command() {
 }
 
 #[test]
+fn a_continued_session_is_compared_with_one_that_reads() {
+    let cart = Cart::new();
+    cart.ok(["pack", &fixture("tiny"), "-t", "tiny"]);
+    let names = cart.ok(["ls"]);
+    let words =
+        ["bench", "session", "tiny", "--tokens", "300", "--going-on", "32", "--rounds", "1"];
+    let report = cart.json(words);
+    assert_eq!((&report["tokens"], &report["generated"]), (&300.into(), &32.into()), "{report}");
+    assert_eq!(report["same_tokens"], true, "{report}");
+    for what in ["state", "first_output"] {
+        let figure = |name: &str| report[what][name].as_f64().unwrap();
+        let ratio = figure("restore_seconds") / figure("read_seconds");
+        assert!((figure("restore_over_read") / ratio - 1.0).abs() < 1e-9, "{what}: {report}");
+    }
+    assert_eq!(cart.ok(["ls"]), names, "the benchmark wrote to the user's store");
+    let said = cart.refused(["bench", "session", "tiny", "--tokens", "512"]);
+    assert!(said.contains("the context has room for 512"), "{said}");
+}
+
+#[test]
 fn kernels_can_be_forced_for_any_command() {
     let cart = Cart::new();
     cart.ok(["pack", &fixture("tiny"), "-t", "tiny"]);

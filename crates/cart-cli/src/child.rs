@@ -1,7 +1,8 @@
 //! Other processes of this command: experiments need a context that is really gone.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
@@ -21,6 +22,12 @@ pub(crate) enum ChildError {
         /// What it said.
         stderr: String,
     },
+    /// It ended well, but printed nothing.
+    #[error("`cart {arguments}` printed nothing")]
+    Silent {
+        /// Its arguments.
+        arguments: String,
+    },
     /// A server did not say where it listens.
     #[error("`cart serve` did not say where it listens: {said}")]
     NotListening {
@@ -32,6 +39,53 @@ pub(crate) enum ChildError {
 /// Runs `cart` with these arguments on the same store; gives its stdout.
 pub(crate) fn cart(context: &Context, arguments: &[String]) -> Result<String, Failure> {
     let output = command(context, arguments)?.output().map_err(Failure::refused)?;
+    stdout_of(arguments, &output)
+}
+
+/// The same with this text on its stdin.
+pub(crate) fn cart_reading(
+    context: &Context,
+    arguments: &[String],
+    text: &str,
+) -> Result<String, Failure> {
+    let child = spawn_reading(context, arguments, text)?;
+    stdout_of(arguments, &child.wait_with_output().map_err(Failure::refused)?)
+}
+
+/// How long it takes from the start of the process to its first byte on stdout. The process may end
+/// as it likes after.
+pub(crate) fn first_output(
+    context: &Context,
+    arguments: &[String],
+    text: &str,
+) -> Result<Duration, Failure> {
+    let began = Instant::now();
+    let mut child = spawn_reading(context, arguments, text)?;
+    let stdout = child.stdout.as_mut().expect("stdout was piped");
+    let found = stdout.read(&mut [0]).map_err(Failure::refused)?;
+    let took = began.elapsed();
+    let output = child.wait_with_output().map_err(Failure::refused)?;
+    stdout_of(arguments, &output)?;
+    if found == 0 {
+        return Err(Failure::refused(ChildError::Silent { arguments: arguments.join(" ") }));
+    }
+    Ok(took)
+}
+
+fn spawn_reading(context: &Context, arguments: &[String], text: &str) -> Result<Child, Failure> {
+    let mut child = command(context, arguments)?
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(Failure::refused)?;
+    // A child that does not read it says by its exit code whether that is an error.
+    let _ = child.stdin.take().expect("stdin was piped").write_all(text.as_bytes());
+    Ok(child)
+}
+
+/// What it printed, if it ended well.
+fn stdout_of(arguments: &[String], output: &Output) -> Result<String, Failure> {
     if !output.status.success() {
         return Err(Failure::refused(ChildError::Ended {
             arguments: arguments.join(" "),

@@ -3,6 +3,7 @@
 mod engine;
 mod kernels;
 mod recall;
+mod session;
 
 use clap::{Args, Subcommand};
 
@@ -21,6 +22,7 @@ enum Bench {
     Recall(recall::RecallArgs),
     Engine(engine::EngineArgs),
     Kernels(kernels::KernelsArgs),
+    Session(session::SessionArgs),
     #[command(hide = true)]
     EngineJob(engine::worker::EngineJobArgs),
     #[command(hide = true)]
@@ -32,6 +34,7 @@ pub(crate) fn run(context: &Context, args: &BenchArgs) -> Result<(), Failure> {
         Bench::Recall(args) => recall::run(context, args),
         Bench::Engine(args) => engine::run(context, args),
         Bench::Kernels(args) => kernels::run(context, args),
+        Bench::Session(args) => session::run(context, args),
         Bench::EngineJob(args) => engine::worker::run(context, args),
         Bench::EngineBound(args) => engine::bound::run(args),
     }

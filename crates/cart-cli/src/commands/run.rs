@@ -1,7 +1,7 @@
 //! `cart run`.
 
 use std::io::Read as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cart_engine::{
     Agent, GenerateOptions, Generation, KvFormat, LoadOptions, ParseSpecial, Prompt, SavedSession,
@@ -90,6 +90,8 @@ struct RunReport {
 struct Seconds {
     verify: f64,
     load: f64,
+    /// To read the saved session and rebuild its state.
+    restore: f64,
     recall: f64,
     prefill: f64,
     decode: f64,
@@ -120,7 +122,9 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<(), Failure> {
     options.check().map_err(|error| Failure::arguments(error.to_string()))?;
     let load = LoadOptions { kv: args.kv, ..history::load_options(context) };
     let (agent, origin) = history::load_with(context, &args.reference, &load)?;
+    let began = Instant::now();
     let mut session = begin(&agent, &origin, args, prompt, &options)?;
+    let restored = if args.resume { began.elapsed() } else { Duration::ZERO };
     while session.finished().is_none() {
         let event = session.step(&agent).map_err(Failure::refused)?;
         if let StepEvent::Generated(event) = event
@@ -137,7 +141,7 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<(), Failure> {
         None => None,
     };
     if context.json {
-        return print_report(&agent, &origin, generation, saved);
+        return print_report(&agent, &origin, restored, generation, saved);
     }
     if args.max_tokens > 0 {
         report::line("")?;
@@ -222,6 +226,7 @@ pub(crate) fn save(
 fn print_report(
     agent: &Agent,
     origin: &history::LoadedFrom,
+    restored: Duration,
     generation: Generation,
     saved: Option<Saved>,
 ) -> Result<(), Failure> {
@@ -239,6 +244,7 @@ fn print_report(
             seconds: Seconds {
                 verify: origin.verify.as_secs_f64(),
                 load: origin.load.as_secs_f64(),
+                restore: restored.as_secs_f64(),
                 recall: timings.recall.as_secs_f64(),
                 prefill: timings.prefill.as_secs_f64(),
                 decode: timings.decode.as_secs_f64(),
