@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use cart_format::{BasisId, json};
-use cart_tests::{Cart, fixture};
+use cart_tests::{Cart, Server, fixture};
 use serde_json::{Value, json};
 
 const PROMPT: &str = "One day, Anna went to the river. She saw a small boat there, and in the boat";
@@ -66,6 +66,61 @@ fn a_session_goes_on_with_more_text_and_is_saved_again() {
     let report = cart.json([&more[..], &save].concat());
     assert!(report["saved"]["session"]["positions"].as_u64().unwrap() > before + 4);
     cart.json(["run", "tale", "--resume", "-n", "4"]);
+}
+
+#[test]
+fn a_saved_session_is_shown_and_compared() {
+    let cart = tiny();
+    let save = ["--save", "tale", "--with-session"];
+    let made = cart.json([&["run", "tiny", "-p", PROMPT, "-n", "4"][..], &save].concat());
+    let saved = &made["saved"]["session"];
+    let seen = cart.json(["inspect", "tale"])["session"].clone();
+    assert_eq!((&seen["positions"], &seen["bytes"]), (&saved["positions"], &saved["bytes"]));
+    assert_eq!(seen["fits"], true);
+    assert_eq!(cart.json(["inspect", "tiny"])["session"], Value::Null);
+    assert!(cart.ok(["inspect", "tale"]).contains("session    "));
+
+    let diff = cart.json(["diff", "tiny", "tale"]);
+    let session = &diff["session"];
+    assert_eq!((&session["changed"], &session["a"]), (&true.into(), &Value::Null));
+    assert_eq!(session["b"], seen);
+    assert!(cart.ok(["diff", "tiny", "tale"]).contains("session    none → "));
+    assert_eq!(cart.json(["diff", "tale", "tale"])["session"]["changed"], false);
+}
+
+#[test]
+fn a_chat_saves_its_session_where_it_was_told_to() {
+    let cart = tiny();
+    let lines = "My name is Vera.\n/save talk\n/quit\n";
+    cart.run_with_stdin(["chat", "tiny", "-n", "4", "--with-session"], lines).expect_code(0);
+    let said = cart.json(["run", "talk", "--resume", "-p", " there", "-n", "4", "--ignore-eos"]);
+    assert_eq!(said["token_ids"].as_array().unwrap().len(), 4);
+    assert!(said["prompt_ids"].as_array().unwrap().len() > 8, "{said}");
+    let bare = lines.replace("talk", "bare");
+    let done = cart.run_with_stdin(["chat", "tiny", "-n", "4"], &bare).expect_code(1);
+    assert!(done.stderr.contains("no memory to save"), "{}", done.stderr);
+}
+
+#[test]
+fn a_server_counts_what_it_keeps() {
+    let cart = tiny();
+    let save = ["--save", "tale", "--with-session"];
+    cart.json([&["run", "tiny", "-p", PROMPT, "-n", "4"][..], &save].concat());
+    let bytes = cart.json(["inspect", "tale"])["session"]["bytes"].clone();
+    let server = Server::start(&cart, "tale");
+    let prompt = PROMPT.repeat(20);
+    for _ in 0..2 {
+        server.post_json("/v1/completions", &json!({ "prompt": prompt, "max_tokens": 2 }));
+    }
+    let (_, metrics) = server.get("/metrics");
+    for wanted in [
+        "cart_prefix_cache_lookups_total{outcome=\"hit\"} 1\n",
+        "cart_prefix_cache_lookups_total{outcome=\"miss\"} 1\n",
+        &format!("cart_saved_session_bytes {bytes}\n"),
+    ] {
+        assert!(metrics.contains(wanted), "{wanted} in\n{metrics}");
+    }
+    assert!(!metrics.contains("cart_prefix_cache_bytes 0\n"), "{metrics}");
 }
 
 #[test]

@@ -113,7 +113,7 @@ fn steady_word(word: &str) -> String {
 
 fn filters() -> insta::internals::SettingsBindDropGuard {
     let mut settings = insta::Settings::clone_current();
-    settings.add_filter(r"\d+(\.\d+)? s\b", "[seconds]");
+    settings.add_filter(r"\d+(\.\d+)? m?s\b", "[seconds]");
     settings.add_filter(r"\(\d+(\.\d+)? .?B/s\)", "([speed])");
     settings.add_filter(r"commit( +)[0-9a-f]{12}", "commit$1[commit]");
     settings.bind_to_scope()

@@ -35,15 +35,25 @@ pub(crate) fn counted(count: u64, noun: &str) -> String {
     format!("{} {noun}{}", grouped(count), if count == 1 { "" } else { "s" })
 }
 
-/// `0.18 s`, `3 min 5 s`.
+/// `0.0378 ms`, `37.8 ms`, `0.18 s`, `3 min 5 s`: short times in milliseconds, three digits.
 pub(crate) fn seconds(seconds: f64) -> String {
-    if seconds < 9.995 {
+    let milliseconds = seconds * 1e3;
+    if milliseconds < 99.95 && milliseconds > 0.0 {
+        let digits = (2.0 - milliseconds.log10().floor()).clamp(0.0, 6.0) as usize;
+        format!("{milliseconds:.digits$} ms")
+    } else if seconds < 9.995 {
         format!("{seconds:.2} s")
-    } else if seconds < 60.0 {
+    } else if seconds < 59.95 {
         format!("{seconds:.1} s")
     } else {
-        format!("{} min {:.0} s", (seconds / 60.0).floor(), seconds % 60.0)
+        let whole = seconds.round();
+        format!("{} min {} s", (whole / 60.0).floor(), whole % 60.0)
     }
+}
+
+/// The same from milliseconds, as reports have them; a missing figure is a question mark.
+pub(crate) fn milliseconds(field: &serde_json::Value) -> String {
+    field.as_f64().map_or_else(|| "?".to_owned(), |milliseconds| seconds(milliseconds / 1e3))
 }
 
 /// `2026-11-21 04:05:06Z` from seconds since 1970.
@@ -81,6 +91,26 @@ mod tests {
         assert_eq!(human(999_600), "1.00 MB");
         assert_eq!(grouped(1_234_567), "1,234,567");
         assert_eq!(counted(1, "tensor"), "1 tensor");
+    }
+
+    #[test]
+    fn times_have_as_many_digits_as_say_something() {
+        let pause = serde_json::json!(0.037_846_000_000_5);
+        assert_eq!(milliseconds(&pause), "0.0378 ms");
+        assert_eq!(milliseconds(&serde_json::Value::Null), "?");
+        for (given, shown) in [
+            (0.0, "0.00 s"),
+            (2e-9, "0.000002 ms"),
+            (0.001_234, "1.23 ms"),
+            (0.0378, "37.8 ms"),
+            (0.18, "0.18 s"),
+            (12.34, "12.3 s"),
+            (59.99, "1 min 0 s"),
+            (119.7, "2 min 0 s"),
+            (185.0, "3 min 5 s"),
+        ] {
+            assert_eq!(seconds(given), shown);
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::chat::{ChatError, ChatTemplate};
 use crate::memory_cell::MemoryCell;
 use crate::memory_section::{self, MemorySectionError};
 use crate::prefix_cache::{PrefixCache, PrefixCacheReport};
+use crate::session_report::SavedSessionReport;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::{session_section, space, weights};
 
@@ -170,6 +171,7 @@ struct Core {
     space: SpaceId,
     basis: BasisId,
     empty: State,
+    session: Option<SavedSessionReport>,
     prefixes: PrefixCache,
     memory_config: MemoryConfig,
     normalization: OnceLock<Normalization>,
@@ -199,6 +201,7 @@ impl Agent {
             manifest: manifest.clone(),
             basis: session_section::basis(manifest)?,
             empty: model.new_state_in(options.kv.unwrap_or_else(|| usual_kv(manifest)))?,
+            session: SavedSessionReport::of(manifest)?,
             prefixes: PrefixCache::new(options.prefix_cache),
             model,
             tokenizer,
@@ -240,6 +243,11 @@ impl Agent {
     /// What the numbers of a session's state depend on: weights, architecture and tokenizer.
     pub fn basis(&self) -> BasisId {
         self.core.basis
+    }
+
+    /// The session that was saved in the cartridge, in numbers.
+    pub fn saved_session(&self) -> Option<&SavedSessionReport> {
+        self.core.session.as_ref()
     }
 
     /// What is kept of prompts that were read.

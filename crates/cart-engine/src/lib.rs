@@ -50,7 +50,9 @@ mod probe;
 mod prompt_text;
 pub mod runtime;
 mod sampling;
+mod section_blobs;
 mod session;
+mod session_report;
 mod session_section;
 mod space;
 mod stop;
@@ -83,6 +85,7 @@ pub use probe::{
 };
 pub use sampling::{SamplingError, SamplingOptions};
 pub use session::{GenerateError, PREFILL_CHUNK, Session, StartError, StepError, step_many};
+pub use session_report::SavedSessionReport;
 pub use session_section::{
     ResumeError, SaveSessionError, SavedSession, with_session, without_session,
 };

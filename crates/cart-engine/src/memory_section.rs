@@ -1,11 +1,8 @@
 //! A memory as a section of a manifest, and back.
 
-use std::collections::BTreeSet;
-
 use cart_format::json::{self, JsonError};
 use cart_format::{
-    BlobId, BlockedTensor, DTypeError, Manifest, ManifestId, MemorySection, NameError, SpaceId,
-    TensorName,
+    BlobId, DTypeError, Manifest, ManifestId, MemorySection, NameError, SpaceId, TensorName,
 };
 use cart_memory::{MemorySnapshot, MemoryTensor, RestoreError, UnifiedMemory};
 use cart_store::{
@@ -14,6 +11,7 @@ use cart_store::{
 use thiserror::Error;
 
 use crate::agent::Agent;
+use crate::section_blobs;
 
 /// Largest state document of a memory, in bytes.
 const STATE_BYTES: u64 = 256 << 20;
@@ -114,13 +112,8 @@ pub fn with_memory(
 pub fn without_memory(manifest: &Manifest) -> Manifest {
     let mut without = manifest.clone();
     let Some(memory) = without.memory.take() else { return without };
-    let used: BTreeSet<BlobId> = without.uses().into_iter().map(|(_, blob)| blob).collect();
     let blocks = memory.tensors.values().flat_map(|tensor| &tensor.blocks);
-    for blob in blocks.chain([&memory.state]) {
-        if !used.contains(blob) {
-            without.blobs.remove(blob);
-        }
-    }
+    section_blobs::forget(&mut without, blocks.chain([&memory.state]));
     without
 }
 
@@ -136,8 +129,7 @@ fn section(
     snapshot: &MemorySnapshot,
     mut blobs: impl Iterator<Item = BlobId>,
 ) -> Result<MemorySection, SaveError> {
-    let enough = "there is a blob for the state and for each block";
-    let state = blobs.next().expect(enough);
+    let state = blobs.next().expect("there is a blob for the state");
     let mut section = MemorySection {
         space: snapshot.space,
         dim: snapshot.dim,
@@ -146,13 +138,8 @@ fn section(
         extra: std::collections::BTreeMap::new(),
     };
     for tensor in &snapshot.tensors {
-        let blocks = tensor.blocks().map(|_| blobs.next().expect(enough)).collect();
-        let blocked = BlockedTensor {
-            dtype: tensor.dtype,
-            shape: tensor.shape.clone(),
-            rows_per_block: tensor.rows_per_block,
-            blocks,
-        };
+        let (kind, count) = ((tensor.dtype, &tensor.shape[..]), tensor.blocks().count());
+        let blocked = section_blobs::blocked(kind, tensor.rows_per_block, &mut blobs, count);
         section.tensors.insert(TensorName::new(tensor.name.as_str())?, blocked);
     }
     Ok(section)
@@ -191,10 +178,7 @@ fn snapshot(
     let Some(section) = &manifest.memory else { return Ok(None) };
     let mut tensors = Vec::new();
     for (name, tensor) in &section.tensors {
-        let mut bytes = Vec::new();
-        for block in &tensor.blocks {
-            bytes.extend_from_slice(&read(block)?);
-        }
+        let bytes = section_blobs::joined(tensor, &read)?;
         tensors.push(MemoryTensor {
             name: name.to_string(),
             dtype: tensor.dtype,

@@ -41,6 +41,7 @@ struct Inner {
     bytes: usize,
     uses: u64,
     hits: u64,
+    misses: u64,
     tokens: u64,
 }
 
@@ -53,6 +54,8 @@ pub struct PrefixCacheReport {
     pub bytes: usize,
     /// Sessions that began with one.
     pub hits: u64,
+    /// Sessions that looked for one and found none.
+    pub misses: u64,
     /// Tokens that those did not have to read.
     pub tokens: u64,
 }
@@ -88,7 +91,10 @@ impl PrefixCache {
                 longest = Some(len);
             }
         }
-        let len = longest?;
+        let Some(len) = longest else {
+            inner.misses += 1;
+            return None;
+        };
         inner.hits += 1;
         inner.tokens += len as u64;
         let entry = inner.entries.get(&key(tokens, cut, len))?;
@@ -124,8 +130,8 @@ impl PrefixCache {
 
     pub(crate) fn report(&self) -> PrefixCacheReport {
         let inner = self.hold();
-        let Inner { bytes, hits, tokens, .. } = *inner;
-        PrefixCacheReport { entries: inner.entries.len(), bytes, hits, tokens }
+        let Inner { bytes, hits, misses, tokens, .. } = *inner;
+        PrefixCacheReport { entries: inner.entries.len(), bytes, hits, misses, tokens }
     }
 
     /// Nothing that holds this lock panics half-way.

@@ -1,120 +1,27 @@
 //! One generation as a value: what was read, what was chosen, what is still held back.
 
 mod batch;
+mod choice;
+mod error;
+mod moving;
 mod output;
+mod prefix;
 mod resume;
 
 use std::time::{Duration, Instant};
 
 use cart_nn::decoder::{Run, State};
-use cart_nn::{ForwardError, Logits, LogitsFor};
-use thiserror::Error;
+use cart_nn::{Logits, LogitsFor};
 
 use crate::agent::Agent;
-use crate::chat::ChatError;
 use crate::distribution;
 use crate::event::{FinishReason, GenerateEvent, Generation, StepEvent, Timings};
-use crate::memory_loop::{MemoryLoop, MemoryLoopError};
-use crate::options::{GenerateOptions, OptionsError, Prompt};
+use crate::memory_loop::MemoryLoop;
+use crate::options::{GenerateOptions, Prompt};
 use crate::prompt_text::PromptText;
-use crate::sampling;
-use crate::session_section::ResumeError;
-use crate::tokenizer::{ParseSpecial, ShowSpecial, TokenizerError};
 pub use batch::{PREFILL_CHUNK, step_many};
+pub use error::{GenerateError, StartError, StepError};
 use output::Output;
-
-/// Why a session can't begin.
-#[derive(Debug, Error)]
-pub enum StartError {
-    /// An option is out of its range.
-    #[error(transparent)]
-    Options(#[from] OptionsError),
-    /// There is no tokenizer.
-    #[error("the cartridge has no tokenizer; give token ids, or pack the model with its tokenizer")]
-    NoTokenizer,
-    /// There is no chat template.
-    #[error("the cartridge has no chat template; give a raw prompt, or pack a model that has one")]
-    NoChatTemplate,
-    /// The chat template refuses the conversation.
-    #[error(transparent)]
-    Chat(#[from] ChatError),
-    /// The tokenizer fails on the prompt.
-    #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
-    /// Nothing to continue.
-    #[error("the prompt has no tokens; give at least one character")]
-    EmptyPrompt,
-    /// A token that the model does not have.
-    #[error("token {token} at index {index} of the prompt; the vocabulary has {vocab} tokens")]
-    TokenOutOfRange {
-        /// Where.
-        index: usize,
-        /// The token.
-        token: u32,
-        /// Size of the vocabulary.
-        vocab: u64,
-    },
-    /// The prompt does not leave room for a single token.
-    #[error(
-        "the prompt has {found} tokens; the context has room for {context}, one of them for the answer: shorten the prompt"
-    )]
-    PromptTooLong {
-        /// Tokens of the prompt.
-        found: usize,
-        /// Positions of the context.
-        context: usize,
-    },
-    /// Half a character waits for its other half.
-    #[error("the session holds back part of a character; step once more before moving it")]
-    InsideCharacter,
-    /// Memory could not take part.
-    #[error(transparent)]
-    Memory(#[from] MemoryLoopError),
-    /// The saved session can't be continued.
-    #[error(transparent)]
-    Resume(#[from] ResumeError),
-    /// A saved session has the memory in it that it had.
-    #[error(
-        "memory can't take part in a session that is continued: what it recalled is in the saved state; leave --memory out, or begin anew"
-    )]
-    ResumeWithMemory,
-}
-
-/// Why a step failed. The session is as it was, unless the error says otherwise.
-#[derive(Debug, Error)]
-pub enum StepError {
-    /// There is nothing more to do.
-    #[error("the generation has ended ({0:?}); start another one")]
-    Finished(FinishReason),
-    /// The model failed.
-    #[error(transparent)]
-    Forward(#[from] ForwardError),
-    /// The model computed something that is not a number.
-    #[error(
-        "the logits after token {position} are not finite; the weights or the arithmetic are damaged"
-    )]
-    NotFinite {
-        /// Tokens before, prompt included.
-        position: usize,
-    },
-    /// The tokenizer failed on the new token.
-    #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
-    /// Memory failed; the token it belongs to is lost.
-    #[error(transparent)]
-    Memory(#[from] MemoryLoopError),
-}
-
-/// Why a generation failed.
-#[derive(Debug, Error)]
-pub enum GenerateError {
-    /// It could not begin.
-    #[error(transparent)]
-    Start(#[from] StartError),
-    /// A step failed.
-    #[error(transparent)]
-    Step(#[from] StepError),
-}
 
 /// One generation. It does nothing by itself: [`Session::step`] and [`step_many`] move it on.
 #[derive(Clone, Debug)]
@@ -232,43 +139,6 @@ impl Session {
         self.state.bytes() + self.bare.as_ref().map_or(0, State::bytes)
     }
 
-    /// Goes on with another agent: the text so far becomes its prompt. What was shown stays shown.
-    /// On failure the session is as it was.
-    ///
-    /// * `from`: the agent that made the tokens so far
-    ///
-    /// # Errors
-    /// The session stands inside a character, or the text does not suit the other agent.
-    pub fn move_to(&mut self, from: &Agent, to: &Agent) -> Result<(), StartError> {
-        if !self.at_boundary() {
-            return Err(StartError::InsideCharacter);
-        }
-        let tokens = translate(from, to, &self.tokens)?;
-        let query = translate(from, to, &self.query)?;
-        let (found, context) = (tokens.len(), to.context_length());
-        if found >= context {
-            return Err(StartError::PromptTooLong { found, context });
-        }
-        let text = PromptText {
-            tokens,
-            query,
-            told: Vec::new(),
-            answer: "answer",
-            continues: false,
-            cut: 0,
-        };
-        let mut state = to.new_state();
-        let memory = MemoryLoop::start(to, &text, &self.options.memory, &mut state)?;
-        let output = self.output.resumed(to, &text.tokens)?;
-        let compare =
-            self.options.memory.compare && memory.as_ref().is_some_and(MemoryLoop::has_prefix);
-        self.bare = compare.then(|| to.new_state());
-        (self.state, self.memory, self.output) = (state, memory, output);
-        (self.tokens, self.query, self.read) = (text.tokens, text.query, 0);
-        (self.cut, self.ready) = (0, None);
-        Ok(())
-    }
-
     /// Ends the session, whether or not the generation has ended: writes to memory what is left, and
     /// says what was done.
     ///
@@ -303,41 +173,6 @@ impl Session {
             (false, false) => LogitsFor::None,
         };
         Reading { tokens, logits, ends_prompt }
-    }
-
-    /// Where the tokens are cut next. It follows from the prompt alone, never from the sessions
-    /// beside, so that sums are always taken in the same order.
-    fn next_cut(&self) -> usize {
-        next_cut(self.cut, self.read)
-    }
-
-    /// Whether the state depends on the tokens alone.
-    fn is_plain(&self) -> bool {
-        self.memory.is_none() && self.bare.is_none()
-    }
-
-    /// Begins with what another session has read of the same prompt, if that is kept.
-    fn reuse(&mut self, agent: &Agent) {
-        if !self.is_plain() {
-            return;
-        }
-        let cuts = std::iter::successors(Some(next_cut(self.cut, 0)), |at| {
-            (*at < self.tokens.len()).then(|| next_cut(self.cut, *at))
-        });
-        let cuts: Vec<usize> = cuts.collect();
-        if let Some((state, read)) = agent.prefixes().find(&self.tokens, self.cut, &cuts) {
-            (self.state, self.read) = (state, read);
-        }
-    }
-
-    /// Keeps the state for other sessions, where the prompt was cut.
-    ///
-    /// * `first`: tokens that were read before the last step
-    fn leave(&self, agent: &Agent, first: usize) {
-        let cut = self.read == next_cut(self.cut, first) && self.read < self.prompt.len();
-        if cut && self.is_plain() && self.generated.is_empty() {
-            agent.prefixes().keep(&self.tokens[..self.read], self.cut, first, &self.state);
-        }
     }
 
     /// The session's part of a batch: one run, and one for the bare model if it runs beside.
@@ -393,58 +228,6 @@ impl Session {
         };
         self.decode += began.elapsed();
         Ok(event)
-    }
-
-    /// Generates a token from logits that were saved, if there are any.
-    fn go_on(&mut self, agent: &Agent) -> Option<Result<StepEvent, StepError>> {
-        let row = self.ready.take_if(|_| self.finished.is_none())?;
-        if !cart_nn::logits::all_finite(&row) {
-            return Some(Err(StepError::NotFinite { position: self.read }));
-        }
-        let chosen = self.choose(agent, &row, None);
-        Some(chosen.map(|(token, event)| {
-            self.tokens.push(token);
-            StepEvent::Generated(event)
-        }))
-    }
-
-    /// Chooses the next token from the logits of the last one.
-    fn choose(
-        &mut self,
-        agent: &Agent,
-        row: &[f32],
-        bare: Option<&[f32]>,
-    ) -> Result<(u32, GenerateEvent), StepError> {
-        let mixed = match &mut self.memory {
-            Some(memory) => memory.mix(agent, row)?,
-            None => None,
-        };
-        let logits = mixed.as_deref().unwrap_or(row);
-        let token = sampling::sample(logits, &self.tokens, &self.options.sampling);
-        if let Some(memory) = &mut self.memory {
-            let reference =
-                bare.or_else(|| (mixed.is_some() && !memory.has_prefix()).then_some(row));
-            memory.after_choice(token, logits, reference);
-        }
-        let logprob = distribution::logprob(logits, token);
-        let top_logprobs = distribution::top_logprobs(logits, self.options.top_logprobs);
-        self.generated.push(token);
-        let ends = self.ends(agent, token);
-        let (text_delta, stopped) = self.output.push(agent, token, logprob, &top_logprobs, ends)?;
-        self.finished = if stopped { Some(FinishReason::Stop) } else { ends };
-        let finished = self.finished;
-        Ok((token, GenerateEvent { token, text_delta, logprob, top_logprobs, finished }))
-    }
-
-    /// Why the generation ends with this token, stop strings aside.
-    fn ends(&self, agent: &Agent, token: u32) -> Option<FinishReason> {
-        let eos = agent.tokenizer().is_some_and(|tokenizer| tokenizer.is_eos(token));
-        if eos && !self.options.ignore_eos {
-            return Some(FinishReason::Eos);
-        }
-        let enough = self.options.max_tokens.is_some_and(|most| self.generated.len() >= most);
-        let full = self.state.len() + 1 >= agent.context_length();
-        (enough || full).then_some(FinishReason::Length)
     }
 
     /// Tells memory what was read.
@@ -512,23 +295,4 @@ impl Agent {
         }
         Ok(session.finish(self)?)
     }
-}
-
-/// Where a prompt that is cut at `cut` first is cut after `read`.
-fn next_cut(cut: usize, read: usize) -> usize {
-    let whole = |from: usize| from + ((read - from) / PREFILL_CHUNK + 1) * PREFILL_CHUNK;
-    if read < cut { whole(0).min(cut) } else { whole(cut) }
-}
-
-/// Tokens of one agent as tokens of another: themselves where both have the same tokenizer, else
-/// through their text.
-fn translate(from: &Agent, to: &Agent, tokens: &[u32]) -> Result<Vec<u32>, StartError> {
-    let document =
-        |agent: &Agent| agent.manifest().tokenizer.as_ref().map(|tokenizer| tokenizer.document);
-    if document(from) == document(to) {
-        return Ok(tokens.to_vec());
-    }
-    let old = from.tokenizer().ok_or(StartError::NoTokenizer)?;
-    let new = to.tokenizer().ok_or(StartError::NoTokenizer)?;
-    Ok(new.encode(&old.decode(tokens, ShowSpecial::Yes)?, ParseSpecial::Yes)?)
 }

@@ -1,6 +1,6 @@
 //! A session as a section of a manifest, and back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use cart_format::json::{self, JsonError};
 use cart_format::{
@@ -14,6 +14,8 @@ use cart_store::{BlobError, IngestError, Silent, SourceRange, Store, Verified};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use thiserror::Error;
+
+use crate::section_blobs;
 
 /// Version of the arithmetic that makes a state, and of the state document. It counts up when a
 /// state means something else.
@@ -268,13 +270,8 @@ pub fn with_session(
 pub fn without_session(manifest: &Manifest) -> Manifest {
     let mut without = manifest.clone();
     let Some(session) = without.session.take() else { return without };
-    let used: BTreeSet<BlobId> = without.uses().into_iter().map(|(_, blob)| blob).collect();
     let blocks = session.tensors.values().flat_map(|tensor| &tensor.blocks);
-    for blob in blocks.chain([&session.state]) {
-        if !used.contains(blob) {
-            without.blobs.remove(blob);
-        }
-    }
+    section_blobs::forget(&mut without, blocks.chain([&session.state]));
     without
 }
 
@@ -284,17 +281,11 @@ fn section(
     tensors: &[&StateTensor],
     blobs: &mut impl Iterator<Item = BlobId>,
 ) -> Result<SessionSection, SaveSessionError> {
-    let enough = "there is a blob for the document and for each block";
-    let state = blobs.next().expect(enough);
+    let state = blobs.next().expect("there is a blob for the document");
     let mut named = BTreeMap::new();
     for tensor in tensors {
-        let blocks = blocks(tensor)?.map(|_| blobs.next().expect(enough)).collect();
-        let blocked = BlockedTensor {
-            dtype: tensor.dtype,
-            shape: tensor.shape.clone(),
-            rows_per_block: rows_per_block(tensor),
-            blocks,
-        };
+        let (kind, rows) = ((tensor.dtype, &tensor.shape[..]), rows_per_block(tensor));
+        let blocked = section_blobs::blocked(kind, rows, blobs, blocks(tensor)?.len());
         named.insert(TensorName::new(tensor.name.as_str())?, blocked);
     }
     Ok(SessionSection {
@@ -325,10 +316,7 @@ fn read_tensor(
     name: &TensorName,
     tensor: &BlockedTensor,
 ) -> Result<StateTensor, ResumeError> {
-    let mut bytes = Vec::new();
-    for block in &tensor.blocks {
-        bytes.extend_from_slice(&verified.read(block, u64::MAX)?);
-    }
+    let bytes = section_blobs::joined(tensor, |block| verified.read(block, u64::MAX))?;
     let (dtype, shape) = (tensor.dtype, tensor.shape.clone());
     Ok(StateTensor { name: name.to_string(), dtype, shape, bytes })
 }

@@ -140,12 +140,43 @@ fn render_gauges(text: &mut String, state: &RuntimeState) {
     {
         line(text, "cart_streams_total", &format!("{{outcome=\"{outcome}\"}}"), count);
     }
+    render_states(text, state);
     head(text, "cart_memory_slots", "gauge", "Slots in use, by store.");
     if let Some(memory) = &state.memory {
         for (store, report) in [("stm", &memory.stm), ("ltm", &memory.ltm)] {
             let labels = format!("{{store=\"{store}\"}}");
             line(text, "cart_memory_slots", &labels, report.slots as u64);
         }
+    }
+}
+
+/// What is kept of texts that were read: the cache of prompts, and the cartridge's saved session.
+fn render_states(text: &mut String, state: &RuntimeState) {
+    let cache = &state.prefix_cache;
+    let name = "cart_prefix_cache_lookups_total";
+    head(text, name, "counter", "Prompts looked up in the cache of the active generation.");
+    line(text, name, "{outcome=\"hit\"}", cache.hits);
+    line(text, name, "{outcome=\"miss\"}", cache.misses);
+    let session = state.session.as_ref();
+    for (name, kind, help, value) in [
+        ("cart_prefix_cache_tokens_total", "counter", "Tokens not read again.", cache.tokens),
+        ("cart_prefix_cache_entries", "gauge", "Prompts that are kept.", cache.entries as u64),
+        ("cart_prefix_cache_bytes", "gauge", "Bytes that they take.", cache.bytes as u64),
+        (
+            "cart_saved_session_positions",
+            "gauge",
+            "Positions of the session in the active cartridge.",
+            session.map_or(0, |session| session.positions),
+        ),
+        (
+            "cart_saved_session_bytes",
+            "gauge",
+            "Bytes of the session in the active cartridge.",
+            session.map_or(0, |session| session.bytes),
+        ),
+    ] {
+        head(text, name, kind, help);
+        line(text, name, "", value);
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
-use cart_engine::{GenerateEvent, KvFormat, LoadOptions, Message, Prompt};
+use cart_engine::{
+    GenerateError, GenerateEvent, GenerateOptions, Generation, KvFormat, LoadOptions, Message,
+    Prompt, Session, StepEvent,
+};
 use cart_store::RefName;
 use clap::Args;
 
@@ -18,7 +21,8 @@ const CACHE: usize = 512 << 20;
 /// Talk with an agent in the terminal.
 ///
 /// Lines that begin with `/` are commands: /memory shows what is remembered, /save NAME keeps it,
-/// /clear forgets the conversation (not the memory), /quit ends. Ctrl-D ends too.
+/// /clear forgets the conversation (not the memory), /quit ends. Ctrl-D ends too. With --with-session,
+/// /save keeps what was read and said as well, so that nothing is read again when it goes on.
 #[derive(Args)]
 #[command(after_help = "Examples:
   cart chat smol
@@ -34,6 +38,9 @@ pub(crate) struct ChatArgs {
     /// At most so many tokens an answer
     #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
     max_tokens: usize,
+    /// Let /save keep the session too, to be continued with `cart run NAME --resume -p TEXT`
+    #[arg(long)]
+    with_session: bool,
     /// How keys and values are stored: f32, f16 or q8 [default: f16; f32 where the weights are floats]
     #[arg(long, value_name = "FORMAT")]
     kv: Option<KvFormat>,
@@ -49,6 +56,8 @@ struct Chat<'c> {
     agent: cart_engine::Agent,
     origin: history::LoadedFrom,
     messages: Vec<Message>,
+    /// The session of the last answer, where it is to be saved.
+    last: Option<Session>,
 }
 
 enum Turn {
@@ -61,7 +70,7 @@ pub(crate) fn run(context: &Context, args: &ChatArgs) -> Result<(), Failure> {
     options.check().map_err(|error| Failure::arguments(error.to_string()))?;
     let load = LoadOptions { kv: args.kv, prefix_cache: CACHE, ..history::load_options(context) };
     let (agent, origin) = history::load_with(context, &args.reference, &load)?;
-    let mut chat = Chat { context, args, agent, origin, messages: Vec::new() };
+    let mut chat = Chat { context, args, agent, origin, messages: Vec::new(), last: None };
     chat.clear();
     let interactive = std::io::stdin().is_terminal();
     if interactive {
@@ -91,6 +100,7 @@ pub(crate) fn run(context: &Context, args: &ChatArgs) -> Result<(), Failure> {
 impl Chat<'_> {
     fn clear(&mut self) {
         self.messages.clear();
+        self.last = None;
         if let Some(system) = &self.args.system {
             self.messages.push(Message::new("system", system.clone()));
         }
@@ -100,15 +110,11 @@ impl Chat<'_> {
         self.messages.push(Message::new("user", text));
         let options = self.args.sampling.options(self.args.max_tokens, self.args.memory.options());
         let mut broken = None;
-        let done = self.agent.generate(
-            &Prompt::Chat(self.messages.clone()),
-            &options,
-            |event: &GenerateEvent| {
-                if broken.is_none() {
-                    broken = report::stdout(event.text_delta.as_bytes()).err();
-                }
-            },
-        );
+        let done = self.generate(&options, |event: &GenerateEvent| {
+            if broken.is_none() {
+                broken = report::stdout(event.text_delta.as_bytes()).err();
+            }
+        });
         report::line("")?;
         if let Some(failure) = broken {
             return Err(failure);
@@ -132,6 +138,23 @@ impl Chat<'_> {
         Ok(())
     }
 
+    /// Generates the answer, and holds on to its session if that may be saved.
+    fn generate(
+        &mut self,
+        options: &GenerateOptions,
+        mut on_event: impl FnMut(&GenerateEvent),
+    ) -> Result<Generation, GenerateError> {
+        let mut session =
+            Session::start(&self.agent, &Prompt::Chat(self.messages.clone()), options)?;
+        while session.finished().is_none() {
+            if let StepEvent::Generated(event) = session.step(&self.agent)? {
+                on_event(&event);
+            }
+        }
+        self.last = self.args.with_session.then(|| session.clone());
+        Ok(session.finish(&self.agent)?)
+    }
+
     fn command(&mut self, command: &str) -> Result<Turn, Failure> {
         let (name, rest) = command.split_once(' ').unwrap_or((command, ""));
         match name {
@@ -150,8 +173,11 @@ impl Chat<'_> {
     fn save(&self, name: &str) -> Result<(), Failure> {
         let saved = match name.parse::<RefName>() {
             Ok(name) => {
+                let last = self.last.as_ref().map(|last| last.save(&self.agent)).transpose();
+                let last = last.map_err(Failure::refused)?;
+                let (agent, origin) = (&self.agent, &self.origin);
                 let saved =
-                    super::run::save(self.context, &self.agent, &self.origin, &name, "chat", None)?;
+                    super::run::save(self.context, agent, origin, &name, "chat", last.as_ref())?;
                 format!("saved {name}: {}", serde_json::to_string(&saved).map_err(Failure::bug)?)
             }
             Err(error) => format!("not saved: {error}"),

@@ -9,6 +9,7 @@ use clap::{Args, ValueHint};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::bytes::milliseconds;
 use crate::child::{self, Server};
 use crate::context::Context;
 use crate::failure::Failure;
@@ -152,8 +153,9 @@ impl Demo<'_> {
             let text = stream.join().expect("the reader of the stream does not panic")?;
             let swapped: Value = serde_json::from_str(&swapped?).map_err(Failure::bug)?;
             self.say(&format!(
-                "swapped under the stream: pause {} ms, streams dropped {}",
-                swapped["pause_ms"], swapped["streams_dropped"]
+                "swapped under the stream: pause {}, streams dropped {}",
+                milliseconds(&swapped["pause_ms"]),
+                swapped["streams_dropped"]
             ))?;
             let stream = StreamReport {
                 events: events.load(Ordering::SeqCst),
@@ -179,8 +181,10 @@ impl Demo<'_> {
             yes(body.stream.completed)
         ))?;
         self.say(&format!(
-            "swap                     pause {} ms, streams moved {}, dropped {}",
-            body.swap["pause_ms"], body.swap["streams_moved"], body.swap["streams_dropped"]
+            "swap                     pause {}, streams moved {}, dropped {}",
+            milliseconds(&body.swap["pause_ms"]),
+            body.swap["streams_moved"],
+            body.swap["streams_dropped"]
         ))?;
         self.say(&format!("learned                  {}", body.learned.len()))?;
         self.say(&format!("took                     {}", crate::bytes::seconds(body.seconds)))

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cart_engine::SavedSessionReport;
 use cart_format::{BlobId, Manifest};
 use cart_memory::UnifiedMemory;
 use cart_store::Cartridge;
@@ -9,6 +10,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::inspect::session_line;
 use crate::bytes::{counted, human};
 use crate::context::Context;
 use crate::failure::Failure;
@@ -46,6 +48,7 @@ pub(crate) struct DiffReport {
     tokenizer_changed: bool,
     metadata: Vec<FieldChange>,
     pub(crate) memory: MemoryDiff,
+    session: SessionDiff,
     shared_bytes: u64,
     only_a_bytes: u64,
     only_b_bytes: u64,
@@ -78,6 +81,14 @@ struct FieldChange {
     field: String,
     a: Option<Value>,
     b: Option<Value>,
+}
+
+/// The saved sessions of both, and whether they differ in anything.
+#[derive(Serialize)]
+struct SessionDiff {
+    changed: bool,
+    a: Option<SavedSessionReport>,
+    b: Option<SavedSessionReport>,
 }
 
 /// Slots that one memory has and the other has not, or has with other numbers.
@@ -137,6 +148,7 @@ pub(crate) fn compare(a: &Cartridge, b: &Cartridge) -> Result<DiffReport, Failur
         tokenizer_changed: left.tokenizer != right.tokenizer,
         metadata: compare_metadata(left, right),
         memory: compare_memories(memory_a.as_ref(), memory_b.as_ref()),
+        session: compare_sessions(left, right)?,
         shared_bytes: bytes(left, true, right),
         only_a_bytes: bytes(left, false, right),
         only_b_bytes: bytes(right, false, left),
@@ -223,6 +235,11 @@ fn compare_memories(a: Option<&UnifiedMemory>, b: Option<&UnifiedMemory>) -> Mem
     diff
 }
 
+fn compare_sessions(a: &Manifest, b: &Manifest) -> Result<SessionDiff, Failure> {
+    let report = |of| SavedSessionReport::of(of).map_err(Failure::bug);
+    Ok(SessionDiff { changed: a.session != b.session, a: report(a)?, b: report(b)? })
+}
+
 /// Cosine of two vectors of one length; none where one is zero.
 fn cosine(a: &[f32], b: &[f32]) -> Option<f32> {
     let dot = |x: &[f32], y: &[f32]| -> f64 {
@@ -276,6 +293,10 @@ fn render(body: &DiffReport, (a, b): (&str, &str), limit: usize) -> String {
         format!("~ metadata {}: {} → {}", change.field, show(&change.a), show(&change.b))
     }));
     render_memory(&body.memory, &mut out);
+    if body.session.changed {
+        let [a, b] = [&body.session.a, &body.session.b].map(|side| session_line(side.as_ref()));
+        out.line(format!("session    {a} → {b}"));
+    }
     out.text
 }
 

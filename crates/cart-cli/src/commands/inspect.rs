@@ -1,5 +1,6 @@
 //! `cart inspect`.
 
+use cart_engine::SavedSessionReport;
 use cart_memory::{StoreKind, UnifiedMemory};
 use cart_store::Cartridge;
 use clap::Args;
@@ -59,6 +60,7 @@ struct Inspection {
     origin: Option<Value>,
     metadata: Value,
     memory: Option<cart_memory::MemoryReport>,
+    session: Option<SavedSessionReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tensor_list: Option<Vec<TensorRow>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -103,7 +105,8 @@ pub(crate) fn run(context: &Context, args: &InspectArgs) -> Result<(), Failure> 
         return report::stdout(&cartridge.manifest().to_bytes().map_err(Failure::bug)?);
     }
     let memory = history::memory_of(&cartridge)?;
-    let mut body = inspect(&cartridge, memory.as_ref());
+    let session = SavedSessionReport::of(cartridge.manifest()).map_err(Failure::bug)?;
+    let mut body = inspect(&cartridge, memory.as_ref(), session);
     body.tensor_list = args.tensors.then(|| tensor_rows(&cartridge));
     body.slots = args.memory.then(|| memory.as_ref().map_or_else(Vec::new, slot_rows));
     if context.json {
@@ -122,7 +125,11 @@ pub(crate) fn run(context: &Context, args: &InspectArgs) -> Result<(), Failure> 
     }
 }
 
-fn inspect(cartridge: &Cartridge, memory: Option<&UnifiedMemory>) -> Inspection {
+fn inspect(
+    cartridge: &Cartridge,
+    memory: Option<&UnifiedMemory>,
+    session: Option<SavedSessionReport>,
+) -> Inspection {
     let manifest = cartridge.manifest();
     let commit = cartridge.commit();
     let spec = manifest.model.architecture.as_ref();
@@ -166,6 +173,7 @@ fn inspect(cartridge: &Cartridge, memory: Option<&UnifiedMemory>) -> Inspection 
         }),
         metadata: serde_json::json!(manifest.metadata),
         memory: memory.map(UnifiedMemory::report),
+        session,
         tensor_list: None,
         slots: None,
     }
@@ -264,9 +272,18 @@ fn render(body: &Inspection) -> String {
         ),
         None => "memory     none".to_owned(),
     });
+    lines.push(format!("session    {}", session_line(body.session.as_ref())));
     lines.push(format!("probes     {}", body.probes));
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// A saved session in a line.
+pub(crate) fn session_line(session: Option<&SavedSessionReport>) -> String {
+    let Some(session) = session else { return "none".to_owned() };
+    let positions = counted(session.positions, "position");
+    let made = if session.fits { "" } else { ", made by another model" };
+    format!("{positions} in {}, {}{made}", session.kv, human(session.bytes))
 }
 
 fn render_tensors(rows: &[TensorRow]) -> String {

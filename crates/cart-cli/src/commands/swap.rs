@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
+use crate::bytes::milliseconds;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::report;
@@ -81,18 +82,17 @@ pub(crate) fn run(context: &Context, args: &SwapArgs) -> Result<(), Failure> {
     if context.json {
         return report::print("swap", &answer);
     }
-    let milliseconds = |field: &str| answer[field].as_f64().unwrap_or(f64::NAN);
     report::line(&format!(
         "swapped to {}  sha256:{}",
         args.reference,
         answer["to"]["manifest"].as_str().unwrap_or("?")
     ))?;
     report::line(&format!(
-        "  verify {:.1} ms, load {:.1} ms, warm {:.1} ms, pause {:.3} ms; streams moved {}, dropped {}",
-        milliseconds("verify_ms"),
-        milliseconds("load_ms"),
-        milliseconds("warm_ms"),
-        milliseconds("pause_ms"),
+        "  verify {}, load {}, warm {}, pause {}; streams moved {}, dropped {}",
+        milliseconds(&answer["verify_ms"]),
+        milliseconds(&answer["load_ms"]),
+        milliseconds(&answer["warm_ms"]),
+        milliseconds(&answer["pause_ms"]),
         answer["streams_moved"],
         answer["streams_dropped"],
     ))

@@ -117,6 +117,8 @@ impl Owner {
             last_swap: None,
             rollback_to: None,
             memory: first.agent().memory().map(|memory| memory.report()),
+            prefix_cache: first.agent().prefix_cache(),
+            session: first.agent().saved_session().cloned(),
             peak_rss_bytes: None,
         }
     }
@@ -293,6 +295,8 @@ impl Owner {
             last_swap: self.last_swap.clone(),
             rollback_to: self.generations.previous().map(|previous| previous.generation()),
             memory: self.memory.report.clone(),
+            prefix_cache: active.agent().prefix_cache(),
+            session: active.agent().saved_session().cloned(),
             peak_rss_bytes: None,
         });
     }

@@ -5,6 +5,7 @@ use cart_memory::MemoryReport;
 use serde::Serialize;
 
 use crate::swap::{SwapReport, SwapState};
+use crate::{PrefixCacheReport, SavedSessionReport};
 
 /// What the runtime is doing. It is written after every turn of the token loop.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -29,6 +30,10 @@ pub struct RuntimeState {
     pub rollback_to: Option<u64>,
     /// The active generation's memory, in numbers.
     pub memory: Option<MemoryReport>,
+    /// What the active generation keeps of prompts that it read.
+    pub prefix_cache: PrefixCacheReport,
+    /// The session that was saved in the active generation's cartridge.
+    pub session: Option<SavedSessionReport>,
     /// The process's peak resident memory so far, where the system tells.
     pub peak_rss_bytes: Option<u64>,
 }

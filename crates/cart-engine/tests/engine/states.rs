@@ -150,6 +150,7 @@ fn prompts_that_begin_alike_are_read_once_and_give_the_same_bits() {
     }
     let report = agent.prefix_cache();
     assert_eq!((report.entries, report.hits, report.tokens), (1, 2, 2 * 256));
+    assert_eq!(report.misses, 1);
     assert_eq!(plain.prefix_cache(), cart_engine::PrefixCacheReport::default());
 }
 

@@ -1,0 +1,61 @@
+//! The choice of the next token.
+
+use super::{Session, StepError};
+use crate::agent::Agent;
+use crate::distribution;
+use crate::event::{FinishReason, GenerateEvent, StepEvent};
+use crate::sampling;
+
+impl Session {
+    /// Generates a token from logits that were saved, if there are any.
+    pub(super) fn go_on(&mut self, agent: &Agent) -> Option<Result<StepEvent, StepError>> {
+        let row = self.ready.take_if(|_| self.finished.is_none())?;
+        if !cart_nn::logits::all_finite(&row) {
+            return Some(Err(StepError::NotFinite { position: self.read }));
+        }
+        let chosen = self.choose(agent, &row, None);
+        Some(chosen.map(|(token, event)| {
+            self.tokens.push(token);
+            StepEvent::Generated(event)
+        }))
+    }
+
+    /// Chooses the next token from the logits of the last one.
+    pub(super) fn choose(
+        &mut self,
+        agent: &Agent,
+        row: &[f32],
+        bare: Option<&[f32]>,
+    ) -> Result<(u32, GenerateEvent), StepError> {
+        let mixed = match &mut self.memory {
+            Some(memory) => memory.mix(agent, row)?,
+            None => None,
+        };
+        let logits = mixed.as_deref().unwrap_or(row);
+        let token = sampling::sample(logits, &self.tokens, &self.options.sampling);
+        if let Some(memory) = &mut self.memory {
+            let reference =
+                bare.or_else(|| (mixed.is_some() && !memory.has_prefix()).then_some(row));
+            memory.after_choice(token, logits, reference);
+        }
+        let logprob = distribution::logprob(logits, token);
+        let top_logprobs = distribution::top_logprobs(logits, self.options.top_logprobs);
+        self.generated.push(token);
+        let ends = self.ends(agent, token);
+        let (text_delta, stopped) = self.output.push(agent, token, logprob, &top_logprobs, ends)?;
+        self.finished = if stopped { Some(FinishReason::Stop) } else { ends };
+        let finished = self.finished;
+        Ok((token, GenerateEvent { token, text_delta, logprob, top_logprobs, finished }))
+    }
+
+    /// Why the generation ends with this token, stop strings aside.
+    fn ends(&self, agent: &Agent, token: u32) -> Option<FinishReason> {
+        let eos = agent.tokenizer().is_some_and(|tokenizer| tokenizer.is_eos(token));
+        if eos && !self.options.ignore_eos {
+            return Some(FinishReason::Eos);
+        }
+        let enough = self.options.max_tokens.is_some_and(|most| self.generated.len() >= most);
+        let full = self.state.len() + 1 >= agent.context_length();
+        (enough || full).then_some(FinishReason::Length)
+    }
+}

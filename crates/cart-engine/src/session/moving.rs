@@ -1,0 +1,59 @@
+//! A session that goes on with another agent.
+
+use super::{Session, StartError};
+use crate::agent::Agent;
+use crate::memory_loop::MemoryLoop;
+use crate::prompt_text::PromptText;
+use crate::tokenizer::{ParseSpecial, ShowSpecial};
+
+impl Session {
+    /// Goes on with another agent: the text so far becomes its prompt. What was shown stays shown.
+    /// On failure the session is as it was.
+    ///
+    /// * `from`: the agent that made the tokens so far
+    ///
+    /// # Errors
+    /// The session stands inside a character, or the text does not suit the other agent.
+    pub fn move_to(&mut self, from: &Agent, to: &Agent) -> Result<(), StartError> {
+        if !self.at_boundary() {
+            return Err(StartError::InsideCharacter);
+        }
+        let tokens = translate(from, to, &self.tokens)?;
+        let query = translate(from, to, &self.query)?;
+        let (found, context) = (tokens.len(), to.context_length());
+        if found >= context {
+            return Err(StartError::PromptTooLong { found, context });
+        }
+        let text = PromptText {
+            tokens,
+            query,
+            told: Vec::new(),
+            answer: "answer",
+            continues: false,
+            cut: 0,
+        };
+        let mut state = to.new_state();
+        let memory = MemoryLoop::start(to, &text, &self.options.memory, &mut state)?;
+        let output = self.output.resumed(to, &text.tokens)?;
+        let compare =
+            self.options.memory.compare && memory.as_ref().is_some_and(MemoryLoop::has_prefix);
+        self.bare = compare.then(|| to.new_state());
+        (self.state, self.memory, self.output) = (state, memory, output);
+        (self.tokens, self.query, self.read) = (text.tokens, text.query, 0);
+        (self.cut, self.ready) = (0, None);
+        Ok(())
+    }
+}
+
+/// Tokens of one agent as tokens of another: themselves where both have the same tokenizer, else
+/// through their text.
+fn translate(from: &Agent, to: &Agent, tokens: &[u32]) -> Result<Vec<u32>, StartError> {
+    let document =
+        |agent: &Agent| agent.manifest().tokenizer.as_ref().map(|tokenizer| tokenizer.document);
+    if document(from) == document(to) {
+        return Ok(tokens.to_vec());
+    }
+    let old = from.tokenizer().ok_or(StartError::NoTokenizer)?;
+    let new = to.tokenizer().ok_or(StartError::NoTokenizer)?;
+    Ok(new.encode(&old.decode(tokens, ShowSpecial::Yes)?, ParseSpecial::Yes)?)
+}
