@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cart_engine::{Agent, GenerateOptions, Generation, LoadOptions, Prompt};
+use cart_engine::{Agent, GenerateOptions, Generation, LoadOptions, Prompt, perplexity};
 use cart_format::{Manifest, ManifestId};
 use cart_store::import::{ImportOptions, import};
 use cart_store::{Silent, Store, Verified, VerifyOptions};
@@ -57,4 +57,29 @@ pub(crate) fn greedy(max_tokens: usize) -> GenerateOptions {
 
 pub(crate) fn raw(agent: &Agent, prompt: &str, options: &GenerateOptions) -> Generation {
     agent.generate(&Prompt::Raw(prompt.to_owned()), options, |_| {}).unwrap()
+}
+
+/// A model too large for the repository. Without it, says past the capture of the test runner that
+/// the calling test was skipped.
+pub(crate) fn large_model(variable: &str) -> Option<PathBuf> {
+    use std::io::Write as _;
+    let path = std::env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from);
+    match &path {
+        Some(path) => assert!(path.is_file(), "{variable} is {}, no such file", path.display()),
+        None => {
+            let test = std::thread::current().name().unwrap_or("a test").to_owned();
+            let missing = format!("SKIPPED {test}: ${variable} is not set; `scripts/test` sets it");
+            let _ = writeln!(std::io::stderr(), "{missing}");
+        }
+    }
+    path
+}
+
+/// Perplexity of a model on the first 20,000 characters of the GPL, in chunks of 512 tokens.
+pub(crate) fn gpl_perplexity(model: &Path) -> f64 {
+    let shelf = shelf();
+    let agent = shelf.agent(shelf.import(model));
+    let text = std::fs::read_to_string(fixture("text/gpl-3.txt")).unwrap();
+    let text: String = text.chars().take(20_000).collect();
+    perplexity(&agent, &text, 512).unwrap().perplexity
 }

@@ -5,6 +5,7 @@
 
 mod chatting;
 mod devices;
+mod gemma3;
 mod generation;
 mod given;
 mod loading;

@@ -1,11 +1,9 @@
-//! SmolLM2 from GGUF, where `CART_SMOLLM2` names the file: perplexity, first steps and tokenizer
+//! SmolLM2 from GGUF, where `CART_TEST_MODEL` names the file: perplexity, first steps and tokenizer
 //! against llama.cpp and the reference tokenizer.
 
-use std::path::PathBuf;
+use cart_engine::{GenerateOptions, ParseSpecial, ShowSpecial, TextStream};
 
-use cart_engine::{GenerateOptions, ParseSpecial, ShowSpecial, TextStream, perplexity};
-
-use crate::given::{fixture, greedy, raw, shelf};
+use crate::given::{fixture, gpl_perplexity, greedy, large_model, raw, shelf};
 
 /// Prompts with the five best first tokens and their ln p, by llama.cpp on the CPU.
 const FIRST_STEPS: [(&str, [(u32, f64); 5]); 3] = [
@@ -23,27 +21,18 @@ const FIRST_STEPS: [(&str, [(u32, f64); 5]); 3] = [
     ),
 ];
 
-fn model() -> PathBuf {
-    PathBuf::from(std::env::var_os("CART_SMOLLM2").expect("CART_SMOLLM2 names the GGUF file"))
-}
-
 #[test]
-#[ignore = "needs the SmolLM2 file in CART_SMOLLM2"]
 fn perplexity_of_the_gpl_is_llama_cpps() {
-    let shelf = shelf();
-    let agent = shelf.agent(shelf.import(&model()));
-    let text = std::fs::read_to_string(fixture("text/gpl-3.txt")).unwrap();
-    let text: String = text.chars().take(20_000).collect();
-    let report = perplexity(&agent, &text, 512).unwrap();
-    println!("{report:?}");
-    assert!((18.30..=18.55).contains(&report.perplexity), "{report:?}");
+    let Some(model) = large_model("CART_TEST_MODEL") else { return };
+    let found = gpl_perplexity(&model);
+    assert!((18.30..=18.55).contains(&found), "{found}");
 }
 
 #[test]
-#[ignore = "needs the SmolLM2 file in CART_SMOLLM2"]
 fn the_tokenizer_agrees_with_the_reference() {
+    let Some(model) = large_model("CART_TEST_MODEL") else { return };
     let shelf = shelf();
-    let agent = shelf.agent(shelf.import(&model()));
+    let agent = shelf.agent(shelf.import(&model));
     let tokenizer = agent.tokenizer().unwrap();
     let lines = |name: &str| -> Vec<serde_json::Value> {
         let text = std::fs::read_to_string(fixture("tokenizer").join(name)).unwrap();
@@ -76,10 +65,10 @@ fn the_tokenizer_agrees_with_the_reference() {
 }
 
 #[test]
-#[ignore = "needs the SmolLM2 file in CART_SMOLLM2"]
 fn the_first_steps_are_llama_cpps() {
+    let Some(model) = large_model("CART_TEST_MODEL") else { return };
     let shelf = shelf();
-    let agent = shelf.agent(shelf.import(&model()));
+    let agent = shelf.agent(shelf.import(&model));
     let options = GenerateOptions { top_logprobs: 8, ..greedy(1) };
     let mut largest = 0.0_f64;
     for (prompt, expected) in FIRST_STEPS {
