@@ -64,13 +64,12 @@ pub(crate) fn raw(agent: &Agent, prompt: &str, options: &GenerateOptions) -> Gen
 pub(crate) fn large_model(variable: &str) -> Option<PathBuf> {
     use std::io::Write as _;
     let path = std::env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from);
-    match &path {
-        Some(path) => assert!(path.is_file(), "{variable} is {}, no such file", path.display()),
-        None => {
-            let test = std::thread::current().name().unwrap_or("a test").to_owned();
-            let missing = format!("SKIPPED {test}: ${variable} is not set; `scripts/test` sets it");
-            let _ = writeln!(std::io::stderr(), "{missing}");
-        }
+    if let Some(path) = &path {
+        assert!(path.is_file(), "{variable} is {}, no such file", path.display());
+    } else {
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        let missing = format!("SKIPPED {test}: ${variable} is not set; `scripts/test` sets it");
+        let _ = writeln!(std::io::stderr(), "{missing}");
     }
     path
 }
