@@ -138,9 +138,6 @@ fn command(context: &Context, arguments: &[String]) -> Result<Command, Failure> 
     if let Some(threads) = context.threads {
         command.arg("--threads").arg(threads.to_string());
     }
-    if let Some(level) = context.kernels {
-        command.arg("--kernels").arg(level.name());
-    }
-    command.args(arguments).stdin(Stdio::null());
+    command.args(context.of_computing()).args(arguments).stdin(Stdio::null());
     Ok(command)
 }

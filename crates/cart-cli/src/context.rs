@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cart_nn::{DeviceChoice, KernelLevel, Precision};
+use cart_nn::{Activations, DeviceChoice, KernelLevel, Precision};
 use cart_store::Store;
 use clap::{Args, ValueEnum};
 
@@ -28,6 +28,9 @@ pub(crate) struct GlobalOptions {
     /// Force the kernels of a processor: portable, avx2, avx512vnni [default: the best it has]
     #[arg(long, global = true, value_name = "LEVEL")]
     kernels: Option<KernelLevel>,
+    /// Bits of activations to quantized weights: exact (16) or mixed (8, and 16 where they stand out) [default: exact]
+    #[arg(long, global = true, value_name = "BITS")]
+    activations: Option<Activations>,
     /// What computes: cpu, graph, cuda[:N], metal[:N] (GPUs: where built in) [default: cpu]
     ///
     /// `cpu` has kernels of its own, which take weights as they are stored. The others compute with
@@ -66,6 +69,8 @@ pub(crate) struct Context {
     pub(crate) threads: Option<usize>,
     /// Kernels of the engine; `None` for the best.
     pub(crate) kernels: Option<KernelLevel>,
+    /// Activations of the engine's kernels; `None` for exact ones.
+    pub(crate) activations: Option<Activations>,
     /// What computes.
     pub(crate) device: DeviceChoice,
     /// In what a device other than the CPU's kernels computes.
@@ -91,9 +96,22 @@ impl Context {
             quiet: options.quiet,
             threads,
             kernels: options.kernels,
+            activations: options.activations,
             device: options.device,
             precision: options.precision,
         }
+    }
+
+    /// The options that say what computes, for a process of its own.
+    pub(crate) fn of_computing(&self) -> Vec<String> {
+        let options = [
+            ("--kernels", self.kernels.map(|level| level.to_string())),
+            ("--activations", self.activations.map(|activations| activations.to_string())),
+            ("--device", Some(self.device.to_string())),
+            ("--precision", self.precision.map(|precision| precision.to_string())),
+        ];
+        let given = options.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?]));
+        given.flatten().collect()
     }
 
     /// The same options on another store.

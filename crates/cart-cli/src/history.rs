@@ -119,8 +119,8 @@ pub(crate) fn load_with(
 /// How this command's options load an agent.
 pub(crate) fn load_options(context: &Context) -> LoadOptions {
     let threads = context.threads.and_then(std::num::NonZeroUsize::new);
-    let Context { kernels, device, precision, .. } = *context;
-    LoadOptions { threads, kernels, device, precision, ..LoadOptions::default() }
+    let Context { kernels, activations, device, precision, .. } = *context;
+    LoadOptions { threads, kernels, activations, device, precision, ..LoadOptions::default() }
 }
 
 /// The memory of a cartridge, if it has one.

@@ -10,8 +10,8 @@ use cart_memory::{ForeignSpace, MemoryConfig, Normalization, UnifiedMemory};
 use cart_nn::decoder::{Decoder, Run, State};
 use cart_nn::graph::{Graph, GraphLoadError};
 use cart_nn::{
-    DeviceChoice, DeviceError, ForwardError, KernelError, KernelLevel, KvFormat, KvFormatError,
-    Logits, Model, Precision, Threads,
+    Activations, DeviceChoice, DeviceError, ForwardError, KernelError, KernelLevel, KvFormat,
+    KvFormatError, Logits, Model, Precision, Threads,
 };
 use cart_store::{BlobError, Verified};
 use thiserror::Error;
@@ -39,6 +39,8 @@ pub struct LoadOptions {
     pub context: Option<NonZeroUsize>,
     /// Kernels of the products; the best that the processor has if absent.
     pub kernels: Option<KernelLevel>,
+    /// In how many bits the kernels take activations to quantized weights; exact if absent.
+    pub activations: Option<Activations>,
     /// How sessions store keys and values. If absent: f16 for quantized weights, whose rounding is
     /// far coarser; f32 for float weights, so that nothing is rounded that was not before.
     pub kv: Option<KvFormat>,
@@ -63,6 +65,7 @@ impl Default for LoadOptions {
             threads: None,
             context: None,
             kernels: None,
+            activations: None,
             kv: None,
             device: DeviceChoice::Cpu,
             precision: None,
@@ -365,6 +368,9 @@ fn model(
     if options.kernels.is_some() {
         return Err(of_kernels("a kernel level"));
     }
+    if options.activations.is_some() {
+        return Err(of_kernels("a choice of activations"));
+    }
     if options.kv.is_some() {
         return Err(of_kernels("a format of keys and values"));
     }
@@ -387,6 +393,7 @@ fn kernels(
     }
     verified.check_finite()?;
     let model = Model::load_on(&threads(options)?, spec, &weights::weights(verified)?)?;
+    let model = model.with_activations(options.activations.unwrap_or_default());
     Ok(Decoder::Kernels(match options.kernels {
         Some(level) => model.with_kernel_level(level)?,
         None => model,

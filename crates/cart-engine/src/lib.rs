@@ -64,8 +64,8 @@ mod weights;
 pub use agent::{Agent, LoadError, LoadOptions};
 pub use calibration::CalibrationError;
 pub use cart_nn::{
-    DeviceChoice, DeviceError, KvFormat, Precision, UnknownDevice, UnknownKvFormat,
-    UnknownPrecision,
+    Activations, DeviceChoice, DeviceError, KvFormat, Precision, UnknownActivations, UnknownDevice,
+    UnknownKvFormat, UnknownPrecision,
 };
 pub use chat::{ChatError, ChatTemplate, Ending, Rendered};
 pub use event::{FinishReason, GenerateEvent, Generation, MemoryUse, SlotRead, StepEvent, Timings};

@@ -39,7 +39,7 @@ mod threads;
 pub use bytes::{SharedBytes, WeightSource, WeightTensor};
 pub use device::{DeviceChoice, DeviceError, Precision, UnknownDevice, UnknownPrecision};
 pub use forward::{ForwardError, Logits, LogitsFor, Run};
-pub use kernel::{KernelError, KernelLevel};
+pub use kernel::{Activations, KernelError, KernelLevel, UnknownActivations};
 pub use kv::{KvFormat, KvFormatError, UnknownKvFormat};
 pub use model::{LoadError, Model, WeightBytes};
 pub use recurrent::RecurrentShape;

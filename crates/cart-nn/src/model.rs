@@ -9,7 +9,7 @@ use cart_format::{ArchSpec, DType};
 use thiserror::Error;
 
 use crate::bytes::WeightSource;
-use crate::kernel::{KernelError, KernelLevel, Kernels};
+use crate::kernel::{Activations, KernelError, KernelLevel, Kernels};
 use crate::kv::{KvFormat, KvFormatError};
 use crate::matrix::{Linear, Matrix};
 use crate::model::binding::Binder;
@@ -179,8 +179,15 @@ impl Model {
     /// # Errors
     /// The processor lacks the instructions.
     pub fn with_kernel_level(mut self, level: KernelLevel) -> Result<Self, KernelError> {
-        self.kernels = Kernels::new(level)?;
+        let activations = self.kernels.activations();
+        self.kernels = Kernels::new(level)?.with_activations(activations);
         Ok(self)
+    }
+
+    /// The same model with activations of other bits; a model comes with exact ones.
+    pub fn with_activations(mut self, activations: Activations) -> Self {
+        self.kernels = self.kernels.with_activations(activations);
+        self
     }
 
     /// The kernels that are used.

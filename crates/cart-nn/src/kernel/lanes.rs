@@ -49,6 +49,8 @@ pub(crate) trait Lanes: Copy {
         first: usize,
         x: *const i8,
     ) -> Self::Ints;
+    /// `256 · high + low`.
+    unsafe fn both(high: Self::Ints, low: Self::Ints) -> Self::Ints;
     /// `ints − value · 2^SHIFT` as floats; `ints` as they are where `SHIFT` is 0.
     unsafe fn floats<const SHIFT: u32>(ints: Self::Ints, value: i32) -> Self::Floats;
 

@@ -16,7 +16,7 @@ use crate::kernel::lanes::{avx2::Avx2, avx512::Avx512};
 use crate::kernel::packed::{
     LINE, OUTPUTS, Packed, QUADS, code_bytes, codes_start, factor_bytes, shared_bytes, tile_bytes,
 };
-use crate::kernel::{KernelLevel, Kernels};
+use crate::kernel::{Activations, KernelLevel, Kernels};
 use crate::parallel::Rows;
 
 /// How far ahead memory is asked for, in bytes.
@@ -143,7 +143,12 @@ impl Job<'_> {
         (rows, first, columns): (Rows<'_, f32>, usize, &Range<usize>),
     ) -> usize {
         // SAFETY: passed on to the caller.
-        let sums = unsafe { self.sums::<L, F, R>() };
+        let sums = unsafe {
+            match self.input.activations {
+                Activations::Exact => self.sums::<L, F, R, true>(),
+                Activations::Mixed => self.sums::<L, F, R, false>(),
+            }
+        };
         for (row, sums) in sums.iter().enumerate() {
             // SAFETY: the caller has these columns alone.
             unsafe {
@@ -158,7 +163,9 @@ impl Job<'_> {
     }
 
     #[inline(always)]
-    unsafe fn sums<L: Lanes, F: Format, const R: usize>(&self) -> [[f32; OUTPUTS]; R] {
+    unsafe fn sums<L: Lanes, F: Format, const R: usize, const EXACT: bool>(
+        &self,
+    ) -> [[f32; OUTPUTS]; R] {
         const { assert!(R <= BLOCK) };
         let groups = self.input.groups;
         let count = self.input.block_rows(self.block).len();
@@ -183,6 +190,15 @@ impl Job<'_> {
                 }
                 for vector in 0..OUTPUTS / L::LANES {
                     let weights = Group::<L>::new::<F>(self.tile, groups, group, vector);
+                    if EXACT {
+                        each_row!(ROW < R {
+                            let rests = block.rests(group * count + self.at + ROW);
+                            let sum = &mut sums[ROW].as_mut()[vector];
+                            let shared = &*scales.add(ROW);
+                            *sum = weights.add_exact::<F>(*sum, x.add(ROW), rests, shared);
+                        });
+                        continue;
+                    }
                     // A loop over rows would keep the sums in memory.
                     each_row!(ROW < R {
                         let sum = &mut sums[ROW].as_mut()[vector];
@@ -197,8 +213,16 @@ impl Job<'_> {
                 }
             }
             let mut all_rests = [rests; R];
-            if R > 1 {
+            if R > 1 && !EXACT {
                 self.rests::<L, F, R>(&mut all_rests);
+            }
+            if EXACT {
+                for (out, sums) in out.iter_mut().zip(&sums) {
+                    for (vector, sum) in sums.as_ref().iter().enumerate() {
+                        L::store(*sum, out.as_mut_ptr().add(vector * L::LANES));
+                    }
+                }
+                return out;
             }
             for (out, (sums, rests)) in out.iter_mut().zip(sums.iter().zip(&all_rests)) {
                 let parts = sums.as_ref().iter().zip(rests.as_ref());
@@ -299,6 +323,65 @@ impl<L: Lanes> Group<L> {
         }
     }
 
+    /// `sum` plus the products with a group of activations and their rests.
+    #[inline(always)]
+    unsafe fn add_exact<F: Format>(
+        &self,
+        mut sum: L::Floats,
+        x: *const Codes,
+        rests: *const Codes,
+        shared: &GroupScale,
+    ) -> L::Floats {
+        let (x, rests) = (x.cast::<i8>(), rests.cast::<i8>());
+        // SAFETY: the caller has the instructions; the pointers are to groups.
+        unsafe {
+            let scale = L::splat(shared.scale / 256.0);
+            if F::PARTS == 1 {
+                let (dots, low) = match F::BITS {
+                    4 => (
+                        L::dots::<4, QUADS>(&self.codes, 0, x),
+                        L::dots::<4, QUADS>(&self.codes, 0, rests),
+                    ),
+                    5 => (
+                        L::dots::<5, QUADS>(&self.codes, 0, x),
+                        L::dots::<5, QUADS>(&self.codes, 0, rests),
+                    ),
+                    _ => (
+                        L::dots::<8, QUADS>(&self.codes, 0, x),
+                        L::dots::<8, QUADS>(&self.codes, 0, rests),
+                    ),
+                };
+                let dots = less_zero::<L, F>(L::both(dots, low), shared.both(0..2));
+                sum = L::multiply_add(L::multiply(dots, scale), self.scales[0], sum);
+                if F::MINS {
+                    sum = L::multiply_add(self.mins[0], L::splat(shared.sum), sum);
+                }
+                return sum;
+            }
+            for half in 0..2 {
+                let first = half * (QUADS / 2);
+                let (dots, low) = match F::BITS {
+                    2 | 3 => (
+                        L::dots::<3, { QUADS / 2 }>(&self.codes, first, x),
+                        L::dots::<3, { QUADS / 2 }>(&self.codes, first, rests),
+                    ),
+                    _ => (
+                        L::dots::<6, { QUADS / 2 }>(&self.codes, first, x),
+                        L::dots::<6, { QUADS / 2 }>(&self.codes, first, rests),
+                    ),
+                };
+                let both = shared.both(half..half + 1);
+                let dots = less_zero::<L, F>(L::both(dots, low), both);
+                sum = L::multiply_add(L::multiply(dots, scale), self.scales[half], sum);
+                if F::MINS {
+                    let x = L::splat(shared.scale / 256.0 * both as f32);
+                    sum = L::multiply_add(self.mins[half], x, sum);
+                }
+            }
+            sum
+        }
+    }
+
     /// `sum` plus the products with a group of activations.
     #[inline(always)]
     unsafe fn add_to<F: Format>(
@@ -317,7 +400,7 @@ impl<L: Lanes> Group<L> {
                     5 => L::dots::<5, QUADS>(&self.codes, 0, x),
                     _ => L::dots::<8, QUADS>(&self.codes, 0, x),
                 };
-                let dots = less_zero::<L, F>(dots, shared.halves[0] + shared.halves[1]);
+                let dots = less_zero::<L, F>(dots, shared.halves[0].wrapping_add(shared.halves[1]));
                 sum = L::multiply_add(L::multiply(dots, scale), self.scales[0], sum);
                 if F::MINS {
                     sum = L::multiply_add(self.mins[0], L::splat(shared.sum), sum);

@@ -24,7 +24,7 @@ pub(super) unsafe fn quantize(values: &[f32], largest: &mut [f32], places: &mut 
         let one = _mm_max_epi32(two, _mm_shuffle_epi32::<1>(two));
         *largest = f32::from_bits(_mm_cvtsi128_si32(one) as u32);
     }
-    let wide_from = wide_from(largest);
+    let wide_from = wide_from(largest, places.exact);
     for (group, (values, &largest)) in groups.iter().zip(&*largest).enumerate() {
         let (scale, inverse) = steps(largest);
         let inverse = _mm256_set1_ps(inverse);

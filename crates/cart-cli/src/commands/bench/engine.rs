@@ -264,7 +264,7 @@ impl<'a> Bench<'a> {
     fn cart(&self, job: Job, threads: u16) -> Result<(Command, Speech), Failure> {
         let mut command = self.launcher.cart(threads)?;
         command.arg("--quiet").arg("--store").arg(self.context.store_root()?);
-        command.arg("--threads").arg(threads.to_string());
+        command.arg("--threads").arg(threads.to_string()).args(self.context.of_computing());
         if job == Job::First {
             command.args(["run", NAME, "-n", "1", "-p", &self.plan.text.prompt]);
             return Ok((command, Speech::Text));

@@ -74,6 +74,12 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn both(high: __m256i, low: __m256i) -> __m256i {
+        // SAFETY: see above.
+        unsafe { _mm256_add_epi32(_mm256_slli_epi32::<8>(high), low) }
+    }
+
+    #[inline(always)]
     unsafe fn floats<const SHIFT: u32>(ints: __m256i, value: i32) -> __m256 {
         // SAFETY: see above.
         unsafe {

@@ -81,6 +81,12 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn both(high: __m512i, low: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_add_epi32(_mm512_slli_epi32::<8>(high), low) }
+    }
+
+    #[inline(always)]
     unsafe fn floats<const SHIFT: u32>(ints: __m512i, value: i32) -> __m512 {
         // SAFETY: see above.
         unsafe {

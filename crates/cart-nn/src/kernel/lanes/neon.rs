@@ -71,6 +71,12 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
+    unsafe fn both(high: int32x4_t, low: int32x4_t) -> int32x4_t {
+        // SAFETY: see above.
+        unsafe { vaddq_s32(vshlq_n_s32::<8>(high), low) }
+    }
+
+    #[inline(always)]
     unsafe fn floats<const SHIFT: u32>(ints: int32x4_t, value: i32) -> float32x4_t {
         // SAFETY: see above.
         unsafe {

@@ -65,6 +65,11 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    unsafe fn both(high: Self::Ints, low: Self::Ints) -> Self::Ints {
+        std::array::from_fn(|lane| high[lane].wrapping_mul(256).wrapping_add(low[lane]))
+    }
+
+    #[inline(always)]
     unsafe fn floats<const SHIFT: u32>(ints: Self::Ints, value: i32) -> Self::Floats {
         let value = if SHIFT == 0 { 0 } else { value << SHIFT };
         ints.map(|int| (int - value) as f32)
