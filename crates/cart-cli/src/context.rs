@@ -31,7 +31,7 @@ pub(crate) struct GlobalOptions {
     /// Bits of activations to quantized weights: exact (16) or mixed (8, and 16 where they stand out) [default: exact]
     #[arg(long, global = true, value_name = "BITS")]
     activations: Option<Activations>,
-    /// What computes: cpu, graph, cuda[:N], metal[:N] (GPUs: where built in) [default: cpu]
+    /// What computes: cpu, graph, cuda, cuda:N, metal, metal:N (GPUs: where built in) [default: cpu]
     ///
     /// `cpu` has kernels of its own, which take weights as they are stored. The others compute with
     /// tensor operations: `graph` on the CPU, slower, and the same as on a GPU.
