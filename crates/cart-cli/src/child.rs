@@ -1,6 +1,6 @@
 //! Other processes of this command: experiments need a context that is really gone.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -42,29 +42,33 @@ pub(crate) fn cart(context: &Context, arguments: &[String]) -> Result<String, Fa
     stdout_of(arguments, &output)
 }
 
-/// The same with this text on its stdin.
+/// The same with a text on its stdin; `None` for a command that reads nothing.
 pub(crate) fn cart_reading(
     context: &Context,
     arguments: &[String],
-    text: &str,
+    text: Option<&str>,
 ) -> Result<String, Failure> {
-    let child = spawn_reading(context, arguments, text)?;
-    stdout_of(arguments, &child.wait_with_output().map_err(Failure::refused)?)
+    let command = command(context, arguments)?;
+    let output = reading(command, text, Child::wait_with_output).map_err(Failure::refused)?;
+    stdout_of(arguments, &output)
 }
 
-/// How long it takes from the start of the process to its first byte on stdout. The process may end
-/// as it likes after.
+/// How long it takes from the start of the process to its first byte on stdout, with a text on its
+/// stdin or, for a command that reads nothing, without. The process may end as it likes after.
 pub(crate) fn first_output(
     context: &Context,
     arguments: &[String],
-    text: &str,
+    text: Option<&str>,
 ) -> Result<Duration, Failure> {
+    let command = command(context, arguments)?;
     let began = Instant::now();
-    let mut child = spawn_reading(context, arguments, text)?;
-    let stdout = child.stdout.as_mut().expect("stdout was piped");
-    let found = stdout.read(&mut [0]).map_err(Failure::refused)?;
-    let took = began.elapsed();
-    let output = child.wait_with_output().map_err(Failure::refused)?;
+    let (found, took, output) = reading(command, text, |mut child| {
+        let stdout = child.stdout.as_mut().expect("stdout was piped");
+        let found = stdout.read(&mut [0])?;
+        let took = began.elapsed();
+        Ok((found, took, child.wait_with_output()?))
+    })
+    .map_err(Failure::refused)?;
     stdout_of(arguments, &output)?;
     if found == 0 {
         return Err(Failure::refused(ChildError::Silent { arguments: arguments.join(" ") }));
@@ -72,16 +76,24 @@ pub(crate) fn first_output(
     Ok(took)
 }
 
-fn spawn_reading(context: &Context, arguments: &[String], text: &str) -> Result<Child, Failure> {
-    let mut child = command(context, arguments)?
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(Failure::refused)?;
-    // A child that does not read it says by its exit code whether that is an error.
-    let _ = child.stdin.take().expect("stdin was piped").write_all(text.as_bytes());
-    Ok(child)
+/// Starts a command whose stdout and stderr are piped, and hands it to `watch` while the text is
+/// written to its stdin. A pipe holds a few dozen KiB: whoever wrote a longer text first would wait
+/// for a child that waits for someone to read what it says, or that never reads.
+fn reading<T>(
+    mut command: Command,
+    text: Option<&str>,
+    watch: impl FnOnce(Child) -> io::Result<T>,
+) -> io::Result<T> {
+    let stdin = if text.is_some() { Stdio::piped() } else { Stdio::null() };
+    let mut child = command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let stdin = child.stdin.take();
+    std::thread::scope(|scope| {
+        if let (Some(mut stdin), Some(text)) = (stdin, text) {
+            // A child that does not read it says by its exit code whether that is an error.
+            scope.spawn(move || stdin.write_all(text.as_bytes()));
+        }
+        watch(child)
+    })
 }
 
 /// What it printed, if it ended well.
@@ -140,4 +152,52 @@ fn command(context: &Context, arguments: &[String]) -> Result<Command, Failure> 
     }
     command.args(context.of_computing()).args(arguments).stdin(Stdio::null());
     Ok(command)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    /// Longer than any pipe holds.
+    const LONG: usize = 1 << 20;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn a_long_text_is_written_while_the_answer_is_read() {
+        let text = "x".repeat(LONG);
+        let output = reading(shell("cat"), Some(&text), Child::wait_with_output).unwrap();
+        assert_eq!(output.stdout, text.as_bytes());
+    }
+
+    #[test]
+    fn a_child_answers_before_it_has_read_anything() {
+        let text = "x".repeat(LONG);
+        let script = "echo first; read -r answer < \"$0\"; cat > /dev/null";
+        let folder = tempfile::tempdir().unwrap();
+        let gate = folder.path().join("gate");
+        assert!(Command::new("mkfifo").arg(&gate).status().unwrap().success());
+        let mut command = shell(script);
+        command.arg(&gate);
+        // The child reads its stdin only once its first output was seen.
+        let status = reading(command, Some(&text), |mut child| {
+            child.stdout.as_mut().expect("stdout was piped").read_exact(&mut [0; 6])?;
+            std::fs::write(&gate, "go\n")?;
+            child.wait()
+        });
+        assert!(status.unwrap().success());
+    }
+
+    #[test]
+    fn a_child_that_reads_nothing_has_no_text_to_wait_for() {
+        let none = reading(shell("wc -c"), None, Child::wait_with_output).unwrap();
+        assert_eq!(String::from_utf8(none.stdout).unwrap().trim(), "0");
+        let text = "x".repeat(LONG);
+        let done = reading(shell("echo done"), Some(&text), Child::wait_with_output).unwrap();
+        assert_eq!(done.stdout, b"done\n");
+    }
 }

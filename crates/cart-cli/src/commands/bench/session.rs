@@ -71,6 +71,13 @@ struct Bench {
     going_on: String,
 }
 
+/// What a process is to do.
+struct Way<'a> {
+    arguments: &'a [&'a str],
+    /// What it reads on its stdin.
+    text: Option<&'a str>,
+}
+
 /// One process that generated.
 struct Ran {
     manifest: String,
@@ -121,9 +128,10 @@ impl Bench {
     fn run(&self, context: &Context, rounds: u16) -> Result<SessionBenchReport, Failure> {
         context.remark("reading the text and saving the session …");
         let save = ["run", NAME, "-p", "-", "-n", "0", "--save", SAVED, "--with-session"];
-        let kept = self.json(&save)?;
+        let kept = self.json(&self.reads(&save))?;
         let read = ["run", NAME, "-p", "-", "-n", &self.going_on, "--ignore-eos"];
         let resume = ["run", SAVED, "--resume", "-n", &self.going_on, "--ignore-eos"];
+        let (read, resume) = (self.reads(&read), Way { arguments: &resume, text: None });
         let (mut state, mut first) = (Pair::new(), Pair::new());
         let mut ran = None;
         for round in 1..=rounds {
@@ -146,8 +154,13 @@ impl Bench {
         })
     }
 
-    fn generate(&self, arguments: &[&str]) -> Result<Ran, Failure> {
-        let report = self.json(arguments)?;
+    /// A process that reads the text.
+    fn reads<'a>(&'a self, arguments: &'a [&str]) -> Way<'a> {
+        Way { arguments, text: Some(&self.text) }
+    }
+
+    fn generate(&self, way: &Way<'_>) -> Result<Ran, Failure> {
+        let report = self.json(way)?;
         let ids = |field: &str| -> Vec<u64> {
             report[field].as_array().into_iter().flatten().filter_map(Value::as_u64).collect()
         };
@@ -160,14 +173,14 @@ impl Bench {
         })
     }
 
-    fn json(&self, arguments: &[&str]) -> Result<Value, Failure> {
-        let arguments = words(&[&["--json"], arguments].concat());
-        let output = child::cart_reading(&self.inner, &arguments, &self.text)?;
+    fn json(&self, way: &Way<'_>) -> Result<Value, Failure> {
+        let arguments = words(&[&["--json"], way.arguments].concat());
+        let output = child::cart_reading(&self.inner, &arguments, way.text)?;
         serde_json::from_str(&output).map_err(Failure::bug)
     }
 
-    fn first_output(&self, arguments: &[&str]) -> Result<f64, Failure> {
-        let took = child::first_output(&self.inner, &words(arguments), &self.text)?;
+    fn first_output(&self, way: &Way<'_>) -> Result<f64, Failure> {
+        let took = child::first_output(&self.inner, &words(way.arguments), way.text)?;
         Ok(Duration::as_secs_f64(&took))
     }
 }
