@@ -20,8 +20,8 @@ pub(crate) struct Unit {
     range: Range<u64>,
     part: Part,
     expected: [u8; 32],
-    /// Types of the tensors that have these bytes: which are to be looked through for values that are
-    /// no numbers.
+    /// Types of the tensors that have these bytes: which are to be looked through for values that
+    /// are no numbers.
     types: Vec<DType>,
 }
 
@@ -30,6 +30,16 @@ pub(crate) struct Unit {
 pub(crate) enum Part {
     Whole,
     Segment(u64),
+}
+
+/// What one or two units showed.
+#[derive(Default)]
+struct Checked {
+    damage: Vec<Found>,
+    /// Values that are no numbers, in bytes that have their digest.
+    places: Vec<Place>,
+    /// Bytes that were read to their end.
+    bytes: u64,
 }
 
 /// What is wrong with a part of a blob.
@@ -110,8 +120,10 @@ impl Unit {
 #[derive(Debug)]
 pub(crate) struct Audit {
     pub(crate) found: Vec<Found>,
-    /// Values that are no numbers, in no order; the first of each unit and type.
+    /// Values that are no numbers, in no order; the first of each unit and type. None of a unit
+    /// that is damaged: its bytes are not those of the cartridge.
     pub(crate) not_finite: Vec<Place>,
+    /// Bytes hashed; none of what could not be found or read.
     pub(crate) bytes: u64,
     pub(crate) threads: usize,
 }
@@ -124,22 +136,22 @@ pub(crate) fn audit(
     progress: &dyn Progress,
 ) -> Result<Audit, Cancelled> {
     units.sort_by_key(|unit| std::cmp::Reverse(unit.len()));
-    let bytes = units.iter().map(Unit::len).sum();
-    progress.total(bytes);
+    progress.total(units.iter().map(Unit::len).sum());
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let threads = threads.unwrap_or_else(cores).clamp(1, units.len().div_ceil(2).max(1));
     // Neighbours are of about the same length, so both lanes of a pair end together.
     let pairs: Vec<&[Unit]> = units.chunks(2).collect();
     let next = AtomicUsize::new(0);
     let cancelled = AtomicBool::new(false);
-    let seen = Mutex::new((Vec::new(), Vec::new()));
+    let seen = Mutex::new(Checked::default());
     let work = || {
         while let Some(pair) = pairs.get(next.fetch_add(1, Ordering::Relaxed)) {
             match check_pair(pair, locate, progress) {
-                Ok((damage, places)) => {
+                Ok(checked) => {
                     let mut seen = seen.lock().expect("no thread panics holding it");
-                    seen.0.extend(damage);
-                    seen.1.extend(places);
+                    seen.damage.extend(checked.damage);
+                    seen.places.extend(checked.places);
+                    seen.bytes += checked.bytes;
                 }
                 Err(Cancelled) => return cancelled.store(true, Ordering::Relaxed),
             }
@@ -154,7 +166,8 @@ pub(crate) fn audit(
     if cancelled.into_inner() {
         return Err(Cancelled);
     }
-    let (mut found, not_finite) = seen.into_inner().expect("no thread panics holding it");
+    let Checked { damage: mut found, places: not_finite, bytes } =
+        seen.into_inner().expect("no thread panics holding it");
     found.sort_by_key(|(blob, part, _): &Found| (*blob, *part));
     found.dedup();
     Ok(Audit { found, not_finite, bytes, threads })
@@ -166,14 +179,14 @@ fn check_pair(
     units: &[Unit],
     locate: &Locate<'_>,
     progress: &dyn Progress,
-) -> Result<(Vec<Found>, Vec<Place>), Cancelled> {
-    let mut damage = Vec::new();
+) -> Result<Checked, Cancelled> {
+    let mut checked = Checked::default();
     let mut located = Vec::new();
     for unit in units {
         match locate(&unit.blob) {
             Ok(location) => located.push((unit, location)),
             // Of the whole blob, so that it is said once for all of its segments.
-            Err(error) => damage.push((unit.blob, Part::Whole, error.into())),
+            Err(error) => checked.damage.push((unit.blob, Part::Whole, error.into())),
         }
     }
     let readers = [0, 1].map(|lane| {
@@ -199,16 +212,21 @@ fn check_pair(
         };
         hashing::digest_pair([lane(0, left as &mut See<'_>), lane(1, right)], progress)?
     };
-    let mut places = Vec::new();
-    for ((unit, location), scans) in located.iter().zip(scans) {
-        places.extend(unit.places(location, scans));
-    }
-    damage.extend(located.iter().zip(digests).filter_map(|((unit, _), digest)| match digest {
-        Ok(digest) => unit.compare(digest),
-        Err(error) => {
-            let kind = DamageKind::Unreadable { reason: error.to_string() };
-            Some((unit.blob, unit.part, kind))
+    for (((unit, location), scans), digest) in located.iter().zip(scans).zip(digests) {
+        let damage = match digest {
+            Ok(digest) => {
+                checked.bytes += unit.len();
+                unit.compare(digest)
+            }
+            Err(error) => {
+                let kind = DamageKind::Unreadable { reason: error.to_string() };
+                Some((unit.blob, unit.part, kind))
+            }
+        };
+        match damage {
+            Some(damage) => checked.damage.push(damage),
+            None => checked.places.extend(unit.places(location, scans)),
         }
-    }));
-    Ok((damage, places))
+    }
+    Ok(checked)
 }

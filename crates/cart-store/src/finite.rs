@@ -1,5 +1,7 @@
 //! Looking for values that are no numbers in weights, while they are hashed.
 
+use std::collections::BTreeSet;
+
 use cart_format::{BlobId, DType, Manifest, TensorName, first_not_finite};
 use serde::Serialize;
 use thiserror::Error;
@@ -22,7 +24,8 @@ pub struct NotFinite {
 }
 
 /// What was looked at: every value of the model's float tensors, and every scale of its quantized
-/// ones.
+/// ones. A tensor whose blob is damaged or missing is not among them: its bytes are not those of
+/// the cartridge.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FiniteScan {
     /// Tensors.
@@ -36,8 +39,8 @@ pub struct FiniteScan {
 /// A value that is no number: the blob, the type that it was read as, and the element's index.
 pub(crate) type Place = (BlobId, DType, u64);
 
-/// Looks through a range of a blob that is shown to it in order. A block belongs to the range that it
-/// begins in.
+/// Looks through a range of a blob that is shown to it in order. A block belongs to the range that
+/// it begins in.
 #[derive(Debug)]
 pub(crate) struct Scan {
     dtype: DType,
@@ -100,10 +103,20 @@ impl Scan {
     }
 }
 
-/// What was looked at in the tensors of a manifest, and the first of the places by tensor and position.
-pub(crate) fn scanned(manifest: &Manifest, places: &[Place]) -> FiniteScan {
+/// What was looked at in the tensors of a manifest, and the first of the places by tensor and
+/// position.
+///
+/// * `damaged`: blobs whose bytes are not those of the manifest
+pub(crate) fn scanned(
+    manifest: &Manifest,
+    places: &[Place],
+    damaged: &BTreeSet<BlobId>,
+) -> FiniteScan {
     let mut scan = FiniteScan::default();
     for (name, entry) in &manifest.model.tensors {
+        if damaged.contains(&entry.blob) {
+            continue;
+        }
         scan.tensors += 1;
         scan.bytes += manifest.blobs.get(&entry.blob).map_or(0, |blob| blob.size);
         let of_tensor =

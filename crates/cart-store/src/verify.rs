@@ -97,13 +97,14 @@ pub enum DamageKind {
 /// What was verified, as numbers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct VerifyReport {
-    /// Blobs looked at.
+    /// Blobs of the cartridge; each was looked for.
     pub blobs: u64,
     /// Segments of blobs over 16 MiB among them.
     pub segments: u64,
-    /// Bytes hashed.
+    /// Bytes hashed; none of a blob that is missing or could not be read.
     pub bytes: u64,
-    /// Whether the weights are numbers. Weights that are not are no damage: they are what was packed.
+    /// Whether the weights are numbers. Weights that are not are no damage: they are what was
+    /// packed.
     pub finite: FiniteScan,
     /// How long it took.
     pub seconds: f64,
@@ -212,7 +213,8 @@ fn examine(
         audit(units, options.threads, &locate, progress)?;
     let blobs = manifest.blobs.len() as u64;
     let seconds = began.elapsed().as_secs_f64();
-    let finite = finite::scanned(manifest, &not_finite);
+    let damaged = found.iter().map(|(blob, ..)| *blob).collect();
+    let finite = finite::scanned(manifest, &not_finite, &damaged);
     let report = VerifyReport { blobs, segments, bytes, finite, seconds, threads };
     Ok((with_uses(manifest, found), report))
 }

@@ -97,6 +97,41 @@ fn a_scale_that_is_no_number_is_named_and_is_no_damage() {
     }
 }
 
+/// Bytes that are not the cartridge's say nothing about its weights, and what is not there was not
+/// looked at.
+#[test]
+fn only_bytes_that_verified_are_looked_through_for_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open_or_create(dir.path()).unwrap();
+    let floats = |value: f32, count: usize| value.to_le_bytes().repeat(count);
+    let long = SEGMENT as usize / 4 + 50;
+    let tensors =
+        [("long", floats(3.5, long)), ("gone", floats(2.5, 20)), ("good", floats(1.5, 10))];
+    let packed = pack(&store, "bytes", &tensors, 0);
+    let of_bytes = open(&store, "bytes");
+    let mut manifest = of_bytes.manifest().clone();
+    for tensor in manifest.model.tensors.values_mut() {
+        (tensor.dtype, tensor.shape) = (DType::F32, vec![tensor.shape[0] / 4]);
+    }
+    let id = store.put_manifest(&manifest).unwrap();
+    let report = || match open(&store, &id.hex()).verify(&VerifyOptions::default(), &Silent) {
+        Err(VerifyError::Damaged { report, .. }) => *report,
+        other => panic!("{other:?}"),
+    };
+    std::fs::remove_file(blob_path(&store, &packed.blobs[1])).unwrap();
+    let missing = report();
+    assert_eq!((missing.blobs, missing.bytes), (3, 4 * (long as u64 + 10)));
+    assert_eq!((missing.finite.tensors, missing.finite.bytes), (2, 4 * (long as u64 + 10)));
+    // 3.5 is 0x40600000; the flipped bits make it 0xffffffff.
+    let path = blob_path(&store, &packed.blobs[0]);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[SEGMENT as usize + 8..][..4].fill(0xff);
+    std::fs::write(&path, bytes).unwrap();
+    let damaged = report();
+    assert_eq!(damaged.finite.first, None, "what is damaged was looked through");
+    assert_eq!((damaged.finite.tensors, damaged.finite.bytes), (1, 40));
+}
+
 #[test]
 fn every_place_of_damage_is_named() {
     let dir = tempfile::tempdir().unwrap();
