@@ -34,12 +34,14 @@ pub(crate) const BLOCK: usize = 16;
 pub(crate) struct Codes(pub(crate) [i8; GROUP]);
 
 /// What a group of 32 activation codes shares.
+///
+/// Where activations are mixed, `value ≈ scale · (code + rest / 256)`. Where they are exact, the rests
+/// are no afterthought: `value ≈ scale · (256 · code + rest)`, and `halves` are sums of what is in the brackets.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[repr(C)]
 pub(crate) struct GroupScale {
-    /// `value ≈ scale · (code + rest / 256)`.
     pub(crate) scale: f32,
-    /// `scale · Σ codes`, for the minimum of the weights; where activations are exact, rests included.
+    /// `scale · Σ halves`, for the minimum of the weights.
     pub(crate) sum: f32,
     /// Sums of the first and of the second 16 codes.
     pub(crate) halves: [i32; 2],
@@ -53,22 +55,17 @@ impl GroupScale {
         Self { scale, sum: scale * halves[0].wrapping_add(halves[1]) as f32, halves, rests }
     }
 
-    /// The same with the rests in its sum.
+    /// The same for codes and rests as one number.
     #[inline(always)]
     pub(super) fn exact(self) -> Self {
-        Self { sum: self.scale / 256.0 * self.both(0..2) as f32, ..self }
+        let halves = [0, 1].map(|half| {
+            let codes: i32 = self.halves[half];
+            codes.wrapping_mul(256).wrapping_add(self.rests[half])
+        });
+        Self::new(self.scale / 256.0, halves, self.rests)
     }
 
-    /// `Σ (256 · code + rest)` of halves.
-    #[inline(always)]
-    pub(crate) fn both(&self, halves: Range<usize>) -> i32 {
-        halves.fold(0, |sum, half| {
-            let both = self.halves[half].wrapping_mul(256).wrapping_add(self.rests[half]);
-            sum.wrapping_add(both)
-        })
-    }
-
-    /// The same for the rests as if they were the codes.
+    /// The same for the rests as if they were the codes, where activations are mixed.
     #[inline(always)]
     pub(crate) fn of_rests(&self) -> Self {
         Self::new(self.scale / 256.0, self.rests, [0; 2])
@@ -86,7 +83,7 @@ pub(crate) struct Quantized {
     scales: Box<[GroupScale]>,
     /// Rests of the wide groups.
     rests: Box<[MaybeUninit<Codes>]>,
-    /// For each group of each block a bit for each row: whether it is wide.
+    /// For each group of each block a bit for each row: whether it is wide; all are where they are exact.
     wide: Vec<AtomicU16>,
 }
 
@@ -150,7 +147,10 @@ impl Places<'_> {
             self.scales.write(at, 0, &[scale]);
             if let Some(rests) = rests {
                 self.rests.write(at, 0, &[rests]);
-                self.wide[group].fetch_or(1 << self.row, Ordering::Relaxed);
+                // Lines of these words are shared between cores, so they are left alone where all is known.
+                if !self.exact {
+                    self.wide[group].fetch_or(1 << self.row, Ordering::Relaxed);
+                }
             }
         }
     }
@@ -165,8 +165,11 @@ impl Quantized {
         let mut codes = Box::new_uninit_slice(rows * groups);
         let mut scales = Box::new_uninit_slice(rows * groups);
         let mut rests = Box::new_uninit_slice(rows * groups);
+        let exact = kernels.activations() == Activations::Exact;
         let mut wide = Vec::new();
-        wide.resize_with(rows.div_ceil(BLOCK) * groups, AtomicU16::default);
+        wide.resize_with(rows.div_ceil(BLOCK) * groups, || {
+            AtomicU16::new(if exact { u16::MAX } else { 0 })
+        });
         {
             let codes = Rows::empty(&mut codes, 1);
             let scales = Rows::empty(&mut scales, 1);
@@ -184,7 +187,7 @@ impl Quantized {
                         scales,
                         rests,
                         wide: &wide[block * groups..][..groups],
-                        exact: kernels.activations() == Activations::Exact,
+                        exact,
                     };
                     let values = &values[index * width..][..width];
                     quantize(kernels, values, &mut largest, &mut places);
@@ -251,10 +254,7 @@ fn quantize(kernels: Kernels, values: &[f32], largest: &mut [f32], places: &mut 
 /// single far larger one does not lift out of the others' reach. NaN, which no group reaches, where a value is no
 /// number.
 #[inline(always)]
-pub(super) fn wide_from(largest: &[f32], exact: bool) -> f32 {
-    if exact {
-        return 0.0;
-    }
+pub(super) fn wide_from(largest: &[f32]) -> f32 {
     let mean = largest.iter().map(|largest| largest.sqrt()).sum::<f32>() / largest.len() as f32;
     mean * mean
 }
@@ -266,10 +266,10 @@ fn quantize_portable(values: &[f32], largest: &mut [f32], places: &mut Places<'_
         let bits = values.iter().map(|value| value.abs().to_bits()).fold(0, u32::max);
         *largest = f32::from_bits(bits);
     }
-    let wide_from = wide_from(largest, places.exact);
+    let wide_from = wide_from(largest);
     for (group, (values, &largest)) in groups.iter().zip(&*largest).enumerate() {
         let (scale, inverse) = steps(largest);
-        let is_wide = largest >= wide_from;
+        let is_wide = places.exact || largest >= wide_from;
         let (mut codes, mut rests) = (Codes::default(), Codes::default());
         let (mut halves, mut rest_halves) = ([0_i32; 2], [0_i32; 2]);
         for (index, value) in values.iter().enumerate() {

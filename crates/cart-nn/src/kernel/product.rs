@@ -335,7 +335,7 @@ impl<L: Lanes> Group<L> {
         let (x, rests) = (x.cast::<i8>(), rests.cast::<i8>());
         // SAFETY: the caller has the instructions; the pointers are to groups.
         unsafe {
-            let scale = L::splat(shared.scale / 256.0);
+            let scale = L::splat(shared.scale);
             if F::PARTS == 1 {
                 let (dots, low) = match F::BITS {
                     4 => (
@@ -351,7 +351,8 @@ impl<L: Lanes> Group<L> {
                         L::dots::<8, QUADS>(&self.codes, 0, rests),
                     ),
                 };
-                let dots = less_zero::<L, F>(L::both(dots, low), shared.both(0..2));
+                let both = shared.halves[0].wrapping_add(shared.halves[1]);
+                let dots = less_zero::<L, F>(L::both(dots, low), both);
                 sum = L::multiply_add(L::multiply(dots, scale), self.scales[0], sum);
                 if F::MINS {
                     sum = L::multiply_add(self.mins[0], L::splat(shared.sum), sum);
@@ -370,11 +371,11 @@ impl<L: Lanes> Group<L> {
                         L::dots::<6, { QUADS / 2 }>(&self.codes, first, rests),
                     ),
                 };
-                let both = shared.both(half..half + 1);
+                let both = shared.halves[half];
                 let dots = less_zero::<L, F>(L::both(dots, low), both);
                 sum = L::multiply_add(L::multiply(dots, scale), self.scales[half], sum);
                 if F::MINS {
-                    let x = L::splat(shared.scale / 256.0 * both as f32);
+                    let x = L::splat(shared.scale * both as f32);
                     sum = L::multiply_add(self.mins[half], x, sum);
                 }
             }

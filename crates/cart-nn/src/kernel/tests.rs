@@ -100,11 +100,16 @@ fn assert_close(found: &[f32], exact: &[(f64, f64)], what: &str) {
 
 /// The values that codes stand for.
 fn values(codes: &Quantized) -> Vec<f32> {
+    let mode = codes.activations;
     let group = |(row, group)| {
         let (codes, shared, rests) = codes.group(row, group);
         std::array::from_fn::<f32, GROUP, _>(|index| {
-            let rest = rests.map_or(0, |rests| rests.0[index]);
-            shared.scale * (f32::from(codes.0[index]) + f32::from(rest) / 256.0)
+            let rest = f32::from(rests.map_or(0, |rests| rests.0[index]));
+            let code = f32::from(codes.0[index]);
+            match mode {
+                Activations::Exact => shared.scale * (256.0 * code + rest),
+                Activations::Mixed => shared.scale * (code + rest / 256.0),
+            }
         })
     };
     (0..codes.rows)
@@ -209,7 +214,11 @@ fn activations_lose_at_most_a_step() {
         for (index, value) in values.iter().enumerate() {
             let (_, shared, rests) = codes.group(index / 160, index % 160 / GROUP);
             // Half a step; of the rests a whole one, which would be 128 or −128.
-            let step = if rests.is_some() { 1.01 / 256.0 } else { 0.501 };
+            let step = match (kernels.activations(), rests) {
+                (Activations::Exact, _) => 1.01,
+                (Activations::Mixed, Some(_)) => 1.01 / 256.0,
+                (Activations::Mixed, None) => 0.501,
+            };
             wide += usize::from(rests.is_some());
             let error = (value - taken[index]).abs();
             assert!(error <= shared.scale * step, "{kernels:?} {index}: {value}");
@@ -223,12 +232,14 @@ fn activations_lose_at_most_a_step() {
                 codes.map_or(0, |codes| range.map(|index| i32::from(codes.0[index])).sum())
             };
             let halves = |codes| [half(codes, 0..16), half(codes, 16..32)];
-            assert_eq!(shared.halves, halves(Some(codes)));
-            assert_eq!(shared.rests, halves(rests));
-            let sum = match kernels.activations() {
-                Activations::Exact => shared.scale / 256.0 * shared.both(0..2) as f32,
-                Activations::Mixed => shared.scale * (shared.halves[0] + shared.halves[1]) as f32,
+            let (codes, rests) = (halves(Some(codes)), halves(rests));
+            let expected = match kernels.activations() {
+                Activations::Exact => [0, 1].map(|half| 256 * codes[half] + rests[half]),
+                Activations::Mixed => codes,
             };
+            assert_eq!(shared.halves, expected);
+            assert_eq!(shared.rests, rests);
+            let sum = shared.scale * (shared.halves[0] + shared.halves[1]) as f32;
             assert_eq!(shared.sum, sum);
         }
     }
@@ -244,6 +255,8 @@ fn activations_that_are_no_numbers_stay_visible() {
             let codes = Quantized::new(kernels, &values, 64);
             let scale = |group| codes.group(0, group).1.scale;
             assert!(scale(0).is_finite() && !scale(1).is_finite());
+            let exact = kernels.activations() == Activations::Exact;
+            assert!(!exact || codes.group(0, 1).2.is_some(), "exact products read all rests");
         }
         let codes = Quantized::new(kernels, &[1e-38; 32], 32);
         let (codes, shared, _) = codes.group(0, 0);

@@ -24,7 +24,7 @@ pub(super) unsafe fn quantize(values: &[f32], largest: &mut [f32], places: &mut 
         let one = _mm_max_epi32(two, _mm_shuffle_epi32::<1>(two));
         *largest = f32::from_bits(_mm_cvtsi128_si32(one) as u32);
     }
-    let wide_from = wide_from(largest, places.exact);
+    let wide_from = wide_from(largest);
     for (group, (values, &largest)) in groups.iter().zip(&*largest).enumerate() {
         let (scale, inverse) = steps(largest);
         let inverse = _mm256_set1_ps(inverse);
@@ -32,7 +32,7 @@ pub(super) unsafe fn quantize(values: &[f32], largest: &mut [f32], places: &mut 
         let codes = steps.map(|part| _mm256_cvtps_epi32(part));
         let mut rests = None;
         let mut rest_halves = [0; 2];
-        if largest >= wide_from {
+        if places.exact || largest >= wide_from {
             let parts: [__m256i; 4] = std::array::from_fn(|part| {
                 let rest = _mm256_sub_ps(steps[part], _mm256_cvtepi32_ps(codes[part]));
                 let rest = _mm256_cvtps_epi32(_mm256_mul_ps(rest, _mm256_set1_ps(256.0)));
