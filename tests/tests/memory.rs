@@ -8,7 +8,7 @@ use cart_tests::{Cart, fixture};
 #[test]
 fn a_trace_is_replayed_to_the_same_memory_on_any_number_of_threads() {
     let cart = Cart::new();
-    for name in ["stm", "ltm", "observer", "goal", "store", "graph"] {
+    for name in ["stm", "ltm", "observer", "goal", "store", "graph", "validity"] {
         let trace = fixture(&format!("memory/{name}.trace.jsonl"));
         let one = cart.json(["--threads", "1", "memory", "replay", "--trace", &trace]);
         let two = cart.json(["--threads", "2", "memory", "replay", "--trace", &trace]);
@@ -31,9 +31,9 @@ fn a_log_is_replayed_cut_or_whole_and_refused_where_it_was_edited() {
     let mut trace = Trace::open(&text).unwrap();
     let start = trace.memory();
     let (mut writer, mut bytes) =
-        LogWriter::begin(start.space(), start.normalization(), start.config());
+        LogWriter::begin(start.space(), start.normalization(), start.config()).unwrap();
     while let Some(step) = trace.step().unwrap() {
-        bytes.extend(writer.record(&step.input, &step.outcome));
+        bytes.extend(writer.record(&step.input, &step.outcome).unwrap());
     }
     let path = cart.file("whole.log", &bytes);
     let one = cart.json(["--threads", "1", "memory", "replay", "--log", &path]);
@@ -51,6 +51,10 @@ fn a_log_is_replayed_cut_or_whole_and_refused_where_it_was_edited() {
     let path = cart.file("edited.log", &bytes);
     let said = cart.refused(["memory", "replay", "--log", &path]);
     assert!(said.contains("was changed after it was written"), "{said}");
+    // The hint says what can be done, and it can be.
+    let until = said.split("`--until ").nth(1).unwrap().split('`').next().unwrap();
+    let before = cart.json(["memory", "replay", "--log", &path, "--until", until]);
+    assert_eq!(before["records"].to_string(), until);
 }
 
 #[test]

@@ -16,14 +16,16 @@ pub struct Addressed {
     pub uncertainty: f32,
     /// Shares of top-k, uniform and random reads; they add up to 1.
     pub mixture: [f32; 3],
-    /// Every slot that holds with its weight, largest first; of equals the lower id. They add up
-    /// to 1.
+    /// The slots of the top-k and of the random read with their weights, largest first; of equals
+    /// the lower id. With `rest` they add up to 1.
     pub reads: Vec<Share>,
+    /// The weight of all other slots together: what the uniform read leaves to them.
+    pub rest: f32,
 }
 
 impl UnifiedMemory {
-    /// Reads by the meta-policy (the setting `addressing`); the slots of the top-k and of the
-    /// random read count as read at this tick. None where no slot holds.
+    /// Reads by the meta-policy (the setting `addressing`); what is returned, the slots of the top-k
+    /// and of the random read, counts as read at this tick. None where no slot holds.
     ///
     /// With W₀ each slot's share of the scores over 0 (all alike where there are none) and
     /// `u = H(W₀) / ln n`: `W = π₁ · top_k(W₀) + π₂ / n + π₃ · random_k`, `π = softmax(bias + slope · u)`.
@@ -61,20 +63,13 @@ impl UnifiedMemory {
             .collect();
         let weights: Vec<f64> = weights.into_iter().map(|(_, weight)| weight).collect();
         let read = self.mixed(&slots, weights, k.max(1), seed);
-        self.touch(at, read.1.into_iter());
-        let active = read.0.reads.iter().map(|read| (read.slot.id, read.share)).collect();
+        self.touch(at, read.reads.iter().map(|read| read.slot));
+        let active = read.shares().into_iter().map(|read| (read.slot.id, read.share)).collect();
         self.fire_reads(at, active);
-        Ok(Some(read.0))
+        Ok(Some(read))
     }
 
-    /// The read, and the slots of its top-k and random parts.
-    fn mixed(
-        &self,
-        slots: &[SlotRef],
-        mut base: Vec<f64>,
-        k: usize,
-        seed: u64,
-    ) -> (Addressed, Vec<SlotRef>) {
+    fn mixed(&self, slots: &[SlotRef], mut base: Vec<f64>, k: usize, seed: u64) -> Addressed {
         let n = slots.len();
         if base.iter().sum::<f64>() <= 0.0 {
             base = vec![1.0 / n as f64; n];
@@ -92,13 +87,20 @@ impl UnifiedMemory {
         for &place in &random {
             weights[place] += mixture[2] / k as f64;
         }
-        let touched = top.iter().chain(&random).map(|&place| slots[place]).collect();
-        let reads = largest(&weights, n)
+        let mut returned: Vec<usize> = top.into_iter().chain(random).collect();
+        returned.sort_by(|&a, &b| weights[b].total_cmp(&weights[a]).then(a.cmp(&b)));
+        returned.dedup();
+        let rest = (n - returned.len()) as f64 * mixture[1] / n as f64;
+        let reads = returned
             .into_iter()
             .map(|place| Share { slot: slots[place], share: weights[place] as f32 })
             .collect();
-        let mixture = mixture.map(|share| share as f32);
-        (Addressed { uncertainty: uncertainty as f32, mixture, reads }, touched)
+        Addressed {
+            uncertainty: uncertainty as f32,
+            mixture: mixture.map(|share| share as f32),
+            reads,
+            rest: rest as f32,
+        }
     }
 
     fn mixture(&self, uncertainty: f64) -> [f64; 3] {
@@ -111,6 +113,15 @@ impl UnifiedMemory {
         let powers = logits.map(|logit| libm::exp(logit - most));
         let sum: f64 = powers.iter().sum();
         powers.map(|power| power / sum)
+    }
+}
+
+impl Addressed {
+    /// What each slot that was returned has of all that were.
+    pub(crate) fn shares(&self) -> Vec<Share> {
+        let sum: f64 = self.reads.iter().map(|read| f64::from(read.share)).sum();
+        let share = |share: f32| if sum > 0.0 { (f64::from(share) / sum) as f32 } else { 0.0 };
+        self.reads.iter().map(|read| Share { share: share(read.share), ..*read }).collect()
     }
 }
 

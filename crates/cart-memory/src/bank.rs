@@ -6,7 +6,7 @@
 use crate::Normalization;
 use crate::config::MergeRule;
 use crate::fusion::Metric;
-use crate::slot::{Slot, SlotId, SlotValue};
+use crate::slot::{Slot, SlotId, SlotValue, Tick};
 
 /// A store of slots with a fixed capacity.
 #[derive(Clone, Debug)]
@@ -18,6 +18,33 @@ pub(crate) struct Bank {
     units: Vec<f32>,
     len: usize,
     metric: Metric,
+}
+
+/// The slots nearest to a key, by whether they may take what comes with it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Nearby {
+    /// Of those that may take it and hold.
+    holding: Option<Nearest>,
+    /// Of those that may take it and have ended.
+    ended: Option<Nearest>,
+    /// Of those that may not take it.
+    pub(crate) other: Option<Nearest>,
+}
+
+impl Nearby {
+    /// The slot that takes what holds: one that holds, or else one that has ended, which then holds
+    /// again.
+    ///
+    /// * `least`: the cosine from which a slot is near enough
+    pub(crate) fn taker(&self, least: f32) -> Option<Nearest> {
+        let near = |found: Option<Nearest>| found.filter(|near| near.cosine >= least);
+        near(self.holding).or(near(self.ended))
+    }
+
+    /// The slot that takes what has ended: never one that holds.
+    pub(crate) fn taker_of_ended(&self, least: f32) -> Option<Nearest> {
+        self.ended.filter(|near| near.cosine >= least)
+    }
 }
 
 /// A position and its cosine with what was asked for.
@@ -115,18 +142,23 @@ impl Bank {
         })
     }
 
-    /// The nearest slot that may take `value` (with [`MergeRule::SameValue`] one that says it), and
-    /// the nearest of the others. At equal cosines the lower id wins.
+    /// The nearest slots that may take `value` at a tick (with [`MergeRule::SameValue`] those that
+    /// say it), and the nearest of the others. At equal cosines the lower id wins.
     pub(crate) fn nearest(
         &self,
+        at: Tick,
         unit: &[f32],
         value: &SlotValue,
         rule: MergeRule,
-    ) -> (Option<Nearest>, Option<Nearest>) {
-        let (mut same, mut other) = (None, None);
+    ) -> Nearby {
+        let mut nearby = Nearby::default();
         for (near, slot) in self.cosines(unit) {
             let takes = rule == MergeRule::Nearest || slot.value == *value;
-            let best = if takes { &mut same } else { &mut other };
+            let best = match (takes, slot.validity.holds(at)) {
+                (true, true) => &mut nearby.holding,
+                (true, false) => &mut nearby.ended,
+                (false, _) => &mut nearby.other,
+            };
             if best.is_none_or(|best: Nearest| {
                 near.cosine > best.cosine
                     || near.cosine == best.cosine && slot.id < self.slot(best.position).id
@@ -134,6 +166,6 @@ impl Bank {
                 *best = Some(near);
             }
         }
-        (same, other)
+        nearby
     }
 }

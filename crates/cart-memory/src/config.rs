@@ -1,6 +1,7 @@
 //! The settings of a memory.
 
 mod rules;
+mod vectors;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -9,6 +10,7 @@ pub use rules::{
     AddressingRules, BiasRules, BufferRules, ContradictionPolicy, ContradictionRules,
     DiagnosticRules, GraphRules, MergeRule, Part, StoreRules,
 };
+pub(crate) use vectors::{check_centres, with_parts};
 
 /// Most slots of a store, which keeps positions and sizes well inside 32 bits.
 pub const MAX_SLOTS: u32 = 1 << 20;
@@ -26,9 +28,56 @@ pub struct ConfigError {
     /// The setting.
     pub name: &'static str,
     /// Its value.
-    pub found: f64,
+    pub found: SettingValue,
     /// What it may be.
     pub allowed: Allowed,
+}
+
+/// The value of a setting. Whole numbers are kept whole: over 2⁵³ a double would show another one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum SettingValue {
+    /// A count, a number of ticks or a seed.
+    Whole(u64),
+    /// A rate, a threshold or a weight.
+    Real(f64),
+}
+
+impl SettingValue {
+    fn within(self, least: f64, most: f64) -> bool {
+        match self {
+            // Bounds of whole numbers are whole and at most 2⁵³.
+            Self::Whole(found) => (least as u64..=most as u64).contains(&found),
+            // Rates are given as f32, so a bound is met as f32 too.
+            Self::Real(found) => found.is_finite() && found as f32 >= least as f32 && found <= most,
+        }
+    }
+}
+
+impl From<f32> for SettingValue {
+    fn from(found: f32) -> Self {
+        Self::Real(f64::from(found))
+    }
+}
+
+impl From<u32> for SettingValue {
+    fn from(found: u32) -> Self {
+        Self::Whole(u64::from(found))
+    }
+}
+
+impl From<u64> for SettingValue {
+    fn from(found: u64) -> Self {
+        Self::Whole(found)
+    }
+}
+
+impl std::fmt::Display for SettingValue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Whole(found) => write!(f, "{found}"),
+            Self::Real(found) => write!(f, "{found}"),
+        }
+    }
 }
 
 /// A range of numbers.
@@ -180,8 +229,7 @@ impl MemoryConfig {
     /// The first setting that is out of its range, or not a number.
     pub fn check(&self) -> Result<(), ConfigError> {
         for (name, found, (least, most)) in self.numbers().into_iter().chain(self.rule_numbers()) {
-            // Rates are given as f32, so a bound is met as f32 too.
-            if !(found.is_finite() && found as f32 >= least as f32 && found <= most) {
+            if !found.within(least, most) {
                 return Err(ConfigError { name, found, allowed: Allowed { least, most } });
             }
         }
@@ -194,29 +242,28 @@ impl MemoryConfig {
         let count = (1.0, f64::from(MAX_SLOTS));
         let interval = (1.0, (1_u64 << 53) as f64);
         let nats = (0.0, 1e6);
-        let f = f64::from;
         vec![
-            ("stm_slots", f64::from(self.stm_slots), count),
-            ("ltm_slots", f64::from(self.ltm_slots), count),
-            ("max_span_tokens", f64::from(self.max_span_tokens), (1.0, f64::from(MAX_SPAN_TOKENS))),
-            ("merge_threshold", f(self.merge_threshold), (-1.0, 1.0)),
-            ("stm_ema_alpha", f(self.stm_ema_alpha), rate),
-            ("ltm_ema_alpha", f(self.ltm_ema_alpha), rate),
-            ("age_beta", f(self.age_beta), (0.0, f64::INFINITY)),
-            ("novelty_threshold", f(self.novelty_threshold), (-1.0, 1.0)),
-            ("consolidate_threshold", f(self.consolidate_threshold), unit),
-            ("consolidate_most", f64::from(self.consolidate_most), count),
-            ("material_change", f(self.material_change), rate),
-            ("observer_interval", self.observer_interval as f64, interval),
-            ("prune_interval", self.prune_interval as f64, interval),
-            ("prune_age", self.prune_age as f64, interval),
-            ("goal_rate", f(self.goal_rate), unit),
-            ("goal_cap", f(self.goal_cap), unit),
-            ("surprise_alpha", f(self.surprise_alpha), rate),
-            ("surprise_prior_mean", f(self.surprise_prior_mean), nats),
-            ("surprise_prior_deviation", f(self.surprise_prior_deviation), (1e-6, 1e6)),
-            ("goal_prompt_blend", f(self.goal_prompt_blend), unit),
-            ("goal_vectors", f64::from(self.goal_vectors), (0.0, f64::from(MAX_GOAL_VECTORS))),
+            ("stm_slots", self.stm_slots.into(), count),
+            ("ltm_slots", self.ltm_slots.into(), count),
+            ("max_span_tokens", self.max_span_tokens.into(), (1.0, f64::from(MAX_SPAN_TOKENS))),
+            ("merge_threshold", self.merge_threshold.into(), (-1.0, 1.0)),
+            ("stm_ema_alpha", self.stm_ema_alpha.into(), rate),
+            ("ltm_ema_alpha", self.ltm_ema_alpha.into(), rate),
+            ("age_beta", self.age_beta.into(), (0.0, f64::INFINITY)),
+            ("novelty_threshold", self.novelty_threshold.into(), (-1.0, 1.0)),
+            ("consolidate_threshold", self.consolidate_threshold.into(), unit),
+            ("consolidate_most", self.consolidate_most.into(), count),
+            ("material_change", self.material_change.into(), rate),
+            ("observer_interval", self.observer_interval.into(), interval),
+            ("prune_interval", self.prune_interval.into(), interval),
+            ("prune_age", self.prune_age.into(), interval),
+            ("goal_rate", self.goal_rate.into(), unit),
+            ("goal_cap", self.goal_cap.into(), unit),
+            ("surprise_alpha", self.surprise_alpha.into(), rate),
+            ("surprise_prior_mean", self.surprise_prior_mean.into(), nats),
+            ("surprise_prior_deviation", self.surprise_prior_deviation.into(), (1e-6, 1e6)),
+            ("goal_prompt_blend", self.goal_prompt_blend.into(), unit),
+            ("goal_vectors", self.goal_vectors.into(), (0.0, f64::from(MAX_GOAL_VECTORS))),
         ]
     }
 
@@ -224,54 +271,49 @@ impl MemoryConfig {
         let unit = (0.0, 1.0);
         let cosine = (-1.0, 1.0);
         let large = (0.0, 1e6);
-        let f = f64::from;
         let mut all: Vec<Setting> = Vec::new();
         if let Some(rules) = &self.buffer {
-            all.push(("buffer.retention", f(rules.retention), unit));
-            all.push(("buffer.floor", f(rules.floor), unit));
+            all.push(("buffer.retention", rules.retention.into(), unit));
+            all.push(("buffer.floor", rules.floor.into(), unit));
         }
         if let Some(rules) = &self.store {
-            all.push(("store.z_threshold", f(rules.z_threshold), large));
-            all.push(("store.capacity_pressure", f(rules.capacity_pressure), large));
-            all.push(("store.retention", f(rules.retention), unit));
-            all.push(("store.floor", f(rules.floor), unit));
+            all.push(("store.z_threshold", rules.z_threshold.into(), large));
+            all.push(("store.capacity_pressure", rules.capacity_pressure.into(), large));
+            all.push(("store.retention", rules.retention.into(), unit));
+            all.push(("store.floor", rules.floor.into(), unit));
         }
         if let Some(rules) = &self.diagnostic {
             let samples = (1.0, f64::from(MAX_SAMPLES));
-            all.push(("diagnostic.seed", rules.seed as f64, (0.0, (1_u64 << 53) as f64)));
-            all.push(("diagnostic.samples", f64::from(rules.samples), samples));
-            all.push(("diagnostic.sigma", f(rules.sigma), (0.0, 100.0)));
-            all.push(("diagnostic.floor", f(rules.floor), unit));
+            all.push(("diagnostic.seed", rules.seed.into(), (0.0, (1_u64 << 53) as f64)));
+            all.push(("diagnostic.samples", rules.samples.into(), samples));
+            all.push(("diagnostic.sigma", rules.sigma.into(), (0.0, 100.0)));
+            all.push(("diagnostic.floor", rules.floor.into(), unit));
         }
         if let Some(rules) = &self.graph {
-            all.push(("graph.rate", f(rules.rate), unit));
-            all.push(("graph.decay", f(rules.decay), unit));
-            all.push(("graph.window", rules.window as f64, (1.0, (1_u64 << 53) as f64)));
-            all.push(("graph.depression", f(rules.depression), unit));
-            all.push(("graph.read_activity", f(rules.read_activity), unit));
-            all.push((
-                "graph.out_degree",
-                f64::from(rules.out_degree),
-                (1.0, f64::from(MAX_SLOTS)),
-            ));
-            all.push(("graph.alpha", f(rules.alpha), unit));
-            all.push(("graph.floor", f(rules.floor), unit));
+            all.push(("graph.rate", rules.rate.into(), unit));
+            all.push(("graph.decay", rules.decay.into(), unit));
+            all.push(("graph.window", rules.window.into(), (1.0, (1_u64 << 53) as f64)));
+            all.push(("graph.depression", rules.depression.into(), unit));
+            all.push(("graph.read_activity", rules.read_activity.into(), unit));
+            all.push(("graph.out_degree", rules.out_degree.into(), (1.0, f64::from(MAX_SLOTS))));
+            all.push(("graph.alpha", rules.alpha.into(), unit));
+            all.push(("graph.floor", rules.floor.into(), unit));
         }
         if let Some(rules) = &self.addressing {
-            let both = |name, number: f32| (name, f(number), (-100.0, 100.0));
+            let both = |name, number: f32| (name, number.into(), (-100.0, 100.0));
             all.extend(rules.bias.map(|number| both("addressing.bias", number)));
             all.extend(rules.slope.map(|number| both("addressing.slope", number)));
         }
         if let Some(rules) = &self.contradictions {
-            all.push(("contradictions.cosine", f(rules.cosine), cosine));
+            all.push(("contradictions.cosine", rules.cosine.into(), cosine));
         }
         if let Some(rules) = &self.bias {
-            all.push(("bias.cosine", f(rules.cosine), cosine));
-            all.push(("bias.keep", f(rules.keep), unit));
+            all.push(("bias.cosine", rules.cosine.into(), cosine));
+            all.push(("bias.keep", rules.keep.into(), unit));
         }
         for part in &self.parts {
-            all.push(("parts.dim", f64::from(part.dim), (1.0, f64::from(MAX_SLOTS))));
-            all.push(("parts.weight", f(part.weight), (1e-6, 1e6)));
+            all.push(("parts.dim", part.dim.into(), (1.0, f64::from(MAX_SLOTS))));
+            all.push(("parts.weight", part.weight.into(), (1e-6, 1e6)));
         }
         all
     }
@@ -298,7 +340,7 @@ impl MemoryConfig {
 }
 
 /// A setting's name, its value, and its least and most.
-type Setting = (&'static str, f64, (f64, f64));
+type Setting = (&'static str, SettingValue, (f64, f64));
 
 #[cfg(test)]
 mod tests {
@@ -315,7 +357,10 @@ mod tests {
     #[test]
     fn each_setting_out_of_range_is_named() {
         let base = MemoryConfig::default();
-        let cases: [(&str, MemoryConfig); 8] = [
+        let large = (1 << 53) + 1;
+        let diagnostic = Some(DiagnosticRules { seed: large, ..DiagnosticRules::default() });
+        let graph = Some(GraphRules { window: u64::MAX, ..GraphRules::default() });
+        let cases: [(&str, MemoryConfig); 13] = [
             ("stm_slots", MemoryConfig { stm_slots: 0, ..base.clone() }),
             ("ltm_slots", MemoryConfig { ltm_slots: 0, ..base.clone() }),
             ("ltm_slots", MemoryConfig { ltm_slots: MAX_SLOTS + 1, ..base.clone() }),
@@ -324,10 +369,20 @@ mod tests {
             ("age_beta", MemoryConfig { age_beta: f32::INFINITY, ..base.clone() }),
             ("observer_interval", MemoryConfig { observer_interval: 0, ..base.clone() }),
             ("goal_rate", MemoryConfig { goal_rate: -0.1, ..base.clone() }),
+            ("observer_interval", MemoryConfig { observer_interval: large, ..base.clone() }),
+            ("prune_interval", MemoryConfig { prune_interval: large, ..base.clone() }),
+            ("prune_age", MemoryConfig { prune_age: u64::MAX, ..base.clone() }),
+            ("diagnostic.seed", MemoryConfig { diagnostic, ..base.clone() }),
+            ("graph.window", MemoryConfig { graph, ..base.clone() }),
         ];
         for (name, config) in cases {
             assert_eq!(config.check().unwrap_err().name, name);
         }
+        let largest = MemoryConfig { prune_age: 1 << 53, ..base.clone() };
+        assert_eq!(largest.check(), Ok(()));
+        let over = MemoryConfig { prune_age: large, ..base };
+        let said = over.check().unwrap_err().to_string();
+        assert!(said.contains("9007199254740993; allowed: 1 to 9007199254740992"), "{said}");
     }
 
     #[test]

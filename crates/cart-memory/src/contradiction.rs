@@ -1,9 +1,11 @@
 //! Contradictions: the same key with another value. Both are kept; which of them holds is a policy.
+//! And succession: what follows for others where a slot leaves, so that no value is lost because
+//! something took its place that is gone itself.
 
 use crate::config::ContradictionPolicy;
 use crate::event::MemoryEvent;
 use crate::slot::{SlotRef, StoreKind};
-use crate::{Tick, UnifiedMemory};
+use crate::{Slot, SlotId, Tick, UnifiedMemory};
 
 /// A slot that holds and says something else under nearly the same key.
 struct Rival {
@@ -13,14 +15,16 @@ struct Rival {
 }
 
 impl UnifiedMemory {
-    /// Looks for slots that contradict the short-term slot at `position`, which was just written.
+    /// Looks for slots that contradict the short-term slot at `position`, which was just written. What
+    /// is said again holds again, unless it loses against them.
     pub(crate) fn contradict(&mut self, at: Tick, position: usize, events: &mut Vec<MemoryEvent>) {
-        let Some(rules) = self.config.contradictions else { return };
         let slot = self.stm.slot(position);
         let own = SlotRef { store: StoreKind::Stm, id: slot.id };
+        let Some(rules) = self.config.contradictions else { return self.reopen(own, events) };
         let worth = slot.gated_energy();
         let rivals = self.rivals(at, position, rules.cosine);
         if rules.policy == ContradictionPolicy::KeepBoth {
+            self.reopen(own, events);
             let event = |rival: Rival| MemoryEvent::Contradicted {
                 slot: own,
                 other: rival.at,
@@ -68,10 +72,46 @@ impl UnifiedMemory {
     }
 
     fn reopen(&mut self, slot: SlotRef, events: &mut Vec<MemoryEvent>) {
-        let found = self.find_mut(slot).expect("the slot was just written");
+        let found = self.find_mut(slot).expect("the slot was found in this memory");
         if found.validity.until.take().is_some() {
             found.validity.superseded_by = None;
             events.push(MemoryEvent::Reopened { slot });
+        }
+    }
+
+    /// Whether a short-term slot holds in place of another that is still there. It is worth keeping
+    /// then whatever its energy: without it, the other would be what is known.
+    pub(crate) fn corrects(&self, at: Tick, position: usize) -> bool {
+        let slot = self.stm.slot(position);
+        slot.validity.holds(at)
+            && self.slots().any(|(_, other)| other.validity.superseded_by == Some(slot.id))
+    }
+
+    /// A slot is gone. Its links, and what it took the place of, go to the slot that keeps what it
+    /// said; the latter otherwise to the slot that took its own place. Where there is none of these,
+    /// what it took the place of holds again.
+    pub(crate) fn succeed(
+        &mut self,
+        gone: &Slot,
+        home: Option<SlotId>,
+        events: &mut Vec<MemoryEvent>,
+    ) {
+        self.unlink(gone.id, home);
+        let heir = home.or(gone.validity.superseded_by);
+        let ended: Vec<SlotRef> = self
+            .slots()
+            .filter(|(_, slot)| slot.validity.superseded_by == Some(gone.id))
+            .map(|(slot, _)| slot)
+            .collect();
+        for slot in ended {
+            // Two slots may have been told to take each other's place.
+            match heir.filter(|&heir| heir != slot.id) {
+                Some(heir) => {
+                    let found = self.find_mut(slot).expect("the slot was found in this memory");
+                    found.validity.superseded_by = Some(heir);
+                }
+                None => self.reopen(slot, events),
+            }
         }
     }
 

@@ -60,13 +60,10 @@ impl UnifiedMemory {
             };
             let slot = self.bank_mut(store).remove(position);
             self.counters.faded += 1;
-            self.unlink(slot.id, home);
             let at = SlotRef { store, id: slot.id };
-            events.push(MemoryEvent::Faded {
-                slot: at,
-                text: slot.value.text,
-                energy: slot.energy,
-            });
+            let (text, energy) = (slot.value.text.clone(), slot.energy);
+            events.push(MemoryEvent::Faded { slot: at, text, energy });
+            self.succeed(&slot, home, events);
         }
     }
 }

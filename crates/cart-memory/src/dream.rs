@@ -189,7 +189,8 @@ impl UnifiedMemory {
                 done.into = Some(id);
             }
         }
-        self.unlink(gone.id, Some(id));
+        // With an heir, nothing that has ended holds again, so there are no events.
+        self.succeed(&gone, Some(id), &mut Vec::new());
         Merged { kept: id, gone: gone.id, cosine, text: gone.value.text }
     }
 
@@ -248,8 +249,11 @@ impl UnifiedMemory {
             }
         }
         let read: Vec<f32> = read.into_iter().map(|value| value as f32).collect();
-        let mut key = self.ltm.slot(query).key.clone();
+        let own = &self.ltm.slot(query).key;
+        let mut key = own.clone();
         vector::blend(&mut key, &read, refine);
+        // A part that the slot lacks is not made up from what others have.
+        self.normalization.metric().mask(&mut key, own);
         key
     }
 

@@ -149,7 +149,7 @@ pub enum MemoryEvent {
     Surprised {
         /// The short-term slot that the observation went into.
         slot: SlotId,
-        /// Deviations over the running mean.
+        /// Deviations over the running mean, kept within what f32 holds.
         z: f32,
         /// Deviations that the store asked for.
         needed: f32,

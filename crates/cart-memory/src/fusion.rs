@@ -6,6 +6,7 @@
 use thiserror::Error;
 
 use crate::config::Part;
+use crate::seeded::Seeded;
 use crate::vector::{self, VectorError};
 
 /// Why parts don't make a key.
@@ -127,6 +128,36 @@ impl Metric {
         });
     }
 
+    /// A unit key with noise of the expected length `sigma`, brought to unit length again; the key
+    /// itself where noise has left it without a direction. Parts that are missing stay missing. Every
+    /// value takes one draw, so that a draw's place does not depend on which parts are there.
+    pub(crate) fn perturbed(&self, unit: &[f32], sigma: f64, chance: &mut Seeded) -> Vec<f32> {
+        let scale = sigma / (unit.len() as f64).sqrt();
+        let mut noisy: Vec<f32> =
+            unit.iter().map(|&value| (f64::from(value) + scale * chance.normal()) as f32).collect();
+        self.mask(&mut noisy, unit);
+        let mut wide: Vec<f64> = noisy.iter().map(|&value| f64::from(value)).collect();
+        let norm = wide.iter().map(|value| value * value).sum::<f64>().sqrt();
+        if !(norm.is_finite() && norm > 0.0) {
+            return unit.to_vec();
+        }
+        if self.is_whole() {
+            wide.iter_mut().for_each(|value| *value /= norm);
+        } else {
+            self.balance(&mut wide);
+        }
+        wide.into_iter().map(|value| value as f32).collect()
+    }
+
+    /// Sets the parts of a key to 0 that another key lacks.
+    pub(crate) fn mask(&self, key: &mut [f32], like: &[f32]) {
+        self.each(|start, dim, _| {
+            if like[start..][..dim].iter().all(|&value| value == 0.0) {
+                key[start..][..dim].fill(0.0);
+            }
+        });
+    }
+
     fn masked(&self, a: &[f32], b: &[f32]) -> f32 {
         let (mut product, mut in_a, mut in_b, mut in_both) = (0.0, 0.0, 0.0, 0.0);
         let present = |part: &[f32]| part.iter().any(|&value| value != 0.0);
@@ -181,6 +212,25 @@ mod tests {
             refused(&[("text", &[1.0, 0.0]), ("text", &[1.0, 0.0])]),
             E::Twice { .. }
         ));
+    }
+
+    #[test]
+    fn noise_falls_on_whole_parts_and_leaves_each_at_its_length() {
+        let metric = Metric::of(&parts());
+        let length = |part: &[f32]| vector::norm(part);
+        // A value that is 0 in a part that is there gets noise like the others.
+        let unit = [0.75_f64.sqrt() as f32, 0.0, 0.0, 0.5, 0.0];
+        let noisy = metric.perturbed(&unit, 0.5, &mut Seeded::new(3));
+        assert!(noisy.iter().all(|&value| value != 0.0), "{noisy:?}");
+        assert!((length(&noisy[..2]) - 0.75_f64.sqrt()).abs() < 1e-6, "{noisy:?}");
+        assert!((length(&noisy[2..]) - 0.5).abs() < 1e-6, "{noisy:?}");
+        // A part that is missing stays missing, and takes its draws all the same.
+        let noisy = metric.perturbed(&[0.0, 0.0, 0.0, 1.0, 0.0], 0.5, &mut Seeded::new(3));
+        assert_eq!(noisy[..2], [0.0, 0.0]);
+        assert!((length(&noisy) - 1.0).abs() < 1e-6 && noisy[2] != 0.0, "{noisy:?}");
+        let mut chance = Seeded::new(3);
+        let draws: Vec<f64> = (0..5).map(|_| chance.normal()).collect();
+        assert!(((noisy[2] / noisy[4]) as f64 - draws[2] / draws[4]).abs() < 1e-3);
     }
 
     #[test]

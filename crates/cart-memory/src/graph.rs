@@ -87,8 +87,11 @@ impl Graph {
         if amount <= 0.0 {
             return;
         }
-        if at > self.current.at || self.current.slots.is_empty() {
-            self.previous = std::mem::take(&mut self.current);
+        if at > self.current.at {
+            // Where every slot that was active has left, the activity before that still counts.
+            if !self.current.slots.is_empty() {
+                self.previous = std::mem::take(&mut self.current);
+            }
             self.current.at = at;
         }
         let more = self.raise(slot, amount);
@@ -223,6 +226,19 @@ mod tests {
         graph.activate(5, SlotId(1), 0.6, &rules());
         graph.activate(5, SlotId(2), 1.0, &rules());
         assert_eq!(links(&graph), [(1, 2, 0.25), (3, 1, 0.3), (3, 2, 0.5)]);
+    }
+
+    #[test]
+    fn activity_survives_what_was_active_after_it_and_left() {
+        for later in [2, 3] {
+            let mut graph = Graph::default();
+            graph.activate(1, SlotId(1), 1.0, &rules());
+            graph.activate(2, SlotId(2), 1.0, &rules());
+            graph.leave(SlotId(2), None, &rules());
+            let rules = GraphRules { window: 2, ..rules() };
+            graph.activate(later, SlotId(3), 1.0, &rules);
+            assert_eq!(links(&graph), [(1, 3, 0.5)], "at {later}");
+        }
     }
 
     #[test]

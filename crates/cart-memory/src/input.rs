@@ -254,7 +254,7 @@ impl UnifiedMemory {
             Input::Address { at, query, k, seed } => {
                 check_seed(*seed)?;
                 let read = self.address(*at, query, *k as usize, *seed)?;
-                let shares = read.iter().flat_map(|read| read.reads.clone()).collect();
+                let shares = read.iter().flat_map(Addressed::shares).collect();
                 Ok(Outcome::read(shares, Answer::Addressed { read }))
             }
             Input::Counterfactual { query, how } => {

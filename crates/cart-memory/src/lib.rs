@@ -7,13 +7,15 @@
 //!
 //! Begin with [`UnifiedMemory`], which holds everything; [`Observation`], which it is told;
 //! [`MemoryEvent`], which it answers; [`Recalled`] and [`Neighbour`], by which it reaches a model's
-//! output; and [`MemorySnapshot`], by which it is saved.
+//! output; [`Input`], which is anything that can be done to it, for [`log`]s and [`trace`]s; and
+//! [`MemorySnapshot`], by which it is saved.
 
 mod addressing;
 mod associate;
 mod bank;
 pub mod config;
 mod contradiction;
+mod counters;
 mod cycle;
 mod dream;
 mod event;
@@ -46,6 +48,7 @@ mod vector;
 pub use addressing::Addressed;
 pub use associate::Associated;
 pub use config::{ConfigError, MemoryConfig};
+pub use counters::Counters;
 pub use dream::{DreamCheck, DreamError, DreamOptions, DreamReport, Merged};
 pub use event::{Cause, Flag, Intake, MemoryEvent, Near, Share};
 pub use fusion::{FusionError, fuse};
@@ -63,7 +66,7 @@ pub use slot::{
     Consolidation, KeyStatistics, Slot, SlotId, SlotRef, SlotValue, StoreKind, Tick, TokenKeys,
     Validity,
 };
-pub use snapshot::{MemorySnapshot, MemoryTensor, RestoreError, SlotProblem};
+pub use snapshot::{GraphProblem, MemorySnapshot, MemoryTensor, RestoreError, SlotProblem};
 pub use surprise::{SurpriseStatistics, energy_from_surprise};
-pub use unified::{Counters, ForeignSpace, UnifiedMemory};
+pub use unified::{ForeignSpace, UnifiedMemory};
 pub use vector::VectorError;

@@ -1,7 +1,8 @@
 //! The log of a memory: everything that was done to it, with the decisions that followed (spec 37).
 //!
 //! Replaying a log rebuilds the memory bit for bit. A record's digest covers the one before, so an
-//! edit anywhere is noticed; a log that was cut opens up to its last whole record.
+//! edit is noticed unless every digest after it was computed again, which only a digest kept
+//! elsewhere shows. A log that was cut opens up to its last whole record.
 
 mod bytes;
 mod error;
@@ -63,36 +64,46 @@ pub struct LogWriter {
 
 impl LogWriter {
     /// A log that begins with an empty memory; returns its first bytes.
+    ///
+    /// # Errors
+    /// The settings are larger than what a reader takes.
     pub fn begin(
         space: SpaceId,
         normalization: &Normalization,
         config: &MemoryConfig,
-    ) -> (Self, Vec<u8>) {
+    ) -> Result<(Self, Vec<u8>), LogError> {
         let head = Head { space, config: Some(config.clone()), base: None };
         let floats = [normalization.centre(), normalization.scale()].concat();
         Self::with_head(&head, &floats)
     }
 
     /// A log that goes on from a memory as it is now; returns its first bytes.
-    pub fn continuing(memory: &UnifiedMemory) -> (Self, Vec<u8>) {
+    ///
+    /// # Errors
+    /// None that occurs: the head is a few hundred bytes.
+    pub fn continuing(memory: &UnifiedMemory) -> Result<(Self, Vec<u8>), LogError> {
         let base = Some(memory.snapshot().id());
         Self::with_head(&Head { space: memory.space(), config: None, base }, &[])
     }
 
-    fn with_head(head: &Head, floats: &[f32]) -> (Self, Vec<u8>) {
+    fn with_head(head: &Head, floats: &[f32]) -> Result<(Self, Vec<u8>), LogError> {
         let mut chain = Chain::new();
         let mut bytes = MAGIC.to_vec();
-        bytes.extend(chain.record(&Payload::new(head, floats.to_vec())));
-        (Self { chain, records: 0 }, bytes)
+        bytes.extend(chain.record(&Payload::new(head, floats.to_vec())?));
+        Ok((Self { chain, records: 0 }, bytes))
     }
 
     /// The bytes of the next record: to be appended before anything else is done.
-    pub fn record(&mut self, input: &Input, outcome: &Outcome) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// The record is larger than what a reader takes. The log is as it was then.
+    pub fn record(&mut self, input: &Input, outcome: &Outcome) -> Result<Vec<u8>, LogError> {
         let mut input = input.clone();
         let (lengths, floats) = bytes::take_floats(&mut input);
         let document = Document { input, lengths, events: outcome.events.clone() };
+        let payload = Payload::new(&document, floats)?;
         self.records += 1;
-        self.chain.record(&Payload::new(&document, floats))
+        Ok(self.chain.record(&payload))
     }
 
     /// Digest of everything so far: what names this log.
@@ -113,7 +124,8 @@ pub struct MemoryLog {
     start: Start,
     /// Every whole record, in order.
     pub records: Vec<LogRecord>,
-    /// Bytes of whole records; what comes after was cut and can be dropped before more is appended.
+    /// Bytes of the records that were read; where all were, what comes after was cut and can be
+    /// dropped before more is appended.
     pub whole_bytes: usize,
     /// Digest of the whole records.
     pub digest: [u8; 32],
@@ -132,12 +144,21 @@ impl MemoryLog {
     /// # Errors
     /// It does not begin as a log, its first record is cut, or a byte was changed.
     pub fn open(bytes: &[u8]) -> Result<Self, LogError> {
+        Self::open_first(bytes, u64::MAX)
+    }
+
+    /// Opens the first operations of a log, whatever comes after them.
+    ///
+    /// # Errors
+    /// As [`MemoryLog::open`], within these operations.
+    pub fn open_first(bytes: &[u8], most: u64) -> Result<Self, LogError> {
         let mut reader = LogReader::open(bytes)?;
         let (head, floats): (Head, Vec<f32>) =
             reader.next()?.ok_or(LogError::NoHead { bytes: bytes.len() })?;
         let start = start(&head, floats)?;
         let mut records = Vec::new();
-        while let Some((document, floats)) = reader.next::<Document>()? {
+        while (records.len() as u64) < most {
+            let Some((document, floats)) = reader.next::<Document>()? else { break };
             let Document { mut input, lengths, events } = document;
             bytes::put_floats(&mut input, &lengths, &floats)
                 .map_err(|problem| LogError::Floats { record: records.len() as u64, problem })?;

@@ -11,10 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{Cause, Intake, MemoryEvent};
 use crate::filter::Filtered;
-use crate::ltm::{Offer, Outcome};
+use crate::ltm::{Offer, Outcome, Taken};
 use crate::seeded::Seeded;
-use crate::slot::{Consolidation, KeyStatistics, Slot};
-use crate::vector;
+use crate::slot::{Consolidation, KeyStatistics, Slot, SlotRef, StoreKind};
 use crate::{MemoryError, SlotId, Tick, UnifiedMemory};
 
 /// How well long-term memory knows the surroundings of a query.
@@ -44,7 +43,7 @@ impl UnifiedMemory {
     pub(crate) fn watch(&mut self, at: Tick, events: &mut Vec<MemoryEvent>) {
         if at - self.observed_at >= self.config.observer_interval {
             self.observed_at = at;
-            for position in self.candidates() {
+            for position in self.candidates(at) {
                 self.consolidate(at, position, Cause::Observer, events);
             }
         }
@@ -54,11 +53,13 @@ impl UnifiedMemory {
         }
     }
 
-    /// Positions of the best slots that are ready: most gated energy first, of equals the newest.
-    fn candidates(&self) -> Vec<usize> {
+    /// Positions of the best slots that hold and are ready: most gated energy first, of equals the
+    /// newest.
+    fn candidates(&self, at: Tick) -> Vec<usize> {
         let mut ready: Vec<(usize, &Slot)> = self
             .stm
             .iter()
+            .filter(|(_, slot)| slot.validity.holds(at))
             .filter(|&(position, slot)| self.is_worth_keeping(position) && self.is_news(slot))
             .collect();
         ready.sort_by(|(_, a), (_, b)| {
@@ -109,15 +110,19 @@ impl UnifiedMemory {
             normalization: &self.normalization,
         };
         match offer.put_to(&mut self.ltm) {
-            Outcome::Taken { position: entry, intake } => {
+            Outcome::Taken(Taken { position: entry, intake, reopened, gone }) => {
                 let into = self.ltm.slot(entry).id;
                 self.note_intake(&intake);
-                if let Intake::Replaced { slot, .. } = intake {
-                    self.unlink(slot, None);
-                }
                 self.mark_consolidated(at, position, Some(into));
                 events.push(MemoryEvent::Consolidated { from, into, intake, gated_energy, cause });
                 events.push(self.goal.pull(self.ltm.unit(entry), &self.config, confidence));
+                if reopened {
+                    let slot = SlotRef { store: StoreKind::Ltm, id: into };
+                    events.push(MemoryEvent::Reopened { slot });
+                }
+                if let Some(gone) = gone {
+                    self.succeed(&gone, None, events);
+                }
             }
             Outcome::Outranked { least } => {
                 self.counters.outranked += 1;
@@ -158,9 +163,9 @@ impl UnifiedMemory {
         for position in stale {
             let slot = self.ltm.remove(position);
             self.counters.pruned += 1;
-            self.unlink(slot.id, None);
-            let idle = at - slot.accessed();
-            events.push(MemoryEvent::Pruned { slot: slot.id, text: slot.value.text, idle });
+            let (idle, text) = (at - slot.accessed(), slot.value.text.clone());
+            events.push(MemoryEvent::Pruned { slot: slot.id, text, idle });
+            self.succeed(&slot, None, events);
         }
     }
 
@@ -195,20 +200,12 @@ impl UnifiedMemory {
     fn surroundings(&self, unit: &[f32], how: Perturbation) -> Option<Counterfactual> {
         let base = self.nearest_long_term(unit)?;
         let mut chance = Seeded::new(how.seed);
-        let scale = f64::from(how.sigma) / (unit.len() as f64).sqrt();
+        let metric = self.normalization.metric();
         let samples = how.samples.max(1);
         let (mut sum, mut best) = (0.0_f64, f32::NEG_INFINITY);
         for _ in 0..samples {
-            let perturbed: Vec<f32> = unit
-                .iter()
-                .map(|&value| {
-                    let noise = scale * chance.normal();
-                    // A part that is missing stays so.
-                    let masked = value == 0.0 && !self.normalization.metric().is_whole();
-                    if masked { 0.0 } else { (f64::from(value) + noise) as f32 }
-                })
-                .collect();
-            let score = self.nearest_long_term(&unit_or(perturbed, unit)).unwrap_or(base);
+            let perturbed = metric.perturbed(unit, f64::from(how.sigma), &mut chance);
+            let score = self.nearest_long_term(&perturbed).unwrap_or(base);
             sum += f64::from(score);
             best = best.max(score);
         }
@@ -218,16 +215,4 @@ impl UnifiedMemory {
     fn nearest_long_term(&self, unit: &[f32]) -> Option<f32> {
         self.ltm.cosines(unit).map(|(near, _)| near.cosine).reduce(f32::max)
     }
-}
-
-/// The vector at length 1; `fallback` where noise has left it without a direction.
-fn unit_or(mut vector: Vec<f32>, fallback: &[f32]) -> Vec<f32> {
-    let norm = vector::norm(&vector);
-    if !(norm.is_finite() && norm > 0.0) {
-        return fallback.to_vec();
-    }
-    for value in &mut vector {
-        *value = (f64::from(*value) / norm) as f32;
-    }
-    vector
 }

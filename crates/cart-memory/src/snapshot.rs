@@ -13,7 +13,7 @@ use cart_format::{DType, Hasher, MemoryId, SpaceId, json};
 
 use crate::UnifiedMemory;
 use crate::unified::ForeignSpace;
-pub use error::{RestoreError, SlotProblem};
+pub use error::{GraphProblem, RestoreError, SlotProblem};
 use layout::{StoreTensors, bytes_of_f32};
 use state::State;
 

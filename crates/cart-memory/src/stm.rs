@@ -2,9 +2,10 @@
 //!
 //! An observation goes into the nearest slot **that says the same** (token ids and text), where
 //! its cosine reaches `merge_threshold`; the slot's key and energy follow it by EMA. Otherwise it
-//! gets a slot of its own, also where the nearest key belongs to another text: a merge never loses
-//! a text. When the ring is full, the slot made first leaves, after it was offered to long-term
-//! memory.
+//! gets a slot of its own, also where the nearest key belongs to another text. So a merge never
+//! loses a text, unless the setting `merge` lets it. When the ring is full, a slot leaves: of those
+//! whose validity has ended the one made first, else of all. Before that it is offered to long-term
+//! memory, if it is worth it.
 
 use crate::bank::Nearest;
 use crate::event::{Cause, MemoryEvent, Near};
@@ -23,13 +24,13 @@ impl UnifiedMemory {
     ) -> usize {
         let value =
             SlotValue { token_ids: seen.seen.token_ids.clone(), text: seen.seen.text.clone() };
-        let (same, other) = self.stm.nearest(&seen.unit, &value, self.config.merge);
-        match same.filter(|near| near.cosine >= self.config.merge_threshold) {
+        let nearby = self.stm.nearest(at, &seen.unit, &value, self.config.merge);
+        match nearby.taker(self.config.merge_threshold) {
             Some(near) => {
                 events.push(self.refresh(at, near, seen, value));
                 near.position
             }
-            None => self.append(at, seen, value, other, events),
+            None => self.append(at, seen, value, nearby.other, events),
         }
     }
 
@@ -73,7 +74,7 @@ impl UnifiedMemory {
             .map(|near| Near { slot: self.stm.slot(near.position).id, cosine: near.cosine });
         let position = match self.stm.free_position() {
             Some(position) => position,
-            None => self.evict_oldest(at, events),
+            None => self.evict(at, events),
         };
         let slot = Slot {
             id: self.issue_id(),
@@ -99,25 +100,26 @@ impl UnifiedMemory {
     }
 
     /// Makes room in the full ring; returns the free position.
-    fn evict_oldest(&mut self, at: Tick, events: &mut Vec<MemoryEvent>) -> usize {
+    fn evict(&mut self, at: Tick, events: &mut Vec<MemoryEvent>) -> usize {
         let (position, _) = self
             .stm
             .iter()
-            .min_by_key(|(_, slot)| slot.id)
+            .min_by_key(|(_, slot)| (slot.validity.holds(at), slot.id))
             .expect("a full ring has a slot, because its capacity is at least 1");
-        if self.is_worth_keeping(position) && self.long_term_home(position).is_none() {
+        let worth = self.is_worth_keeping(position) || self.corrects(at, position);
+        if worth && self.long_term_home(position).is_none() {
             self.consolidate(at, position, Cause::Eviction, events);
         }
         let in_ltm = self.long_term_home(position);
         let slot = self.stm.remove(position);
         self.counters.evicted += 1;
-        self.unlink(slot.id, in_ltm);
         events.push(MemoryEvent::Evicted {
             slot: slot.id,
             gated_energy: slot.gated_energy(),
-            text: slot.value.text,
+            text: slot.value.text.clone(),
             in_ltm,
         });
+        self.succeed(&slot, in_ltm, events);
         position
     }
 }

@@ -1,15 +1,12 @@
 //! The single source of truth: everything that an agent remembers, as one value.
 
-use std::collections::BTreeSet;
-
 use cart_format::SpaceId;
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::bank::Bank;
-use crate::config::{Allowed, ConfigError, is_default};
+use crate::config::{ConfigError, check_centres, with_parts};
+use crate::counters::Counters;
 use crate::event::{Cause, MemoryEvent};
-use crate::fusion::Metric;
 use crate::goal::Goal;
 use crate::graph::Graph;
 use crate::observation::{Checked, MemoryError, Observation, check_tick};
@@ -31,56 +28,8 @@ pub struct ForeignSpace {
     pub expected: SpaceId,
 }
 
-/// How often things have happened since the memory was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Counters {
-    /// Observations taken in.
-    pub observations: u64,
-    /// Short-term slots made.
-    pub added: u64,
-    /// Observations blended into a short-term slot.
-    pub blended: u64,
-    /// Short-term slots that left the ring.
-    pub evicted: u64,
-    /// Consolidations, of whichever kind.
-    pub consolidated: u64,
-    /// Of these, merged into an entry that said the same.
-    pub merged: u64,
-    /// Of these, put in the place of another entry.
-    pub replaced: u64,
-    /// Offers that long-term memory did not take.
-    pub outranked: u64,
-    /// Long-term slots that nobody asked for any more.
-    pub pruned: u64,
-    /// Recalls that touched at least one slot.
-    pub recalls: u64,
-    /// Offers that a surprise made.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub surprising: u64,
-    /// Offers that the filter stopped.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub withheld: u64,
-    /// Offers that the filter took energy from.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub weakened: u64,
-    /// Cycles between conversations.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub cycles: u64,
-    /// Slots that had too little energy left after a cycle.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub faded: u64,
-}
-
-impl Counters {
-    /// Whether something has happened that version 1 of the state did not count.
-    pub(crate) fn has_later_counts(&self) -> bool {
-        self.surprising + self.withheld + self.weakened + self.cycles + self.faded > 0
-    }
-}
-
-/// The memory of one agent: short-term ring, long-term codebook, observer, goal, gates, surprise
-/// statistics and counters.
+/// The memory of one agent: short-term ring, long-term codebook, goal, association graph, surprise
+/// statistics and counters, with the rules of the observer and the gates.
 ///
 /// It is a function of its inputs: the same calls give the same bits, on every machine.
 #[derive(Clone, Debug)]
@@ -179,7 +128,9 @@ impl UnifiedMemory {
         let needed = f64::from(rules.z_threshold) * pressure;
         let offered = z > needed;
         let slot = self.stm.slot(position).id;
-        events.push(MemoryEvent::Surprised { slot, z: z as f32, needed: needed as f32, offered });
+        // A surprise near the largest f32 is more deviations than f32 holds, and JSON has no infinity.
+        let z = z.clamp(f64::from(f32::MIN), f64::from(f32::MAX)) as f32;
+        events.push(MemoryEvent::Surprised { slot, z, needed: needed as f32, offered });
         if offered {
             self.counters.surprising += 1;
             self.consolidate(at, position, Cause::Surprise, events);
@@ -387,50 +338,4 @@ impl UnifiedMemory {
             None => Err(MemoryError::NoSuchSlot { slot }),
         }
     }
-}
-
-/// The normalization for keys of these parts, which fill a key and come centred.
-pub(crate) fn with_parts(
-    normalization: Normalization,
-    config: &MemoryConfig,
-) -> Result<Normalization, ConfigError> {
-    if config.parts.is_empty() {
-        return Ok(normalization);
-    }
-    let whole = |name, found: usize, allowed: usize| {
-        let allowed = Allowed { least: allowed as f64, most: allowed as f64 };
-        Err(ConfigError { name, found: found as f64, allowed })
-    };
-    let names: BTreeSet<&str> = config.parts.iter().map(|part| part.name.as_str()).collect();
-    if names.len() != config.parts.len() || names.contains("") {
-        return whole("parts (different names)", names.len(), config.parts.len());
-    }
-    let sum: usize = config.parts.iter().map(|part| part.dim as usize).sum();
-    if sum != normalization.dim() {
-        return whole("parts (values of all together)", sum, normalization.dim());
-    }
-    let moved = normalization.centre().iter().filter(|&&value| value != 0.0).count();
-    if moved > 0 {
-        return whole("parts (values of the centre that are not 0)", moved, 0);
-    }
-    Ok(normalization.with_metric(Metric::of(&config.parts)))
-}
-
-/// Refuses centres of the filter that can't be compared with keys.
-pub(crate) fn check_centres(
-    config: &MemoryConfig,
-    normalization: &Normalization,
-) -> Result<(), ConfigError> {
-    let dim = normalization.dim() as f64;
-    let centres = config.bias.iter().flat_map(|rules| &rules.centres);
-    for centre in centres {
-        if normalization.unit("bias.centres", centre).is_err() {
-            return Err(ConfigError {
-                name: "bias.centres (values that are finite and not all 0)",
-                found: centre.len() as f64,
-                allowed: Allowed { least: dim, most: dim },
-            });
-        }
-    }
-    Ok(())
 }

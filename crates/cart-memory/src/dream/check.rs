@@ -35,7 +35,8 @@ impl DreamCheck {
         let (mut probes, mut right, mut error) = (0, 0, 0.0);
         for (position, slot) in origin.ltm.iter() {
             let unit = origin.ltm.unit(position);
-            for probe in [unit.to_vec(), noisy(unit, &mut chance)] {
+            let noisy = origin.normalization.metric().perturbed(unit, PROBE_SIGMA, &mut chance);
+            for probe in [unit.to_vec(), noisy] {
                 probes += 1;
                 right += usize::from(answers(memory, &probe, slot, heirs));
             }
@@ -48,11 +49,6 @@ impl DreamCheck {
             reconstruction: share(error, origin.ltm.len()),
         }
     }
-}
-
-fn noisy(unit: &[f32], chance: &mut Seeded) -> Vec<f32> {
-    let scale = PROBE_SIGMA / (unit.len() as f64).sqrt();
-    unit.iter().map(|&value| (f64::from(value) + scale * chance.normal()) as f32).collect()
 }
 
 /// Whether the nearest slot is this one, its heir, or one that says the same.
@@ -81,6 +77,12 @@ fn reconstruction_error(memory: &UnifiedMemory, unit: &[f32], temperature: f32) 
         for (sum, &value) in read.iter_mut().zip(other) {
             *sum += power * f64::from(value);
         }
+    }
+    let metric = memory.normalization.metric();
+    if !metric.is_whole() {
+        metric.balance(&mut read);
+        let read: Vec<f32> = read.into_iter().map(|value| value as f32).collect();
+        return 1.0 - f64::from(metric.cosine(&read, unit));
     }
     let norm = read.iter().map(|value| value * value).sum::<f64>().sqrt();
     let product: f64 = read.iter().zip(unit).map(|(a, &b)| a * f64::from(b)).sum();

@@ -14,7 +14,7 @@ use crate::Input;
 
 /// Largest document of a record, in bytes.
 const MAX_DOCUMENT: u32 = 64 << 20;
-/// Most floats of a record: a span of 4,096 tokens with 65,536 values each.
+/// Most floats of a record, 1 GiB: a span of 4,095 tokens with 65,536 values each and its key.
 const MAX_FLOATS: u32 = 1 << 28;
 const LENGTHS: usize = 8;
 const CHECK: usize = 4;
@@ -27,12 +27,20 @@ pub(super) struct Payload {
 }
 
 impl Payload {
-    pub(super) fn new<T: Serialize>(document: &T, floats: Vec<f32>) -> Self {
-        Self {
-            document: json::to_canonical(document)
-                .expect("inputs were checked and events are finite, so every number has a form"),
-            floats: floats.into_iter().flat_map(f32::to_le_bytes).collect(),
+    /// # Errors
+    /// It is larger than what a reader takes, or has a number without a canonical form.
+    pub(super) fn new<T: Serialize>(document: &T, floats: Vec<f32>) -> Result<Self, LogError> {
+        let document = json::to_canonical(document).map_err(LogError::Number)?;
+        let limits = [
+            ("bytes in its document", document.len(), MAX_DOCUMENT),
+            ("floats", floats.len(), MAX_FLOATS),
+        ];
+        for (what, found, most) in limits {
+            if found > most as usize {
+                return Err(LogError::TooLarge { what, found, most });
+            }
         }
+        Ok(Self { document, floats: floats.into_iter().flat_map(f32::to_le_bytes).collect() })
     }
 }
 
@@ -196,4 +204,25 @@ pub(super) fn put_floats(
         rest = others;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_reader_would_take_is_not_written() {
+        let text = "x".repeat(MAX_DOCUMENT as usize - 1);
+        let refused = Payload::new(&text, Vec::new()).err().unwrap();
+        let found = MAX_DOCUMENT as usize + 1;
+        assert!(
+            matches!(refused, LogError::TooLarge { found: f, most: MAX_DOCUMENT, .. } if f == found),
+            "{refused}"
+        );
+        let fits = Payload::new(&&text[1..], vec![0.5]).unwrap();
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(Chain::new().record(&fits));
+        let (read, floats) = LogReader::open(&bytes).unwrap().next::<String>().unwrap().unwrap();
+        assert_eq!((read.len(), floats), (text.len() - 1, vec![0.5]));
+    }
 }

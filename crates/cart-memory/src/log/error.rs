@@ -23,15 +23,26 @@ pub enum LogError {
         bytes: usize,
     },
     /// A byte is not what was written.
-    #[error(
-        "record {record} at byte {offset} was changed after it was written; replay the log up to there, or take another copy"
-    )]
+    #[error("record {record} at byte {offset} was changed after it was written; {}", self.rest())]
     Edited {
         /// The record.
         record: u64,
         /// Where it begins.
         offset: usize,
     },
+    /// A record that no reader would take.
+    #[error("the record has {found} {what}; allowed: {most}")]
+    TooLarge {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much.
+        found: usize,
+        /// How much is allowed.
+        most: u32,
+    },
+    /// A number that JSON can't hold.
+    #[error("the record can't be written: {0}")]
+    Number(#[source] JsonError),
     /// A document that is not canonical JSON.
     #[error("record {record} can't be read: {source}")]
     Document {
@@ -100,4 +111,23 @@ pub enum LogError {
         /// Its operation.
         op: &'static str,
     },
+}
+
+impl LogError {
+    /// How many operations stand before the first record that was changed, where one was.
+    pub fn operations_before(&self) -> Option<u64> {
+        match self {
+            Self::Edited { record, .. } => record.checked_sub(1),
+            _ => None,
+        }
+    }
+
+    fn rest(&self) -> String {
+        match self.operations_before() {
+            Some(before) => {
+                format!("the {before} operations before it can be replayed, or take another copy")
+            }
+            None => "nothing of it can be replayed; take another copy".to_owned(),
+        }
+    }
 }

@@ -14,7 +14,7 @@ use crate::{Spread, Tick};
 pub struct LogStatistics {
     /// Records.
     pub records: u64,
-    /// First and last tick.
+    /// First and last tick that the log names; 0 where it names none.
     pub ticks: (Tick, Tick),
     /// Energy of the slot that each observation went into; none without observations.
     pub energy: Option<Spread>,
@@ -76,8 +76,11 @@ impl LogStatistics {
     pub fn of(records: &[LogRecord]) -> Self {
         let mut count = Count::default();
         for record in records {
-            count.now = record.input.at().unwrap_or(count.now);
-            count.first.get_or_insert(count.now);
+            // What takes no time, such as setting a gate, says nothing about when the log begins.
+            if let Some(at) = record.input.at() {
+                count.now = at;
+                count.first.get_or_insert(at);
+            }
             for event in &record.events {
                 count.event(event);
             }

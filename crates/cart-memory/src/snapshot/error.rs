@@ -6,8 +6,9 @@ use thiserror::Error;
 use super::state::VERSION;
 use crate::Tick;
 use crate::config::ConfigError;
+use crate::graph::Link;
 use crate::normalization::NormalizationError;
-use crate::slot::SlotRef;
+use crate::slot::{SlotId, SlotRef};
 use crate::unified::ForeignSpace;
 use crate::vector::VectorError;
 
@@ -38,18 +39,9 @@ pub enum RestoreError {
         /// The version that it should say.
         lowest: u32,
     },
-    /// A link or an activity of the graph can't be.
-    #[error(
-        "the graph has {from} → {to} with {strength}; allowed: slots that are there, in order, and over 0 to 1"
-    )]
-    Link {
-        /// Where it begins.
-        from: u64,
-        /// Where it ends; the same slot for an activity.
-        to: u64,
-        /// Its strength.
-        strength: f32,
-    },
+    /// The association graph is none that the rules make.
+    #[error("the association graph {0}")]
+    Graph(#[from] GraphProblem),
     /// A setting is out of its range.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -136,6 +128,12 @@ pub enum RestoreError {
         /// The cap.
         cap: f32,
     },
+    /// The prompt's direction is no unit vector.
+    #[error("the prompt's direction is {found} long; allowed: 1")]
+    Prompt {
+        /// Its length.
+        found: f64,
+    },
     /// Surprise statistics are not numbers, or the variance is negative.
     #[error(
         "surprise statistics are mean {mean}, variance {variance}; allowed: finite, variance 0 or more"
@@ -145,6 +143,55 @@ pub enum RestoreError {
         mean: f64,
         /// The variance.
         variance: f64,
+    },
+}
+
+/// What is wrong with an association graph.
+#[derive(Debug, Error, PartialEq)]
+pub enum GraphProblem {
+    /// There are links or activity, but no rules that make them.
+    #[error("is there, but the setting `graph` is not")]
+    NoRules,
+    /// It says nothing, and is to be left out.
+    #[error("is empty; leave it out")]
+    Empty,
+    /// A link that can't be, or is out of order.
+    #[error(
+        "has the link {} → {} of {}; allowed: in order, between two slots that are there, from `floor` to 1",
+        .0.from, .0.to, .0.strength
+    )]
+    Link(Link),
+    /// Too many links leave a slot.
+    #[error("has more links from slot {slot} than `out_degree` = {most}")]
+    Degree {
+        /// The slot.
+        slot: SlotId,
+        /// Most links.
+        most: u32,
+    },
+    /// An activity that can't be, or is out of order.
+    #[error(
+        "has slot {slot} active with {amount}; allowed: slots that are there, in order, over 0 to 1"
+    )]
+    Activity {
+        /// The slot.
+        slot: SlotId,
+        /// How active it is said to be.
+        amount: f32,
+    },
+    /// Ticks that don't follow each other.
+    #[error(
+        "was active at {previous} and {current} and decayed up to {decayed_at}; allowed: one after the other, up to tick {now}"
+    )]
+    Ticks {
+        /// Of the activity before.
+        previous: Tick,
+        /// Of the latest activity.
+        current: Tick,
+        /// Up to which links have decayed.
+        decayed_at: Tick,
+        /// The memory's tick.
+        now: Tick,
     },
 }
 

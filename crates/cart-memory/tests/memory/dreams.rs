@@ -1,7 +1,7 @@
 //! Dreams: redundant slots become one, nothing is forgotten, and a bad dream leaves no trace.
 
-use cart_memory::config::GraphRules;
-use cart_memory::{DreamOptions, MemoryConfig, StoreKind, UnifiedMemory};
+use cart_memory::config::{GraphRules, Part};
+use cart_memory::{DreamOptions, MemoryConfig, StoreKind, UnifiedMemory, fuse};
 
 use crate::given::{eager, memory, seen, texts};
 
@@ -56,6 +56,36 @@ fn near_duplicates_become_one_and_everything_is_still_known() {
     assert_eq!(again.snapshot(), dreamed.snapshot());
     // The same dream again, and another seed: the same and allowed.
     assert_eq!(memory.dream(&DreamOptions::default()).unwrap().0.snapshot(), dreamed.snapshot());
+}
+
+#[test]
+fn a_dream_makes_up_no_part_that_is_missing() {
+    let part = |name: &str| Part { name: name.to_owned(), dim: 8, weight: 1.0 };
+    let parts = vec![part("text"), part("audio")];
+    let mut memory = memory(16, MemoryConfig { parts: parts.clone(), ..eager() });
+    for fact in 0..12 {
+        let key = direction(fact);
+        let both = [("text", &key[..8]), ("audio", &key[8..])];
+        let given = if fact % 2 == 0 { &both[..] } else { &both[..1] };
+        let key = fuse(&parts, given).unwrap();
+        memory.observe(u64::from(fact), &seen(&format!("fact {fact}"), &key, 0.9)).unwrap();
+    }
+    // Probes are of unit length in each part, and what was only read is asked as read: all are known.
+    let options = DreamOptions { refine: 0.05, ..DreamOptions::default() };
+    let (dreamed, report) = memory.dream(&options).unwrap();
+    assert!(report.accepted && report.refined == 12, "{report:?}");
+    for (slot, found) in dreamed.slots().filter(|(slot, _)| slot.store == StoreKind::Ltm) {
+        let before = memory.slot(slot).unwrap();
+        assert_ne!(found.key, before.key);
+        let heard = found.key[8..].iter().any(|&value| value != 0.0);
+        assert_eq!(
+            heard,
+            before.key[8..].iter().any(|&value| value != 0.0),
+            "{}",
+            found.value.text
+        );
+    }
+    assert!(report.before.reconstruction < 0.2, "{report:?}");
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Logs: replay gives the same bits, a cut opens to the last whole record, an edit is noticed.
 
+use cart_memory::config::StoreRules;
 use cart_memory::log::{LogError, LogStatistics, LogWriter, MemoryLog};
 use cart_memory::trace::Trace;
-use cart_memory::{Input, MemoryConfig, UnifiedMemory};
+use cart_memory::{Input, MemoryConfig, Observation, UnifiedMemory};
 use proptest::prelude::*;
 
 use crate::given::{eager, memory, quiet, seen};
@@ -14,17 +15,17 @@ fn logged(name: &str, operations: usize) -> (Vec<u8>, UnifiedMemory) {
     let mut trace = Trace::open(&text).unwrap();
     let start = trace.memory();
     let (mut writer, mut bytes) =
-        LogWriter::begin(start.space(), start.normalization(), start.config());
+        LogWriter::begin(start.space(), start.normalization(), start.config()).unwrap();
     for _ in 0..operations {
         let Some(step) = trace.step().unwrap() else { break };
-        bytes.extend(writer.record(&step.input, &step.outcome));
+        bytes.extend(writer.record(&step.input, &step.outcome).unwrap());
     }
     (bytes, trace.memory().clone())
 }
 
 #[test]
 fn replaying_a_log_rebuilds_the_memory_bit_for_bit() {
-    for name in ["stm", "ltm", "observer", "goal", "store", "graph"] {
+    for name in ["stm", "ltm", "observer", "goal", "store", "graph", "validity"] {
         let (bytes, memory) = logged(name, 1000);
         let log = MemoryLog::open(&bytes).unwrap();
         assert_eq!((log.records.len(), log.whole_bytes), (1000, bytes.len()));
@@ -68,6 +69,44 @@ fn a_byte_that_was_changed_anywhere_is_noticed() {
 }
 
 #[test]
+fn what_comes_before_an_edit_can_be_replayed() {
+    let (mut bytes, _) = logged("graph", 12);
+    let (_, fifth) = logged("graph", 5);
+    let (five, _) = logged("graph", 5);
+    bytes[five.len() + 20] ^= 1;
+    let refused = MemoryLog::open(&bytes).unwrap_err();
+    assert_eq!(refused.operations_before(), Some(5));
+    assert!(
+        refused.to_string().contains("the 5 operations before it can be replayed"),
+        "{refused}"
+    );
+    let log = MemoryLog::open_first(&bytes, 5).unwrap();
+    assert_eq!(UnifiedMemory::replay(&log, None).unwrap().snapshot(), fifth.snapshot());
+    assert!(MemoryLog::open_first(&bytes, 6).is_err());
+    // Where the head itself was changed there is nothing.
+    bytes[14] ^= 1;
+    assert_eq!(MemoryLog::open(&bytes).unwrap_err().operations_before(), None);
+}
+
+#[test]
+fn a_surprise_beyond_what_f32_holds_is_replayed() {
+    let store = Some(StoreRules::default());
+    let config = MemoryConfig { store, surprise_prior_deviation: 1e-6, ..quiet() };
+    let mut memory = memory(2, config);
+    let (mut writer, mut bytes) =
+        LogWriter::begin(memory.space(), memory.normalization(), memory.config()).unwrap();
+    for (at, nats) in [(1, f32::MAX), (2, 0.0), (3, f32::MAX)] {
+        let seen = Observation { surprise: vec![nats], ..seen("a", &[1.0, 0.0], 0.5) };
+        let input = Input::Observe { at, seen };
+        let outcome = memory.apply(&input).unwrap();
+        bytes.extend(writer.record(&input, &outcome).unwrap());
+    }
+    let log = MemoryLog::open(&bytes).unwrap();
+    let replayed = UnifiedMemory::replay(&log, None).unwrap();
+    assert_eq!(replayed.snapshot(), memory.snapshot());
+}
+
+#[test]
 fn a_log_goes_on_after_a_cut_and_from_a_memory() {
     let (bytes, _) = logged("ltm", 50);
     let log = MemoryLog::open(&bytes[..bytes.len() - 1]).unwrap();
@@ -75,15 +114,15 @@ fn a_log_goes_on_after_a_cut_and_from_a_memory() {
     let mut all = bytes[..log.whole_bytes].to_vec();
     let input = Input::Advance { at: memory.now() + 3 };
     let outcome = memory.apply(&input).unwrap();
-    all.extend(log.resume().record(&input, &outcome));
+    all.extend(log.resume().record(&input, &outcome).unwrap());
     let on = MemoryLog::open(&all).unwrap();
     assert_eq!(UnifiedMemory::replay(&on, None).unwrap().snapshot(), memory.snapshot());
 
     let base = memory.clone();
-    let (mut writer, mut bytes) = LogWriter::continuing(&base);
+    let (mut writer, mut bytes) = LogWriter::continuing(&base).unwrap();
     let input = Input::Recall { at: memory.now() + 1, query: vec![1.0; 8], k: 2 };
     let outcome = memory.apply(&input).unwrap();
-    bytes.extend(writer.record(&input, &outcome));
+    bytes.extend(writer.record(&input, &outcome).unwrap());
     let log = MemoryLog::open(&bytes).unwrap();
     assert_eq!(log.digest, writer.digest());
     let replayed = UnifiedMemory::replay(&log, Some(&base)).unwrap();
@@ -97,9 +136,9 @@ fn other_decisions_and_refused_inputs_are_named() {
     let write = |config: &MemoryConfig, input: &Input, told: &Input| {
         let mut memory = memory(2, config.clone());
         let (mut writer, mut bytes) =
-            LogWriter::begin(memory.space(), memory.normalization(), memory.config());
+            LogWriter::begin(memory.space(), memory.normalization(), memory.config()).unwrap();
         let outcome = memory.apply(input).unwrap();
-        bytes.extend(writer.record(told, &outcome));
+        bytes.extend(writer.record(told, &outcome).unwrap());
         MemoryLog::open(&bytes).unwrap()
     };
     let observe = |at, energy| Input::Observe { at, seen: seen("a", &[1.0, 0.0], energy) };
@@ -115,8 +154,10 @@ fn other_decisions_and_refused_inputs_are_named() {
 fn statistics_by_hand() {
     let mut memory = memory(2, MemoryConfig { stm_slots: 1, ..eager() });
     let (mut writer, mut bytes) =
-        LogWriter::begin(memory.space(), memory.normalization(), memory.config());
+        LogWriter::begin(memory.space(), memory.normalization(), memory.config()).unwrap();
     let inputs = [
+        // What takes no time does not begin the count of ticks.
+        Input::Novelty { query: vec![1.0, 0.0] },
         Input::Observe { at: 1, seen: seen("a", &[1.0, 0.0], 1.0) },
         Input::Observe { at: 2, seen: seen("a", &[1.0, 0.0], 0.5) },
         Input::Observe { at: 5, seen: seen("b", &[0.0, 1.0], 0.2) },
@@ -124,11 +165,11 @@ fn statistics_by_hand() {
     ];
     for input in &inputs {
         let outcome = memory.apply(input).unwrap();
-        bytes.extend(writer.record(input, &outcome));
+        bytes.extend(writer.record(input, &outcome).unwrap());
     }
     let log = MemoryLog::open(&bytes).unwrap();
     let statistics = LogStatistics::of(&log.records);
-    assert_eq!((statistics.records, statistics.ticks), (4, (1, 8)));
+    assert_eq!((statistics.records, statistics.ticks), (5, (1, 8)));
     // `a` was added at 1 and consolidated; it left the ring at 5. `b` is 3 old.
     assert_eq!((statistics.stm.lifetimes, statistics.stm.ages), (vec![4], vec![3]));
     assert_eq!((statistics.ltm.lifetimes, statistics.ltm.ages), (vec![], vec![7]));
@@ -147,10 +188,10 @@ proptest! {
         prop_assume!(key.iter().any(|&value| value != 0.0));
         let mut memory = memory(3, quiet());
         let (mut writer, mut bytes) =
-            LogWriter::begin(memory.space(), memory.normalization(), memory.config());
+            LogWriter::begin(memory.space(), memory.normalization(), memory.config()).unwrap();
         let input = Input::Observe { at: 1, seen: seen("x", &key, energy) };
         if let Ok(outcome) = memory.apply(&input) {
-            bytes.extend(writer.record(&input, &outcome));
+            bytes.extend(writer.record(&input, &outcome).unwrap());
             let log = MemoryLog::open(&bytes).unwrap();
             prop_assert_eq!(&log.records[0].input, &input);
             let replayed = UnifiedMemory::replay(&log, None).unwrap();

@@ -1,12 +1,13 @@
 //! Save, load, save again; and what is not believed.
 
 use cart_format::{BlobId, DType};
+use cart_memory::config::GraphRules;
 use cart_memory::{
     MemoryConfig, MemorySnapshot, Observation, RestoreError, SlotProblem, StoreKind, UnifiedMemory,
 };
 use serde_json::{Value, json};
 
-use crate::given::{eager, find, memory, seen, spanned};
+use crate::given::{eager, find, memory, quiet, seen, spanned};
 
 fn filled() -> UnifiedMemory {
     let mut memory = memory(3, MemoryConfig { max_span_tokens: 4, ..eager() });
@@ -182,6 +183,62 @@ fn a_damaged_slot_is_refused() {
         problem("/stm/1/token_ids", json!([1, 2, 3, 4, 5])),
         P::Tokens { found: 5, allowed: 4 }
     ));
+}
+
+#[test]
+fn a_graph_that_the_rules_do_not_make_is_refused() {
+    use cart_memory::GraphProblem as P;
+    let rules = GraphRules { out_degree: 2, floor: 0.05, ..GraphRules::default() };
+    let mut memory = memory(2, MemoryConfig { graph: Some(rules), ..quiet() });
+    for at in 1..=4 {
+        let text = at.to_string();
+        memory.observe(at, &seen(&text, &[1.0, at as f32], 1.0)).unwrap();
+    }
+    let good = memory.snapshot();
+    assert_eq!(UnifiedMemory::restore(&good).unwrap().snapshot(), good);
+    let link =
+        |from: u64, to: u64, strength: f64| json!({"from": from, "to": to, "strength": strength});
+    let refused = |change: &dyn Fn(&mut Value)| {
+        let mut saved = good.clone();
+        change(&mut saved.state["graph"]);
+        match UnifiedMemory::restore(&saved) {
+            Err(RestoreError::Graph(problem)) => problem,
+            other => panic!("{other:?}"),
+        }
+    };
+    let links = |all: &[Value]| refused(&|graph| graph["links"] = json!(all));
+    for bad in [link(0, 0, 0.5), link(0, 9, 0.5), link(9, 0, 0.5), link(0, 1, 0.0)] {
+        assert!(matches!(links(&[bad]), P::Link(_)));
+    }
+    for bad in [link(0, 1, 0.04), link(0, 1, 1.01), link(0, 1, -0.5)] {
+        assert!(matches!(links(&[bad]), P::Link(_)));
+    }
+    assert!(matches!(links(&[link(1, 0, 0.5), link(0, 1, 0.5)]), P::Link(_)));
+    assert!(matches!(links(&[link(0, 1, 0.5), link(0, 1, 0.5)]), P::Link(_)));
+    let three = [link(0, 1, 0.5), link(0, 2, 0.5), link(0, 3, 0.5)];
+    assert!(matches!(links(&three), P::Degree { most: 2, .. }));
+    let active = |slots: Value| refused(&|graph| graph["current"]["slots"] = slots.clone());
+    for bad in
+        [json!([[9, 1.0]]), json!([[0, 0.0]]), json!([[0, 1.5]]), json!([[1, 1.0], [0, 1.0]])]
+    {
+        assert!(matches!(active(bad), P::Activity { .. }));
+    }
+    let at = |part: &str, tick: u64| {
+        refused(&|graph| match part {
+            "decayed_at" => graph["decayed_at"] = tick.into(),
+            part => graph[part]["at"] = tick.into(),
+        })
+    };
+    for (part, tick) in
+        [("current", 5), ("current", 3), ("previous", 4), ("decayed_at", 3), ("decayed_at", 5)]
+    {
+        assert!(matches!(at(part, tick), P::Ticks { .. }), "{part} {tick}");
+    }
+    let nothing = json!({"links": [], "current": {"at": 0, "slots": []}, "previous": {"at": 0, "slots": []}, "decayed_at": 0});
+    assert_eq!(refused(&|graph| *graph = nothing.clone()), P::Empty);
+    let mut saved = good.clone();
+    saved.state["config"].as_object_mut().unwrap().remove("graph");
+    assert!(matches!(UnifiedMemory::restore(&saved), Err(RestoreError::Graph(P::NoRules))));
 }
 
 #[test]

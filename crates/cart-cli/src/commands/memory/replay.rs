@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cart_memory::log::{LogStatistics, MemoryLog};
+use cart_memory::log::{LogError, LogStatistics, MemoryLog};
 use cart_memory::trace::{MemoryView, Trace};
 use cart_memory::{Answer, MemoryEvent, UnifiedMemory};
 use clap::{Args, ValueEnum, ValueHint};
@@ -32,6 +32,9 @@ pub(crate) struct ReplayArgs {
     /// A log of a memory; shows energies, lifetimes, writes, reads and the goal's way
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     log: Option<PathBuf>,
+    /// Of a log, only the first N operations, whatever comes after them
+    #[arg(long, value_name = "N", requires = "log")]
+    until: Option<u64>,
     /// After which operations the whole state is reported
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = States::Every)]
     state: States,
@@ -76,22 +79,23 @@ struct LogReport {
 pub(crate) fn run(context: &Context, args: &ReplayArgs) -> Result<(), Failure> {
     match (&args.trace, &args.log) {
         (Some(trace), _) => replay_trace(context, trace, args.state),
-        (None, Some(log)) => replay_log(context, log),
+        (None, Some(log)) => replay_log(context, log, args),
         (None, None) => Err(Failure::arguments("give --trace or --log")),
     }
 }
 
-fn replay_log(context: &Context, path: &Path) -> Result<(), Failure> {
+fn replay_log(context: &Context, path: &Path, args: &ReplayArgs) -> Result<(), Failure> {
     let bytes = std::fs::read(path).map_err(|source| {
         Failure::refused_with(format!("{} can't be read: {source}", path.display()), "give a log")
     })?;
-    let refused = |error| {
-        Failure::refused_with(
-            format!("{}: {error}", path.display()),
-            "spec/37-memory-log.md describes the format",
-        )
+    let refused = |error: LogError| {
+        let hint = match error.operations_before() {
+            Some(before) => format!("`--until {before}` replays what comes before"),
+            None => "spec/37-memory-log.md describes the format".to_owned(),
+        };
+        Failure::refused_with(format!("{}: {error}", path.display()), hint)
     };
-    let log = MemoryLog::open(&bytes).map_err(refused)?;
+    let log = MemoryLog::open_first(&bytes, args.until.unwrap_or(u64::MAX)).map_err(refused)?;
     let memory = UnifiedMemory::replay(&log, None).map_err(refused)?;
     let body = LogReport {
         records: log.records.len(),
