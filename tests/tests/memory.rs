@@ -1,9 +1,11 @@
 //! `cart memory`: traces that are replayed, and those that are refused.
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
-use cart_memory::log::LogWriter;
+use cart_memory::UnifiedMemory;
+use cart_memory::log::{LogError, LogWriter, MemoryLog};
 use cart_memory::trace::Trace;
 use cart_tests::{Cart, fixture};
+use serde_json::Value;
 
 #[test]
 fn a_trace_is_replayed_to_the_same_memory_on_any_number_of_threads() {
@@ -55,6 +57,112 @@ fn a_log_is_replayed_cut_or_whole_and_refused_where_it_was_edited() {
     let until = said.split("`--until ").nth(1).unwrap().split('`').next().unwrap();
     let before = cart.json(["memory", "replay", "--log", &path, "--until", until]);
     assert_eq!(before["records"].to_string(), until);
+}
+
+/// A session with the small model that is told two sentences, saved and logged.
+fn session(cart: &Cart, threads: &str, from: &str, tag: &str, prompt: &str) -> (Value, String) {
+    let log = cart.path(&format!("{tag}.log"));
+    let saved = format!("tiny:{tag}");
+    let ran = cart.json([
+        "--threads",
+        threads,
+        "run",
+        from,
+        "-p",
+        prompt,
+        "-n",
+        "24",
+        "--memory",
+        "--memory-log",
+        &log,
+        "--save",
+        &saved,
+    ]);
+    (ran, log)
+}
+
+#[test]
+fn the_log_of_a_real_session_leads_to_the_memory_that_it_saved() {
+    let cart = Cart::new();
+    cart.json(["pack", &fixture("tiny"), "-t", "tiny"]);
+    let told = "The code of the red boat is 4821. The dog of Ann is called Rex. ";
+    let asked = "What is the code of the red boat? The code of the red boat is";
+    let mut ids = Vec::new();
+    for threads in ["1", "2"] {
+        let tag = format!("told{threads}");
+        let (ran, log) = session(&cart, threads, "tiny", &tag, told);
+        assert!(ran["memory"]["written"].as_u64().unwrap() >= 2, "{ran}");
+        let replayed = cart.json(["--threads", threads, "memory", "replay", "--log", &log]);
+        assert_eq!(replayed["memory_id"], ran["saved"]["memory_id"]);
+        assert_eq!(
+            (&replayed["cut_bytes"], replayed["records"].as_u64()),
+            (&0.into(), ran["memory"]["written"].as_u64())
+        );
+        // A session that goes on from a memory, reads it and writes.
+        let from = format!("tiny:{tag}");
+        let (on, log) = session(&cart, threads, &from, &format!("on{threads}"), asked);
+        assert!(!on["memory"]["read"].as_array().unwrap().is_empty(), "{on}");
+        let replayed = cart.json(["memory", "replay", "--log", &log, "--base", &from]);
+        assert_eq!(replayed["memory_id"], on["saved"]["memory_id"]);
+        assert_eq!(replayed["statistics"]["reads"]["reads"], 1);
+        ids.push((ran["saved"]["memory_id"].clone(), on["saved"]["memory_id"].clone()));
+        let said = cart.refused(["memory", "replay", "--log", &log]);
+        assert!(said.contains("`--base REF`"), "{said}");
+        let said = cart.refused([
+            "memory",
+            "replay",
+            "--log",
+            &log,
+            "--base",
+            &format!("tiny:on{threads}"),
+        ]);
+        assert!(said.contains("goes on from memory"), "{said}");
+    }
+    assert_eq!(ids[0], ids[1]);
+    // No log is written over.
+    let log = cart.path("told1.log");
+    let said =
+        cart.refused(["run", "tiny", "-p", "x", "-n", "0", "--memory", "--memory-log", &log]);
+    assert!(said.contains("a log is a new file"), "{said}");
+}
+
+#[test]
+fn the_log_of_a_real_session_opens_wherever_it_was_cut() {
+    let cart = Cart::new();
+    cart.json(["pack", &fixture("tiny"), "-t", "tiny"]);
+    let (_, path) =
+        session(&cart, "1", "tiny", "told", "The boat is red. The dog is Rex. It is late. ");
+    let bytes = std::fs::read(&path).unwrap();
+    // Each whole log of fewer operations, by its length.
+    let all = MemoryLog::open(&bytes).unwrap().records.len();
+    assert!(all >= 3, "{all}");
+    let whole: Vec<usize> = (0..=all)
+        .map(|first| MemoryLog::open_first(&bytes, first as u64).unwrap().whole_bytes)
+        .collect();
+    let memories: Vec<String> = (0..=all)
+        .map(|first| {
+            let log = MemoryLog::open_first(&bytes, first as u64).unwrap();
+            UnifiedMemory::replay(&log, None).unwrap().snapshot().id().hex()
+        })
+        .collect();
+    let places = (0..bytes.len()).step_by(997).chain(whole.iter().flat_map(|&end| [end - 1, end]));
+    for cut in places {
+        let opened = MemoryLog::open(&bytes[..cut.min(bytes.len())]);
+        match whole.iter().rposition(|&end| end <= cut) {
+            None => assert!(matches!(opened, Err(LogError::NoHead { .. })), "cut at {cut}"),
+            Some(last) => assert_eq!(opened.unwrap().records.len(), last, "cut at {cut}"),
+        }
+    }
+    // The binary says the same, and which memory that is.
+    for (last, &end) in whole.iter().enumerate() {
+        for cut in [end, end + 1, end + 60] {
+            let cut = cut.min(bytes.len());
+            let path = cart.file("cut.log", &bytes[..cut]);
+            let replayed = cart.json(["memory", "replay", "--log", &path]);
+            assert_eq!(replayed["memory_id"], memories[last], "cut at {cut}");
+            assert_eq!(replayed["cut_bytes"], cut - end);
+        }
+    }
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! A loaded cartridge.
 
+use std::io::Write;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
 
 use cart_format::arch::ArchError;
 use cart_format::json::JsonError;
 use cart_format::{ArchSpec, BasisId, DType, Manifest, ManifestId, SpaceId};
-use cart_memory::{ForeignSpace, MemoryConfig, Normalization, UnifiedMemory};
+use cart_memory::{ForeignSpace, Input, MemoryConfig, Normalization, Outcome, UnifiedMemory};
 use cart_nn::decoder::{Decoder, Run, State};
 use cart_nn::graph::{Graph, GraphLoadError};
 use cart_nn::{
@@ -19,6 +20,7 @@ use thiserror::Error;
 use crate::calibration::{self, CalibrationError};
 use crate::chat::{ChatError, ChatTemplate};
 use crate::memory_cell::MemoryCell;
+use crate::memory_log::MemoryLogError;
 use crate::memory_section::{self, MemorySectionError};
 use crate::prefix_cache::{PrefixCache, PrefixCacheReport};
 use crate::session_report::SavedSessionReport;
@@ -328,7 +330,29 @@ impl Agent {
         Ok(Self { core: Arc::clone(&self.core), memory: other.memory.clone() })
     }
 
-    /// Changes the memory, which is made now if there is none.
+    /// Writes a log of everything that is done to the memory from now on (spec 37). It begins with the
+    /// memory as it is, or an empty one, and has each record before the next begins.
+    ///
+    /// # Errors
+    /// The model can't read the calibration text of a new memory, or the log can't be written.
+    pub fn log_memory(&self, sink: Box<dyn Write + Send>) -> Result<(), MemoryLogError> {
+        self.memory.log(|| self.new_memory(), sink)
+    }
+
+    /// Does one thing to the memory, which is made now if there is none.
+    ///
+    /// * `input`: what, from the memory as it is now
+    ///
+    /// # Errors
+    /// The memory refuses, or the log can't be written.
+    pub fn tell_memory(
+        &self,
+        input: impl FnOnce(&UnifiedMemory) -> Input,
+    ) -> Result<Outcome, MemoryLogError> {
+        self.memory.apply(|| self.new_memory(), input)
+    }
+
+    /// Changes the memory, which is made now if there is none, in a way that is no record: a log ends.
     ///
     /// # Errors
     /// The model can't read the calibration text of a new memory.

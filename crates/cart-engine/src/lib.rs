@@ -41,6 +41,7 @@ mod distribution;
 mod event;
 mod hidden_tap;
 mod memory_cell;
+mod memory_log;
 mod memory_loop;
 mod memory_section;
 mod options;
@@ -69,6 +70,7 @@ pub use cart_nn::{
 };
 pub use chat::{ChatError, ChatTemplate, Ending, Rendered};
 pub use event::{FinishReason, GenerateEvent, Generation, MemoryUse, SlotRead, StepEvent, Timings};
+pub use memory_log::MemoryLogError;
 pub use memory_loop::MemoryLoopError;
 pub use memory_section::{
     MemorySectionError, SaveError, Saved, read_memory, with_memory, without_memory,

@@ -10,15 +10,15 @@ mod writer;
 use std::sync::Arc;
 use std::time::Instant;
 
-use cart_memory::{Recalled, UnifiedMemory};
+use cart_memory::{Input, Recalled, UnifiedMemory};
 use cart_nn::ForwardError;
 use cart_nn::decoder::State;
 use thiserror::Error;
 
 use crate::agent::Agent;
-use crate::calibration::CalibrationError;
 use crate::event::MemoryUse;
 use crate::hidden_tap::HiddenTap;
+use crate::memory_log::MemoryLogError;
 use crate::options::{MemoryControl, MemoryOptions};
 use crate::prompt_text::PromptText;
 use crate::tokenizer::TokenizerError;
@@ -29,12 +29,12 @@ use writer::Writer;
 /// Why memory could not take part.
 #[derive(Debug, Error)]
 pub enum MemoryLoopError {
-    /// The memory refused a question or an observation.
+    /// The memory refused a question.
     #[error("the memory refused: {0}")]
     Memory(#[from] cart_memory::MemoryError),
-    /// A new memory could not be begun.
+    /// The memory refused what it was told, could not be begun, or its log could not be written.
     #[error(transparent)]
-    Calibration(#[from] CalibrationError),
+    Told(#[from] MemoryLogError),
     /// The model failed on a query or a recalled span.
     #[error(transparent)]
     Forward(#[from] ForwardError),
@@ -193,7 +193,11 @@ fn recall(
     if options.control == MemoryControl::Real && !recalled.is_empty() {
         let noted = recalled.len();
         // At the memory's own present: another session may have written meanwhile.
-        agent.update_memory(|memory| memory.recall_tokens(memory.now(), &rows, noted))??;
+        agent.tell_memory(|memory| Input::RecallTokens {
+            at: memory.now(),
+            query: rows,
+            k: noted as u32,
+        })?;
     }
     Ok(recalled)
 }

@@ -1,13 +1,14 @@
 //! `cart chat`.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::path::PathBuf;
 
 use cart_engine::{
     GenerateError, GenerateEvent, GenerateOptions, Generation, KvFormat, LoadOptions, Message,
     Prompt, Session, StepEvent,
 };
 use cart_store::RefName;
-use clap::Args;
+use clap::{Args, ValueHint};
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -41,6 +42,9 @@ pub(crate) struct ChatArgs {
     /// Let /save keep the session too, to be continued with `cart run NAME --resume -p TEXT`
     #[arg(long)]
     with_session: bool,
+    /// With --memory: write down everything that is done to the memory, in a new file
+    #[arg(long, requires = "memory", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    memory_log: Option<PathBuf>,
     /// How keys and values are stored: f32, f16 or q8 [default: f16; f32 where the weights are floats]
     #[arg(long, value_name = "FORMAT")]
     kv: Option<KvFormat>,
@@ -70,6 +74,9 @@ pub(crate) fn run(context: &Context, args: &ChatArgs) -> Result<(), Failure> {
     options.check().map_err(|error| Failure::arguments(error.to_string()))?;
     let load = LoadOptions { kv: args.kv, prefix_cache: CACHE, ..history::load_options(context) };
     let (agent, origin) = history::load_with(context, &args.reference, &load)?;
+    if let Some(path) = &args.memory_log {
+        super::memory::log_to(&agent, path)?;
+    }
     let mut chat = Chat { context, args, agent, origin, messages: Vec::new(), last: None };
     chat.clear();
     let interactive = std::io::stdin().is_terminal();

@@ -1,6 +1,7 @@
 //! `cart run`.
 
 use std::io::Read as _;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use cart_engine::{
@@ -9,7 +10,7 @@ use cart_engine::{
 };
 use cart_format::{Recipe, TokenLogprob};
 use cart_store::RefName;
-use clap::{ArgGroup, Args};
+use clap::{ArgGroup, Args, ValueHint};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -30,6 +31,7 @@ use crate::sampling::{MemoryArgs, SamplingArgs};
   cart run smol -p 'The capital of France is' -n 8
   cart run smol -p 'The code of the vault is 4821.' -n 0 --memory --save smol:told
   cart run smol:told -p 'The code of the vault is' -n 8 --memory
+  cart run smol -p 'The code is 4821.' -n 0 --memory --memory-log told.log
   cart run smol -p 'Once upon a time' -n 16 --save smol:tale --with-session
   cart run smol:tale --resume -n 64
   echo 'def fib(n):' | cart run smol -p - -n 40 --temperature 0.7 --seed 1
@@ -62,6 +64,9 @@ pub(crate) struct RunArgs {
     /// With --save: keep the session, to be continued with --resume
     #[arg(long, requires = "save")]
     with_session: bool,
+    /// With --memory: write down everything that is done to the memory, in a new file
+    #[arg(long, requires = "memory", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    memory_log: Option<PathBuf>,
     /// How keys and values are stored: f32, f16 or q8 [default: f16; f32 where the weights are floats]
     #[arg(long, value_name = "FORMAT")]
     kv: Option<KvFormat>,
@@ -103,6 +108,8 @@ pub(crate) struct Saved {
     name: String,
     manifest: String,
     commit: String,
+    /// What the saved memory is; none where there is no memory.
+    memory_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     session: Option<SessionReport>,
 }
@@ -122,6 +129,9 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<(), Failure> {
     options.check().map_err(|error| Failure::arguments(error.to_string()))?;
     let load = LoadOptions { kv: args.kv, ..history::load_options(context) };
     let (agent, origin) = history::load_with(context, &args.reference, &load)?;
+    if let Some(path) = &args.memory_log {
+        super::memory::log_to(&agent, path)?;
+    }
     let began = Instant::now();
     let mut session = begin(&agent, &origin, args, prompt, &options)?;
     let restored = if args.resume { began.elapsed() } else { Duration::ZERO };
@@ -220,7 +230,9 @@ pub(crate) fn save(
     };
     let commit = history::commit(&store, new, Some(name))?;
     drop(held);
-    Ok(Saved { name: name.to_string(), manifest: manifest.hex(), commit: commit.hex(), session })
+    let (name, manifest, commit) = (name.to_string(), manifest.hex(), commit.hex());
+    let memory_id = agent.memory().map(|memory| memory.snapshot().id().hex());
+    Ok(Saved { name, manifest, commit, memory_id, session })
 }
 
 fn print_report(

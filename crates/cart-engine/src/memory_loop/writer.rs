@@ -1,6 +1,6 @@
 //! From tokens that were read to observations of whole sentences.
 
-use cart_memory::{MemoryEvent, Observation};
+use cart_memory::{Input, MemoryEvent, Observation};
 
 use super::usage::Usage;
 use super::{MemoryLoopError, span};
@@ -113,12 +113,12 @@ impl Writer {
         let Some(open) = self.open.take() else { return Ok(()) };
         let dim = agent.model().spec().hidden_size as usize;
         let Some(seen) = open.observation(agent, dim)? else { return Ok(()) };
-        let events = agent.update_memory(|memory| {
+        let outcome = agent.tell_memory(|memory| {
             let mean = mean(&seen.surprise);
             let energy = mean.map_or(UNMEASURED_ENERGY, |mean| memory.energy_from_surprise(mean));
-            memory.observe(memory.now() + 1, &Observation { energy, ..seen })
-        })??;
-        usage.wrote(&events);
+            Input::Observe { at: memory.now() + 1, seen: Observation { energy, ..seen } }
+        })?;
+        usage.wrote(&outcome.events);
         Ok(())
     }
 }

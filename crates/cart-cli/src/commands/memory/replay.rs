@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::history;
 use crate::report;
 
 /// Do to a memory what a trace or a log says, and show what came of it.
@@ -23,7 +24,8 @@ use crate::report;
   cart memory replay --trace stm.trace.jsonl
   cart --json memory replay --trace stm.trace.jsonl
   cart --json memory replay --trace stm.trace.jsonl --state last
-  cart --json memory replay --log session.log")]
+  cart --json memory replay --log session.log
+  cart memory replay --log more.log --base smol:told")]
 pub(crate) struct ReplayArgs {
     /// A trace of operations
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -32,6 +34,9 @@ pub(crate) struct ReplayArgs {
     /// A log of a memory; shows energies, lifetimes, writes, reads and the goal's way
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     log: Option<PathBuf>,
+    /// The cartridge with the memory that the log goes on from, where it does not begin with an empty one
+    #[arg(long, value_name = "REF", requires = "log")]
+    base: Option<String>,
     /// Of a log, only the first N operations, whatever comes after them
     #[arg(long, value_name = "N", requires = "log")]
     until: Option<u64>,
@@ -91,12 +96,19 @@ fn replay_log(context: &Context, path: &Path, args: &ReplayArgs) -> Result<(), F
     let refused = |error: LogError| {
         let hint = match error.operations_before() {
             Some(before) => format!("`--until {before}` replays what comes before"),
+            None if matches!(error, LogError::Base { .. }) => {
+                "`--base REF` names a cartridge with that memory".to_owned()
+            }
             None => "spec/37-memory-log.md describes the format".to_owned(),
         };
         Failure::refused_with(format!("{}: {error}", path.display()), hint)
     };
     let log = MemoryLog::open_first(&bytes, args.until.unwrap_or(u64::MAX)).map_err(refused)?;
-    let memory = UnifiedMemory::replay(&log, None).map_err(refused)?;
+    let base = match &args.base {
+        Some(reference) => history::memory_of(&history::open(context, reference)?)?,
+        None => None,
+    };
+    let memory = UnifiedMemory::replay(&log, base.as_ref()).map_err(refused)?;
     let body = LogReport {
         records: log.records.len(),
         whole_bytes: log.whole_bytes,
