@@ -4,7 +4,7 @@
 use cart_memory::UnifiedMemory;
 use cart_memory::log::{LogError, LogWriter, MemoryLog};
 use cart_memory::trace::Trace;
-use cart_tests::{Cart, fixture};
+use cart_tests::{Cart, fixture, schemas};
 use serde_json::Value;
 
 #[test]
@@ -57,6 +57,41 @@ fn a_log_is_replayed_cut_or_whole_and_refused_where_it_was_edited() {
     let until = said.split("`--until ").nth(1).unwrap().split('`').next().unwrap();
     let before = cart.json(["memory", "replay", "--log", &path, "--until", until]);
     assert_eq!(before["records"].to_string(), until);
+}
+
+#[test]
+fn the_schemas_allow_nothing_that_is_not_reported() {
+    let cart = Cart::new();
+    let trace = fixture("memory/validity.trace.jsonl");
+    let good = cart.json(["memory", "replay", "--trace", &trace, "--state", "last"]);
+    let steps = good["steps"].as_array().unwrap();
+    let first = |name: &str| {
+        let events = steps.iter().enumerate();
+        let mut all = events.flat_map(|(step, row)| {
+            row["events"].as_array().unwrap().iter().enumerate().map(move |(at, e)| (step, at, e))
+        });
+        let (step, at, _) = all.find(|(.., event)| event["event"] == name).unwrap();
+        format!("/steps/{step}/events/{at}")
+    };
+    let refused = |change: &dyn Fn(&mut Value)| {
+        let mut report = good.clone();
+        change(&mut report);
+        assert!(!schemas::breaches("report-memory-replay", &report).is_empty());
+    };
+    let recall = steps.iter().position(|step| step["op"] == "recall").unwrap();
+    let places =
+        [first("added"), first("evicted"), first("superseded"), format!("/steps/{recall}/answer")];
+    for place in places {
+        refused(&|report| report.pointer_mut(&place).unwrap()["more"] = 1.into());
+        let kept = ["event", "kind"];
+        let fields = good.pointer(&place).unwrap().as_object().unwrap().keys();
+        for field in fields.filter(|field| !kept.contains(&field.as_str())) {
+            refused(&|report| {
+                report.pointer_mut(&place).unwrap().as_object_mut().unwrap().remove(field);
+            });
+        }
+    }
+    refused(&|report| report["state"]["counters"]["more"] = 1.into());
 }
 
 /// A session with the small model that is told two sentences, saved and logged.
