@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cart_engine::{Agent, LoadOptions, SavedSession, with_memory, with_session};
+use cart_engine::{Agent, LoadOptions, Prepared, SavedSession, with_memory, with_session};
 use cart_format::{Commit, CommitId, ManifestId, Probe, Recipe};
 use cart_memory::UnifiedMemory;
 use cart_store::{CartFile, Cartridge, ObjectError, RefName, Store, Verified, VerifyOptions};
@@ -95,10 +95,16 @@ pub(crate) fn load_with(
     options: &LoadOptions,
 ) -> Result<(Agent, LoadedFrom), Failure> {
     let began = Instant::now();
-    let verified = verified(context, reference)?;
+    let cartridge = open(context, reference)?;
+    let bar = Bar::new(context, "verifying");
+    let verify = VerifyOptions { threads: context.threads, ..VerifyOptions::default() };
+    let prepared = Prepared::verify(cartridge, &verify, options.clone(), &bar);
+    drop(bar);
+    let prepared = prepared.map_err(Failure::refused)?;
+    let verified = prepared.verified().clone();
     let verify = began.elapsed();
     let began = Instant::now();
-    let agent = Agent::load(&verified, options).map_err(Failure::refused)?;
+    let agent = Agent::load_prepared(prepared).map_err(Failure::refused)?;
     let load = began.elapsed();
     let cartridge = verified.cartridge();
     let commit = cartridge.commit();
@@ -109,7 +115,7 @@ pub(crate) fn load_with(
         name: reference.parse().ok(),
         probes: commit.map_or_else(Vec::new, |(_, commit)| commit.probes.clone()),
         file: is_cart_file(path).then(|| path.to_owned()),
-        verified: verified.clone(),
+        verified,
         verify,
         load,
     };

@@ -6,13 +6,13 @@ use std::sync::{Arc, OnceLock};
 
 use cart_format::arch::ArchError;
 use cart_format::json::JsonError;
-use cart_format::{ArchSpec, BasisId, DType, Manifest, ManifestId, SpaceId};
+use cart_format::{ArchSpec, BasisId, DType, Manifest, ManifestId, SpaceId, TokenizerSection};
 use cart_memory::{ForeignSpace, Input, MemoryConfig, Normalization, Outcome, UnifiedMemory};
 use cart_nn::decoder::{Decoder, Run, State};
 use cart_nn::graph::{Graph, GraphLoadError};
 use cart_nn::{
     Activations, DeviceChoice, DeviceError, ForwardError, KernelError, KernelLevel, KvFormat,
-    KvFormatError, Logits, Model, Precision, Threads,
+    KvFormatError, Logits, Model, PackedAhead, Precision, Threads,
 };
 use cart_store::{BlobError, Verified};
 use thiserror::Error;
@@ -23,12 +23,13 @@ use crate::memory_cell::MemoryCell;
 use crate::memory_log::MemoryLogError;
 use crate::memory_section::{self, MemorySectionError};
 use crate::prefix_cache::{PrefixCache, PrefixCacheReport};
+use crate::prepared::Prepared;
 use crate::session_report::SavedSessionReport;
 use crate::tokenizer::{Tokenizer, TokenizerError};
-use crate::{session_section, space, weights};
+use crate::{code_pages, session_section, space, weights};
 
 /// Largest tokenizer document, in bytes.
-const TOKENIZER_BYTES: u64 = 256 << 20;
+pub(crate) const TOKENIZER_BYTES: u64 = 256 << 20;
 /// Largest chat template, in bytes.
 const TEMPLATE_BYTES: u64 = 1 << 20;
 
@@ -189,6 +190,24 @@ impl Agent {
     /// Weights are not finite, or parts are missing or do not belong together: weights and
     /// architecture, tokenizer and embedding, memory and model.
     pub fn load(verified: &Verified, options: &LoadOptions) -> Result<Self, LoadError> {
+        Self::load_with(verified, options, PackedAhead::default(), None)
+    }
+
+    /// As [`Agent::load`], of which some is done already.
+    ///
+    /// # Errors
+    /// As [`Agent::load`].
+    pub fn load_prepared(prepared: Prepared) -> Result<Self, LoadError> {
+        let Prepared { verified, options, weights, tokenizer } = prepared;
+        Self::load_with(&verified, &options, weights, tokenizer)
+    }
+
+    fn load_with(
+        verified: &Verified,
+        options: &LoadOptions,
+        packed: PackedAhead,
+        tokenizer: Option<Result<Tokenizer, TokenizerError>>,
+    ) -> Result<Self, LoadError> {
         let manifest = verified.manifest();
         let architecture = manifest.model.architecture.as_ref().ok_or(LoadError::NoArchitecture)?;
         let spec = ArchSpec::from_value(architecture)?;
@@ -196,8 +215,8 @@ impl Agent {
         let memory = memory_section::restore(verified, space)?;
         // The tokenizer's document is parsed by one thread; the others read the weights meanwhile.
         let (text, model) = std::thread::scope(|scope| {
-            let text = scope.spawn(|| text_parts(verified, &spec));
-            let model = model(verified, &spec, options);
+            let text = scope.spawn(|| text_parts(verified, &spec, tokenizer));
+            let model = model(verified, &spec, options, packed);
             (text.join().expect("reading a tokenizer does not panic"), model)
         });
         let ((tokenizer, template), model) = (text?.unzip(), model?);
@@ -217,6 +236,7 @@ impl Agent {
             memory_config: options.memory.clone(),
             normalization: OnceLock::new(),
         };
+        code_pages::release();
         Ok(Self { core: Arc::new(core), memory: MemoryCell::new(memory) })
     }
 
@@ -385,9 +405,10 @@ fn model(
     verified: &Verified,
     spec: &ArchSpec,
     options: &LoadOptions,
+    packed: PackedAhead,
 ) -> Result<Decoder, LoadError> {
     let device = options.device.open()?;
-    let Some(device) = device else { return kernels(verified, spec, options) };
+    let Some(device) = device else { return kernels(verified, spec, options, packed) };
     let of_kernels = |option| LoadError::OfKernels { option, device: options.device };
     if options.kernels.is_some() {
         return Err(of_kernels("a kernel level"));
@@ -411,12 +432,14 @@ fn kernels(
     verified: &Verified,
     spec: &ArchSpec,
     options: &LoadOptions,
+    packed: PackedAhead,
 ) -> Result<Decoder, LoadError> {
     if options.precision.is_some() {
         return Err(LoadError::OfGraph);
     }
     verified.check_finite()?;
-    let model = Model::load_on(&threads(options)?, spec, &weights::weights(verified)?)?;
+    let weights = weights::weights(verified)?;
+    let model = Model::load_packed(&threads(options)?, spec, &weights, packed)?;
     let model = model.with_activations(options.activations.unwrap_or_default());
     Ok(Decoder::Kernels(match options.kernels {
         Some(level) => model.with_kernel_level(level)?,
@@ -436,17 +459,18 @@ fn usual_precision(manifest: &Manifest) -> Precision {
 }
 
 /// Tokenizer and chat template, if the cartridge has a tokenizer.
+///
+/// * `ready`: the tokenizer, if it is made already
 fn text_parts(
     verified: &Verified,
     spec: &ArchSpec,
+    ready: Option<Result<Tokenizer, TokenizerError>>,
 ) -> Result<Option<(Tokenizer, Option<ChatTemplate>)>, LoadError> {
     let Some(section) = &verified.manifest().tokenizer else { return Ok(None) };
-    let document = verified.map(&section.document)?;
-    let (blob, found, allowed) = (section.document, document.len() as u64, TOKENIZER_BYTES);
-    if found > allowed {
-        return Err(BlobError::TooLarge { blob, found, allowed }.into());
-    }
-    let tokenizer = Tokenizer::new(&document, section.special.clone())?;
+    let tokenizer = match ready {
+        Some(ready) => ready?,
+        None => tokenizer(verified, section)?,
+    };
     tokenizer.check_embeddings(spec.vocab_size)?;
     let Some(template) = &section.chat_template else { return Ok(Some((tokenizer, None))) };
     let source = String::from_utf8(verified.read(template, TEMPLATE_BYTES)?)
@@ -457,6 +481,15 @@ fn text_parts(
     let (bos, eos) = (text(section.special.bos)?, text(section.special.eos.first().copied())?);
     let template = ChatTemplate::new(source, bos, eos)?;
     Ok(Some((tokenizer, Some(template))))
+}
+
+fn tokenizer(verified: &Verified, section: &TokenizerSection) -> Result<Tokenizer, LoadError> {
+    let document = verified.map(&section.document)?;
+    let (blob, found, allowed) = (section.document, document.len() as u64, TOKENIZER_BYTES);
+    if found > allowed {
+        return Err(BlobError::TooLarge { blob, found, allowed }.into());
+    }
+    Ok(Tokenizer::new(&document, section.special.clone())?)
 }
 
 /// How keys and values are stored where nobody says.

@@ -37,6 +37,7 @@ mod agent;
 mod calendar;
 mod calibration;
 mod chat;
+mod code_pages;
 mod distribution;
 mod event;
 mod hidden_tap;
@@ -47,6 +48,7 @@ mod memory_section;
 mod options;
 mod perplexity;
 mod prefix_cache;
+mod prepared;
 mod probe;
 mod prompt_text;
 pub mod runtime;
@@ -81,6 +83,7 @@ pub use options::{
 };
 pub use perplexity::{PerplexityError, PerplexityReport, perplexity};
 pub use prefix_cache::PrefixCacheReport;
+pub use prepared::Prepared;
 pub use probe::{
     FiniteError, FiniteReport, ProbeError, ProbeFailure, ProbeOutcome, TOLERANCE, check_probe,
     finite_check, record_probe,

@@ -259,5 +259,5 @@ fn prepare(
     options: &RuntimeOptions,
     carried: Option<&crate::Agent>,
 ) -> Result<Warm, SwapFailure> {
-    staged.verify(options.verify_threads)?.load(&options.load, carried)?.warm()
+    staged.verify(options.verify_threads, &options.load)?.load(carried)?.warm()
 }

@@ -8,6 +8,7 @@ mod added;
 mod bpe;
 mod decoding;
 mod document;
+mod lists;
 mod model;
 mod pieces;
 mod unigram;

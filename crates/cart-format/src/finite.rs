@@ -7,6 +7,9 @@ use crate::DType;
 /// Elements that are looked at together before one is looked for.
 const RUN: usize = 4096;
 
+/// Blocks that are looked at together.
+const BLOCKS: usize = 64;
+
 /// The first element that is infinite or not a number; for a block type, the first element of the
 /// first block that has such a scale or minimum. Integers are always finite.
 ///
@@ -26,9 +29,15 @@ pub fn first_not_finite(dtype: DType, bytes: &[u8]) -> Option<u64> {
         C64 => first_not_finite(F32, bytes).map(|part| part / 2),
         _ => {
             let scales = Scales::of(dtype)?;
+            let size = dtype.block_bytes() as usize;
+            let start = match scales {
+                Scales::F16(at) => runs_without(bytes, size, at),
+                _ => 0,
+            };
+            let bytes = &bytes[start * size..];
             let mut blocks = bytes.chunks_exact(dtype.block_bytes() as usize);
             let found = blocks.position(|block| !scales.are_finite(block))?;
-            Some(found as u64 * dtype.block_elements())
+            Some((start + found) as u64 * dtype.block_elements())
         }
     }
 }
@@ -43,6 +52,18 @@ fn first<const N: usize>(bytes: &[u8], is_bad: impl Fn([u8; N]) -> bool) -> Opti
         }
     }
     None
+}
+
+/// How many blocks at the start have finite scales, in whole runs: looking for the one that has not is
+/// slower than seeing that there is one.
+fn runs_without(bytes: &[u8], size: usize, [first, second]: [usize; 2]) -> usize {
+    let is_bad = |block: &[u8], at: usize| block[at + 1] & 0x7c == 0x7c;
+    let mut runs = bytes.chunks_exact(size * BLOCKS);
+    let bad = runs.position(|run| {
+        let blocks = run.chunks_exact(size);
+        blocks.fold(false, |bad, block| bad | is_bad(block, first) | is_bad(block, second))
+    });
+    bad.unwrap_or(bytes.len() / (size * BLOCKS)) * BLOCKS
 }
 
 /// Where the scales of a block are. Layouts are those of `ggml-common.h` in llama.cpp.

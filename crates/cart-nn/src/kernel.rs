@@ -9,6 +9,7 @@ pub(crate) mod packed;
 pub(crate) mod product;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tiles;
 pub(crate) mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86;

@@ -9,6 +9,7 @@
 //! one or the other. This is the only crate that names candle.
 
 mod activation;
+mod ahead;
 mod attention;
 mod bytes;
 mod conv;
@@ -36,6 +37,7 @@ mod state;
 mod taps;
 mod threads;
 
+pub use ahead::PackedAhead;
 pub use bytes::{SharedBytes, WeightSource, WeightTensor};
 pub use device::{DeviceChoice, DeviceError, Precision, UnknownDevice, UnknownPrecision};
 pub use forward::{ForwardError, Logits, LogitsFor, Run};

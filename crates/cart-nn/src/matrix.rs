@@ -11,6 +11,7 @@ use crate::kernel::format::{self, with_format};
 use crate::kernel::memory::Arena;
 use crate::kernel::packed::{OUTPUTS, Packed};
 use crate::kernel::product::{self, Target};
+use crate::kernel::tiles::Tiles;
 use crate::kernel::{Kernels, float, vector};
 use crate::parallel::{Rows, split, written};
 
@@ -45,21 +46,26 @@ impl Matrix {
     pub(crate) fn new(
         arena: &mut Arena,
         dtype: DType,
-        [outputs, inputs]: [usize; 2],
+        shape: [usize; 2],
         bytes: SharedBytes,
     ) -> Self {
-        let weights = with_format!(
-            dtype,
-            F => {
-                let mut released = 0;
-                let mut release = |done| {
-                    bytes.release(released..done);
-                    released = done;
-                };
-                Weights::Packed(Packed::new::<F>(arena, &bytes, outputs, &mut release))
-            },
-            else Weights::Float(bytes)
-        );
+        if format::is_supported(dtype) {
+            return Self::packed(Tiles::new(arena, dtype, shape), &bytes);
+        }
+        let [outputs, inputs] = shape;
+        Self { dtype, outputs, inputs, weights: Weights::Float(bytes) }
+    }
+
+    /// A matrix some of whose tiles are packed; the others are, and what is read of their bytes is let
+    /// go of.
+    pub(crate) fn packed(tiles: Tiles, bytes: &SharedBytes) -> Self {
+        let (dtype, [outputs, inputs]) = tiles.kind();
+        let mut released = 0;
+        let mut release = |done| {
+            bytes.release(released..done);
+            released = done;
+        };
+        let weights = Weights::Packed(tiles.finish(bytes, &mut release));
         Self { dtype, outputs, inputs, weights }
     }
 

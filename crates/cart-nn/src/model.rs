@@ -8,6 +8,7 @@ use cart_format::arch::Global;
 use cart_format::{ArchSpec, DType};
 use thiserror::Error;
 
+use crate::ahead::PackedAhead;
 use crate::bytes::WeightSource;
 use crate::kernel::{Activations, KernelError, KernelLevel, Kernels};
 use crate::kv::{KvFormat, KvFormatError};
@@ -128,17 +129,32 @@ impl Model {
         spec: &ArchSpec,
         source: &dyn WeightSource,
     ) -> Result<Self, LoadError> {
-        threads.run(|| Self::bind(threads, spec, source))
+        Self::load_packed(threads, spec, source, PackedAhead::default())
+    }
+
+    /// As [`Model::load_on`], of which some is packed already. What of the source was shown to `ahead`
+    /// is not read again.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_packed(
+        threads: &Threads,
+        spec: &ArchSpec,
+        source: &dyn WeightSource,
+        ahead: PackedAhead,
+    ) -> Result<Self, LoadError> {
+        threads.run(|| Self::bind(threads, spec, source, ahead))
     }
 
     fn bind(
         threads: &Threads,
         spec: &ArchSpec,
         source: &dyn WeightSource,
+        ahead: PackedAhead,
     ) -> Result<Self, LoadError> {
         spec.check()?;
         let naming = spec.naming;
-        let mut binder = Binder::new(source);
+        let mut binder = Binder::new(source, ahead);
         let (vocab, hidden) = (spec.vocab_size as usize, spec.hidden_size as usize);
         let embedding = binder.matrix(naming.global(Global::Embedding), vocab, hidden)?;
         let head = if spec.tied_head {

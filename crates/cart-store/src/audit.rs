@@ -1,5 +1,7 @@
 //! Hashing many ranges of blobs on all cores, and saying which differ.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,6 +14,7 @@ use crate::finite::{Place, Scan};
 use crate::hashing::{self, Cancelled, Lane, See};
 use crate::progress::Progress;
 use crate::verify::DamageKind;
+use crate::witness::{Interest, Witness};
 
 /// Something to hash.
 #[derive(Clone, Debug)]
@@ -23,6 +26,8 @@ pub(crate) struct Unit {
     /// Types of the tensors that have these bytes: which are to be looked through for values that
     /// are no numbers.
     types: Vec<DType>,
+    /// What the witness wants of it.
+    interest: Interest,
 }
 
 /// Which part of a blob.
@@ -57,6 +62,7 @@ impl Unit {
             part: Part::Whole,
             expected: *blob.as_bytes(),
             types: Vec::new(),
+            interest: Interest::None,
         }
     }
 
@@ -66,7 +72,7 @@ impl Unit {
             let start = index * SEGMENT;
             let range = start..entry.size.min(start + SEGMENT);
             let (part, expected) = (Part::Segment(index), *segment.as_bytes());
-            Self { blob, range, part, expected, types: Vec::new() }
+            Self { blob, range, part, expected, types: Vec::new(), interest: Interest::None }
         })
     }
 
@@ -75,12 +81,21 @@ impl Unit {
         Self { types: types.to_vec(), ..self }
     }
 
+    /// The same, to be shown to the witness.
+    pub(crate) fn shown(self, interest: Interest) -> Self {
+        Self { interest, ..self }
+    }
+
     pub(crate) fn is_segment(&self) -> bool {
         self.part != Part::Whole
     }
 
     fn len(&self) -> u64 {
         self.range.end - self.range.start
+    }
+
+    fn grain(&self) -> usize {
+        if let Interest::Pieces { grain } = self.interest { grain } else { 1 }
     }
 
     fn scans(&self) -> Vec<Scan> {
@@ -128,14 +143,16 @@ pub(crate) struct Audit {
     pub(crate) threads: usize,
 }
 
-/// Hashes everything, the longest unit first, so that no core is left with it at the end.
+/// Hashes everything: first what is waited for as a whole, then the longest unit first, so that no
+/// core is left with it at the end.
 pub(crate) fn audit(
     mut units: Vec<Unit>,
     threads: Option<usize>,
     locate: &Locate<'_>,
     progress: &dyn Progress,
+    witness: &dyn Witness,
 ) -> Result<Audit, Cancelled> {
-    units.sort_by_key(|unit| std::cmp::Reverse(unit.len()));
+    units.sort_by_key(|unit| (unit.interest != Interest::Whole, Reverse(unit.len())));
     progress.total(units.iter().map(Unit::len).sum());
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let threads = threads.unwrap_or_else(cores).clamp(1, units.len().div_ceil(2).max(1));
@@ -144,9 +161,10 @@ pub(crate) fn audit(
     let next = AtomicUsize::new(0);
     let cancelled = AtomicBool::new(false);
     let seen = Mutex::new(Checked::default());
+    let showing = Showing::new(witness, &units);
     let work = || {
         while let Some(pair) = pairs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            match check_pair(pair, locate, progress) {
+            match check_pair(pair, locate, progress, &showing) {
                 Ok(checked) => {
                     let mut seen = seen.lock().expect("no thread panics holding it");
                     seen.damage.extend(checked.damage);
@@ -173,12 +191,46 @@ pub(crate) fn audit(
     Ok(Audit { found, not_finite, bytes, threads })
 }
 
+/// What the witness has yet to be told.
+struct Showing<'a> {
+    witness: &'a dyn Witness,
+    /// Units that have not matched, of each blob that is waited for.
+    waiting: BTreeMap<BlobId, AtomicUsize>,
+}
+
+impl<'a> Showing<'a> {
+    fn new(witness: &'a dyn Witness, units: &[Unit]) -> Self {
+        let mut waiting: BTreeMap<BlobId, AtomicUsize> = BTreeMap::new();
+        for unit in units.iter().filter(|unit| unit.interest == Interest::Whole) {
+            *waiting.entry(unit.blob).or_default().get_mut() += 1;
+        }
+        Self { witness, waiting }
+    }
+
+    fn see(&self, unit: &Unit, at: u64, bytes: &[u8]) {
+        if matches!(unit.interest, Interest::Pieces { .. }) {
+            self.witness.see(&unit.blob, at, bytes);
+        }
+    }
+
+    /// A unit has matched: calls the witness with the last one of a blob.
+    fn matched(&self, unit: &Unit, location: &BlobLocation) {
+        if unit.interest == Interest::Whole
+            && let Some(waiting) = self.waiting.get(&unit.blob)
+            && waiting.fetch_sub(1, Ordering::AcqRel) == 1
+        {
+            self.witness.matched(&unit.blob, location);
+        }
+    }
+}
+
 /// Hashes one or two units. Says what is wrong with them, and where they have values that are no
 /// numbers.
 fn check_pair(
     units: &[Unit],
     locate: &Locate<'_>,
     progress: &dyn Progress,
+    showing: &Showing<'_>,
 ) -> Result<Checked, Cancelled> {
     let mut checked = Checked::default();
     let mut located = Vec::new();
@@ -189,24 +241,28 @@ fn check_pair(
             Err(error) => checked.damage.push((unit.blob, Part::Whole, error.into())),
         }
     }
+    let unit = |lane: usize| located.get(lane).map(|(unit, _): &(&Unit, BlobLocation)| *unit);
     let readers = [0, 1].map(|lane| {
         let location = located.get(lane).map(|(_, location)| location);
         move |buffer: &mut [u8], at| {
             location.map_or(Ok(()), |location: &BlobLocation| location.read_at(buffer, at))
         }
     });
-    let mut scans = [0, 1].map(|lane| {
-        let unit = located.get(lane).map(|(unit, _): &(&Unit, _)| unit);
-        unit.map_or_else(Vec::new, |unit| unit.scans())
-    });
+    let mut scans = [0, 1].map(|lane| unit(lane).map_or_else(Vec::new, Unit::scans));
     let digests = {
         let [left, right] = &mut scans;
-        let mut see = [left, right].map(|scans| {
-            move |bytes: &[u8]| scans.iter_mut().for_each(|scan: &mut Scan| scan.see(bytes))
+        let mut see = [(unit(0), left), (unit(1), right)].map(|(unit, scans)| {
+            move |at: u64, bytes: &[u8]| {
+                scans.iter_mut().for_each(|scan: &mut Scan| scan.see(bytes));
+                if let Some(unit) = unit {
+                    showing.see(unit, at, bytes);
+                }
+            }
         });
         let [left, right] = &mut see;
         let lane = |lane: usize, see| Lane {
-            range: located.get(lane).map_or(0..0, |(unit, _)| unit.range.clone()),
+            range: unit(lane).map_or(0..0, |unit| unit.range.clone()),
+            grain: unit(lane).map_or(1, Unit::grain),
             read: &readers[lane],
             see: Some(see),
         };
@@ -225,7 +281,10 @@ fn check_pair(
         };
         match damage {
             Some(damage) => checked.damage.push(damage),
-            None => checked.places.extend(unit.places(location, scans)),
+            None => {
+                checked.places.extend(unit.places(location, scans));
+                showing.matched(unit, location);
+            }
         }
     }
     Ok(checked)

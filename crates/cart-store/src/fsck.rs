@@ -21,6 +21,7 @@ use crate::ref_name::RefName;
 use crate::refs::{RefError, named_files};
 use crate::store::Store;
 use crate::verify::{Damage, DamageKind};
+use crate::witness::Nobody;
 
 /// How to audit.
 #[derive(Clone, Copy, Debug, Default)]
@@ -202,8 +203,9 @@ impl Store {
         }
         report.blobs = present.len() as u64;
         let locate = |blob: &BlobId| self.locate(blob);
-        let Audit { found, bytes, threads, .. } = audit(units, options.threads, &locate, progress)
-            .map_err(|Cancelled| FsckError::Cancelled)?;
+        let Audit { found, bytes, threads, .. } =
+            audit(units, options.threads, &locate, progress, &Nobody)
+                .map_err(|Cancelled| FsckError::Cancelled)?;
         (report.bytes, report.threads) = (bytes, threads);
         damage.extend(found.into_iter().map(|(blob, _, kind)| (blob, kind)));
         let of = |blob| uses.get(&blob).cloned().unwrap_or_default();

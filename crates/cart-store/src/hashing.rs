@@ -43,12 +43,22 @@ impl From<Cancelled> for HashError {
     }
 }
 
+/// Most bytes that are read at once because they belong together.
+const MAX_GRAIN: usize = 4 << 20;
+
 /// Runs `work` with this thread's buffer. (A stack of them: work that rayon starts inside other
 /// work gets another.)
 pub(crate) fn with_buffer<T>(work: impl FnOnce(&mut [u8]) -> T) -> T {
-    let pop = BUFFERS.with_borrow_mut(Vec::pop);
-    let mut buffer = pop.unwrap_or_else(|| vec![0; BUFFER]);
-    let done = work(&mut buffer);
+    with_buffer_of(BUFFER, work)
+}
+
+/// As [`with_buffer`], with `len` bytes.
+fn with_buffer_of<T>(len: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
+    let mut buffer = BUFFERS.with_borrow_mut(Vec::pop).unwrap_or_default();
+    if buffer.len() < len {
+        buffer.resize(len, 0);
+    }
+    let done = work(&mut buffer[..len]);
     BUFFERS.with_borrow_mut(|buffers| buffers.push(buffer));
     done
 }
@@ -117,13 +127,15 @@ pub(crate) fn digest_segments(
 /// One of two ranges that are hashed together.
 pub(crate) struct Lane<'a> {
     pub(crate) range: Range<u64>,
+    /// Bytes that belong together: what is read at once ends where such a group ends, counted from 0.
+    pub(crate) grain: usize,
     pub(crate) read: &'a Read<'a>,
     /// Is shown what was read, in order.
     pub(crate) see: Option<&'a mut See<'a>>,
 }
 
-/// Looks at bytes.
-pub(crate) type See<'a> = dyn FnMut(&[u8]) + 'a;
+/// Looks at bytes, and is told where they begin.
+pub(crate) type See<'a> = dyn FnMut(u64, &[u8]) + 'a;
 
 /// Fills a buffer with the bytes that begin at an offset.
 pub(crate) type Read<'a> = dyn Fn(&mut [u8], u64) -> Result<(), FileError> + 'a;
@@ -134,48 +146,102 @@ pub(crate) fn digest_pair(
     lanes: [Lane<'_>; 2],
     progress: &dyn Progress,
 ) -> Result<[Result<[u8; 32], FileError>; 2], Cancelled> {
-    let mut states = lanes.map(|lane| LaneState { lane, hasher: Hasher::new(), failure: None });
-    with_buffer(|buffer| {
-        let (left, right) = buffer.split_at_mut(BUFFER / 2);
-        while states.iter().any(|state| !state.lane.range.is_empty()) {
+    let grain = lanes.iter().map(|lane| lane.grain.min(MAX_GRAIN)).max().unwrap_or(0);
+    with_buffer_of(BUFFER.max(2 * grain), |buffer| {
+        let [left, right] = lanes;
+        let (left_buffer, right_buffer) = buffer.split_at_mut(buffer.len() / 2);
+        let mut left = LaneState::new(left, left_buffer);
+        let mut right = LaneState::new(right, right_buffer);
+        loop {
             if progress.cancelled() {
                 return Err(Cancelled);
             }
-            let [first, second] = &mut states;
-            let (left, right) = (first.fill(left), second.fill(right));
-            first.hasher.update_pair(left, &mut second.hasher, right);
-            progress.add((left.len() + right.len()) as u64);
+            let together = match (left.fill(), right.fill()) {
+                (0, 0) => break,
+                (0, alone) | (alone, 0) => alone,
+                (left, right) => left.min(right),
+            };
+            let (from_left, from_right) = (left.advance(together), right.advance(together));
+            progress.add((from_left.len() + from_right.len()) as u64);
+            let (from_left, from_right) = (&left.buffer[from_left], &right.buffer[from_right]);
+            left.hasher.update_pair(from_left, &mut right.hasher, from_right);
         }
-        Ok(())
-    })?;
-    Ok(states.map(|state| state.failure.map_or(Ok(state.hasher.finish()), Err)))
+        Ok([left.finish(), right.finish()])
+    })
 }
 
-struct LaneState<'a> {
+struct LaneState<'a, 'b> {
     lane: Lane<'a>,
     hasher: Hasher,
     failure: Option<FileError>,
+    buffer: &'b mut [u8],
+    /// What of the buffer was read and not hashed yet.
+    waiting: Range<usize>,
 }
 
-impl LaneState<'_> {
-    /// The next bytes; none at the end or after a failure.
-    fn fill<'b>(&mut self, buffer: &'b mut [u8]) -> &'b [u8] {
+impl<'a, 'b> LaneState<'a, 'b> {
+    fn new(lane: Lane<'a>, buffer: &'b mut [u8]) -> Self {
+        Self { lane, hasher: Hasher::new(), failure: None, buffer, waiting: 0..0 }
+    }
+
+    /// Reads on if nothing waits. Gives how many bytes wait; none at the end or after a failure.
+    fn fill(&mut self) -> usize {
         let range = &mut self.lane.range;
-        let len = (range.end - range.start).min(buffer.len() as u64) as usize;
-        let part = &mut buffer[..len];
+        if !self.waiting.is_empty() || range.is_empty() {
+            return self.waiting.len();
+        }
+        let len = piece(range, self.buffer.len(), self.lane.grain);
+        let part = &mut self.buffer[..len];
         match (self.lane.read)(part, range.start) {
             Ok(()) => {
-                range.start += len as u64;
                 if let Some(see) = &mut self.lane.see {
-                    see(part);
+                    see(range.start, part);
                 }
-                part
+                range.start += len as u64;
+                self.waiting = 0..len;
             }
             Err(error) => {
                 self.failure = Some(error);
                 range.start = range.end;
-                &[]
             }
         }
+        self.waiting.len()
+    }
+
+    /// Takes the next bytes that wait, at most `len`.
+    fn advance(&mut self, len: usize) -> Range<usize> {
+        let start = self.waiting.start;
+        self.waiting.start += len.min(self.waiting.len());
+        start..self.waiting.start
+    }
+
+    fn finish(self) -> Result<[u8; 32], FileError> {
+        self.failure.map_or(Ok(self.hasher.finish()), Err)
+    }
+}
+
+/// Bytes to read next: as many as there is room for, up to the end of a group.
+fn piece(range: &Range<u64>, room: usize, grain: usize) -> usize {
+    let full = range.start + room as u64;
+    if full >= range.end {
+        return (range.end - range.start) as usize;
+    }
+    let whole = full / grain.max(1) as u64 * grain.max(1) as u64;
+    if whole > range.start { (whole - range.start) as usize } else { room }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_end_where_groups_end() {
+        assert_eq!(piece(&(0..100), 64, 10), 60);
+        assert_eq!(piece(&(5..100), 64, 10), 55);
+        assert_eq!(piece(&(60..100), 64, 10), 40);
+        assert_eq!(piece(&(0..100), 8, 10), 8);
+        assert_eq!(piece(&(8..100), 8, 10), 2);
+        assert_eq!(piece(&(0..100), 64, 1), 64);
+        assert_eq!(piece(&(0..100), 64, 0), 64);
     }
 }

@@ -278,8 +278,11 @@ impl Intake<'_> {
             vec![(hashing::digest(0..len(0), progress, read(0))?, Vec::new())]
         } else {
             let reads = [read(0), read(1)];
-            let lanes =
-                [0, 1].map(|index| Lane { range: 0..len(index), read: &reads[index], see: None });
+            let lane = |index: usize| {
+                let (range, read) = (0..len(index), &reads[index] as &hashing::Read<'_>);
+                Lane { range, grain: 1, read, see: None }
+            };
+            let lanes = [lane(0), lane(1)];
             let [left, right] = hashing::digest_pair(lanes, progress).map_err(HashError::from)?;
             vec![(left?, Vec::new()), (right?, Vec::new())]
         };

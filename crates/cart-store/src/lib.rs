@@ -39,6 +39,7 @@ mod resolve;
 mod source;
 mod store;
 mod verify;
+mod witness;
 
 pub use blob_source::{BlobError, BlobLocation, BlobSource, MappedBlob};
 pub use cart_file::{CartFile, CartFileError, ImportedCart};
@@ -59,3 +60,4 @@ pub use resolve::{ResolveError, Resolved};
 pub use source::{SourceRange, digest_source};
 pub use store::{OpenError, STORE_VERSION, Store};
 pub use verify::{Damage, DamageKind, Verified, VerifyError, VerifyOptions, VerifyReport};
+pub use witness::{Interest, Witness};

@@ -15,6 +15,7 @@ use crate::cartridge::Cartridge;
 use crate::finite::{self, FiniteScan, NotFinite};
 use crate::hashing::Cancelled;
 use crate::progress::Progress;
+use crate::witness::{Nobody, Witness};
 
 /// How to verify.
 #[derive(Clone, Copy, Debug, Default)]
@@ -177,8 +178,21 @@ impl Cartridge {
         options: &VerifyOptions,
         progress: &dyn Progress,
     ) -> Result<Verified, VerifyError> {
-        let (damage, report) =
-            examine(&self, options, progress).map_err(|Cancelled| VerifyError::Cancelled)?;
+        self.verify_before(options, progress, &Nobody)
+    }
+
+    /// As [`Cartridge::verify`], before a witness that sees what is read.
+    ///
+    /// # Errors
+    /// As [`Cartridge::verify`].
+    pub fn verify_before(
+        self,
+        options: &VerifyOptions,
+        progress: &dyn Progress,
+        witness: &dyn Witness,
+    ) -> Result<Verified, VerifyError> {
+        let (damage, report) = examine(&self, options, progress, witness)
+            .map_err(|Cancelled| VerifyError::Cancelled)?;
         if damage.is_empty() {
             return Ok(Verified { cartridge: self, report });
         }
@@ -193,6 +207,7 @@ fn examine(
     cartridge: &Cartridge,
     options: &VerifyOptions,
     progress: &dyn Progress,
+    witness: &dyn Witness,
 ) -> Result<(Vec<Damage>, VerifyReport), Cancelled> {
     let began = Instant::now();
     let manifest = cartridge.manifest();
@@ -200,9 +215,11 @@ fn examine(
     let types = types(manifest);
     for (&blob, entry) in &manifest.blobs {
         let types = types.get(&blob).map_or(&[][..], Vec::as_slice);
-        units.extend(Unit::segments(blob, entry).map(|unit| unit.of_types(types)));
+        let interest = witness.interest(&blob);
+        let looked_at = |unit: Unit| unit.of_types(types).shown(interest);
+        units.extend(Unit::segments(blob, entry).map(looked_at));
         if entry.segments.is_empty() {
-            units.push(Unit::whole(blob, entry.size).of_types(types));
+            units.push(looked_at(Unit::whole(blob, entry.size)));
         } else if options.whole {
             units.push(Unit::whole(blob, entry.size));
         }
@@ -210,7 +227,7 @@ fn examine(
     let segments = units.iter().filter(|unit| unit.is_segment()).count() as u64;
     let locate = |blob: &BlobId| cartridge.locate(blob);
     let Audit { found, not_finite, bytes, threads } =
-        audit(units, options.threads, &locate, progress)?;
+        audit(units, options.threads, &locate, progress, witness)?;
     let blobs = manifest.blobs.len() as u64;
     let seconds = began.elapsed().as_secs_f64();
     let damaged = found.iter().map(|(blob, ..)| *blob).collect();

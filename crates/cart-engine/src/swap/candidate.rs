@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cart_format::Probe;
-use cart_store::{Cartridge, Silent, Verified, VerifyOptions};
+use cart_store::{Cartridge, Silent, VerifyOptions};
 
 use super::lifecycle::{Lifecycle, SwapState};
 use super::refusal::SwapFailure;
-use crate::{Agent, LoadOptions, check_probe, finite_check};
+use crate::{Agent, LoadOptions, Prepared, check_probe, finite_check};
 
 /// Asked for; nothing was read yet.
 pub(crate) struct Staged {
@@ -19,7 +19,7 @@ pub(crate) struct Staged {
 
 /// Every digest matched.
 pub(crate) struct Checked {
-    verified: Verified,
+    prepared: Prepared,
     lifecycle: Arc<Lifecycle>,
     pub(crate) took: Took,
 }
@@ -51,18 +51,22 @@ pub(crate) struct Took {
 }
 
 impl Staged {
-    /// Recomputes every digest.
-    pub(crate) fn verify(self, threads: Option<usize>) -> Result<Checked, SwapFailure> {
+    /// Recomputes every digest, and begins with what comes next while the bytes are at hand.
+    pub(crate) fn verify(
+        self,
+        threads: Option<usize>,
+        load: &LoadOptions,
+    ) -> Result<Checked, SwapFailure> {
         let begun = Instant::now();
         let options = VerifyOptions { threads, ..VerifyOptions::default() };
-        let verified = self.cartridge.verify(&options, &Silent)?;
+        let prepared = Prepared::verify(self.cartridge, &options, load.clone(), &Silent)?;
         let took = Took {
-            bytes_verified: verified.report().bytes,
+            bytes_verified: prepared.verified().report().bytes,
             verify_ms: millis_since(begun),
             ..Took::default()
         };
         step(&self.lifecycle, SwapState::Verified);
-        Ok(Checked { verified, lifecycle: self.lifecycle, took })
+        Ok(Checked { prepared, lifecycle: self.lifecycle, took })
     }
 }
 
@@ -70,21 +74,17 @@ impl Checked {
     /// Loads it, and gives it the running memory where that is to be carried over.
     ///
     /// * `carried`: the agent whose memory moves over, if one does
-    pub(crate) fn load(
-        self,
-        options: &LoadOptions,
-        carried: Option<&Agent>,
-    ) -> Result<Loaded, SwapFailure> {
+    pub(crate) fn load(self, carried: Option<&Agent>) -> Result<Loaded, SwapFailure> {
         let begun = Instant::now();
-        let mut agent = Agent::load(&self.verified, options)?;
+        let commit = self.prepared.verified().cartridge().commit();
+        let probes = commit.map(|(_, commit)| commit.probes.clone()).unwrap_or_default();
+        let mut agent = Agent::load_prepared(self.prepared)?;
         if agent.tokenizer().is_none() {
             return Err(SwapFailure::NoTokenizer);
         }
         if let Some(carried) = carried {
             agent = agent.with_memory_of(carried)?;
         }
-        let commit = self.verified.cartridge().commit();
-        let probes = commit.map(|(_, commit)| commit.probes.clone()).unwrap_or_default();
         step(&self.lifecycle, SwapState::Loaded);
         let took = Took { load_ms: millis_since(begun), ..self.took };
         Ok(Loaded { agent, probes, lifecycle: self.lifecycle, took })

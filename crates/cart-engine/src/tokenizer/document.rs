@@ -13,6 +13,7 @@ use tokenizers::{ModelWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
 use super::added::AddedToken;
 use super::bpe::{Bpe, Pairs, Ranks};
+use super::lists::Lists;
 use super::model::Model;
 use super::pieces::{MAX_ID, Pieces};
 use super::unigram::Unigram;
@@ -100,7 +101,20 @@ type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 impl Document {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(&without_merges(bytes))
+        let Lists { rest, ranks, vocab } = Lists::of(bytes);
+        let mut document: Self = serde_json::from_slice(&rest)?;
+        let model = &mut document.model;
+        if let Some(empty) = model.cart_ranks.as_mut().filter(|found| found.is_empty())
+            && let Some(ranks) = ranks
+        {
+            *empty = ranks;
+        }
+        if let Some(empty) = model.vocab.as_mut().filter(|found| found.pieces.end() == 0)
+            && let Some(pieces) = vocab
+        {
+            empty.pieces = pieces;
+        }
+        Ok(document)
     }
 
     /// The model. A kind that is not known here is the library's, and is read a second time.
@@ -157,44 +171,6 @@ impl Document {
     pub(super) fn take_model(self) -> (Parts, ModelPartsOf) {
         let Self { added_tokens, normalizer, pre_tokenizer, decoder, model } = self;
         (Parts { added_tokens, normalizer, pre_tokenizer, decoder }, ModelPartsOf(model))
-    }
-}
-
-/// The document without its merges, where it has ranks in their place: to step over half a million texts
-/// takes as long as all the rest.
-fn without_merges(bytes: &[u8]) -> Cow<'_, [u8]> {
-    // No text of the document can contain these: a quotation mark inside one has a backslash.
-    let find = |field: &[u8]| memchr::memmem::find(bytes, field).map(|at| at + field.len());
-    let (Some(_), Some(start)) = (find(b"\"cart_ranks\":["), find(b"\"merges\":[")) else {
-        return Cow::Borrowed(bytes);
-    };
-    let mut at = start;
-    let mut depth = 1;
-    while depth > 0 {
-        match bytes.get(at) {
-            None => return Cow::Borrowed(bytes),
-            Some(b'[') => depth += 1,
-            Some(b']') => depth -= 1,
-            Some(b'"') => match text_end(bytes, at + 1) {
-                Some(end) => at = end,
-                None => return Cow::Borrowed(bytes),
-            },
-            Some(_) => {}
-        }
-        at += 1;
-    }
-    Cow::Owned([&bytes[..start], &bytes[at - 1..]].concat())
-}
-
-/// Where the quotation mark is that ends a text.
-fn text_end(bytes: &[u8], start: usize) -> Option<usize> {
-    let mut at = start;
-    loop {
-        at += memchr::memchr2(b'"', b'\\', bytes.get(at..)?)?;
-        if bytes[at] == b'"' {
-            return Some(at);
-        }
-        at += 2;
     }
 }
 
@@ -368,25 +344,5 @@ impl<'de> Deserialize<'de> for Text<'de> {
             }
         }
         deserializer.deserialize_str(Borrow)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn merges_are_left_out_only_where_ranks_stand_for_them() {
-        let ranked =
-            br#"{"model":{"cart_ranks":[1],"merges":["a ]\"]",["b","\\"]],"vocab":{"]":0}}}"#;
-        let expected = br#"{"model":{"cart_ranks":[1],"merges":[],"vocab":{"]":0}}}"#;
-        assert_eq!(without_merges(ranked).as_ref(), expected);
-        for untouched in [
-            &br#"{"model":{"merges":["a b"],"vocab":{"\"cart_ranks\":[":0}}}"#[..],
-            br#"{"model":{"cart_ranks":[1],"vocab":{}}}"#,
-            br#"{"model":{"cart_ranks":[1],"merges":["a b"#,
-        ] {
-            assert_eq!(without_merges(untouched).as_ref(), untouched);
-        }
     }
 }

@@ -1,9 +1,7 @@
-//! A vocabulary: texts to ids and back, in three allocations however many there are.
+//! A vocabulary: texts to ids and back, in a few allocations however many there are.
 
 /// No entry.
 const NONE: u32 = u32::MAX;
-/// An unused place of the table.
-const EMPTY: u64 = u64::MAX;
 /// Largest id that is taken: a document can't make the tables larger than a vocabulary ever is.
 pub(super) const MAX_ID: u32 = 1 << 24;
 
@@ -15,9 +13,11 @@ pub(super) struct Pieces {
     entries: Vec<Entry>,
     /// The entry of each id, or [`NONE`].
     by_id: Vec<u32>,
-    /// Open addressing with linear probing, at most half full: the upper half of a text's hash, and its
-    /// entry. Half a hash tells nearly all texts apart without a look at their bytes, all over memory.
-    table: Vec<u64>,
+    /// Where the places of each bucket begin in `places`, and after the last bucket where they end.
+    starts: Vec<u32>,
+    /// Bucket after bucket the upper half of each text's hash, and its entry. Half a hash tells nearly
+    /// all texts apart without a look at their bytes, all over memory.
+    places: Vec<u64>,
     /// Bytes of the longest text.
     longest: usize,
 }
@@ -30,7 +30,7 @@ struct Entry {
 }
 
 impl Pieces {
-    /// Adds a text. The table is made by [`Pieces::index`].
+    /// Adds a text, which is found once [`Pieces::index`] was called.
     pub(super) fn push(&mut self, text: &str, id: u32) {
         let entry = self.entries.len() as u32;
         self.entries.push(Entry { start: self.texts.len() as u32, len: text.len() as u32, id });
@@ -42,42 +42,47 @@ impl Pieces {
         self.longest = self.longest.max(text.len());
     }
 
-    /// Makes texts findable. Of two equal texts the last one counts.
+    /// Makes texts findable, in two passes over them: they are counted out into buckets of two or so.
+    /// Of two equal texts the last one counts.
     pub(super) fn index(&mut self) {
-        let places = (self.entries.len() * 2).next_power_of_two().max(2);
-        let mut table = vec![EMPTY; places];
-        for (index, entry) in self.entries.iter().enumerate() {
-            let text = text_of(&self.texts, *entry);
-            let hash = hash(text.as_bytes());
-            let is_text = |found: u64| {
-                found >> 32 == hash >> 32
-                    && text_of(&self.texts, self.entries[entry_of(found)]) == text
-            };
-            let mut place = hash as usize & (places - 1);
-            while table[place] != EMPTY && !is_text(table[place]) {
-                place = (place + 1) & (places - 1);
-            }
-            table[place] = hash >> 32 << 32 | index as u64;
+        let buckets = (self.entries.len() / 2).next_power_of_two();
+        let hashes: Vec<u64> = self
+            .entries
+            .iter()
+            .map(|&entry| hash(text_of(&self.texts, entry).as_bytes()))
+            .collect();
+        let bucket = |hash: u64| hash as usize & (buckets - 1);
+        let mut starts = vec![0_u32; buckets + 1];
+        for &hash in &hashes {
+            starts[bucket(hash)] += 1;
         }
-        self.table = table;
+        // From how many there are to where they end, and, as each is put in front, where they begin.
+        let mut end = 0;
+        for start in &mut starts {
+            end += *start;
+            *start = end;
+        }
+        let mut places = vec![0; hashes.len()];
+        for (entry, &hash) in hashes.iter().enumerate().rev() {
+            let start = &mut starts[bucket(hash)];
+            *start -= 1;
+            places[*start as usize] = hash >> 32 << 32 | entry as u64;
+        }
+        (self.starts, self.places) = (starts, places);
     }
 
     /// The id of a text.
     pub(super) fn id(&self, text: &str) -> Option<u32> {
-        let mask = self.table.len().checked_sub(1)?;
+        let buckets = self.starts.len().checked_sub(1)?;
         if text.len() > self.longest {
             return None;
         }
         let hash = hash(text.as_bytes());
-        let mut place = hash as usize & mask;
-        loop {
-            let found = self.table[place];
-            let entry = *self.entries.get(entry_of(found))?;
-            if found >> 32 == hash >> 32 && text_of(&self.texts, entry) == text {
-                return Some(entry.id);
-            }
-            place = (place + 1) & mask;
-        }
+        let bucket = hash as usize & (buckets - 1);
+        let range = self.starts[bucket] as usize..self.starts[bucket + 1] as usize;
+        let places = self.places[range].iter().rev().filter(|&place| place >> 32 == hash >> 32);
+        let entries = places.map(|&place| self.entries[place as u32 as usize]);
+        entries.into_iter().find(|&entry| text_of(&self.texts, entry) == text).map(|entry| entry.id)
     }
 
     /// The text of an id.
@@ -106,11 +111,6 @@ impl Pieces {
     }
 }
 
-/// The entry of a place of the table; beyond all entries for an unused one.
-fn entry_of(place: u64) -> usize {
-    place as u32 as usize
-}
-
 fn text_of(texts: &str, entry: Entry) -> &str {
     &texts[entry.start as usize..(entry.start + entry.len) as usize]
 }
@@ -118,14 +118,28 @@ fn text_of(texts: &str, entry: Entry) -> &str {
 /// Eight bytes at a time, multiplied and folded; the length goes in, so that zeros at the end count.
 fn hash(bytes: &[u8]) -> u64 {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-    let mut state = ODD ^ bytes.len() as u64;
-    for chunk in bytes.chunks(8) {
-        let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
-        let product = u128::from(state ^ u64::from_le_bytes(word)) * u128::from(ODD | 1 << 63);
-        state = product as u64 ^ (product >> 64) as u64;
-    }
+    let fold = |state: u64, word: u64| {
+        let product = u128::from(state ^ word) * u128::from(ODD | 1 << 63);
+        product as u64 ^ (product >> 64) as u64
+    };
+    let (words, rest) = bytes.as_chunks::<8>();
+    let start = ODD ^ bytes.len() as u64;
+    let state = words.iter().fold(start, |state, word| fold(state, u64::from_le_bytes(*word)));
+    let state = if rest.is_empty() { state } else { fold(state, short_word(rest)) };
     state ^ state >> 29
+}
+
+/// Up to seven bytes as a number, in which each of them counts: short copies cost more than they move.
+fn short_word(bytes: &[u8]) -> u64 {
+    let four = |at: usize| {
+        u64::from(u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]))
+    };
+    let len = bytes.len();
+    if len >= 4 {
+        return four(0) | four(len - 4) << 32;
+    }
+    let byte = |at: usize| u64::from(bytes[at]);
+    byte(0) | byte(len / 2) << 8 | byte(len - 1) << 16
 }
 
 #[cfg(test)]
@@ -140,12 +154,28 @@ mod tests {
             pieces.push(&format!("piece {}", id * id), id * 2);
         }
         pieces.push("", 1);
+        pieces.push("twice", 3);
+        pieces.push("twice", 5);
         pieces.index();
+        assert_eq!(pieces.id("twice"), Some(5));
         for id in 0..1000 {
             let text = format!("piece {}", id * id);
             assert_eq!((pieces.id(&text), pieces.text(id * 2)), (Some(id * 2), Some(&*text)));
         }
-        assert_eq!((pieces.id(""), pieces.text(3), pieces.id("piece 2")), (Some(1), None, None));
+        assert_eq!((pieces.id(""), pieces.text(7), pieces.id("piece 2")), (Some(1), None, None));
         assert_eq!((pieces.end(), pieces.bytes()), (1999, None));
+    }
+
+    #[test]
+    fn every_byte_of_a_text_counts() {
+        for len in 1..20 {
+            let text = vec![b'a'; len];
+            for at in 0..len {
+                let mut other = text.clone();
+                other[at] = b'b';
+                assert_ne!(hash(&text), hash(&other), "byte {at} of {len}");
+            }
+            assert_ne!(hash(&text), hash(&text[1..]));
+        }
     }
 }

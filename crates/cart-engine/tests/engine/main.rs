@@ -12,6 +12,7 @@ mod loading;
 mod logits;
 mod measuring;
 mod memory;
+mod preparing;
 mod sentencepiece;
 mod smollm2;
 mod states;

@@ -9,6 +9,7 @@ use half::f16;
 
 use super::GraphLoadError;
 use super::operations::wide_dtype;
+use crate::ahead::PackedAhead;
 use crate::bytes::{WeightSource, WeightTensor};
 use crate::kernel::format::{Format, GROUP, with_format};
 use crate::model::LoadError;
@@ -33,7 +34,7 @@ pub fn load_parameters(
     dtype: candle_core::DType,
 ) -> Result<Parameters, GraphLoadError> {
     spec.check().map_err(LoadError::from)?;
-    let binder = Binder::new(source);
+    let binder = Binder::new(source, PackedAhead::default());
     let small = small_names(spec);
     let mut parameters = Parameters::new();
     for asked in spec.tensors() {

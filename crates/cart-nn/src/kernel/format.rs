@@ -21,9 +21,6 @@ pub(crate) enum Factors {
     Nibbles,
 }
 
-/// As [`Format::words`].
-type Words = fn(&[u8], usize) -> [u32; 8];
-
 /// A block format.
 pub(crate) trait Format: Copy + Send + Sync + 'static {
     /// Bytes of a block.
@@ -40,15 +37,12 @@ pub(crate) trait Format: Copy + Send + Sync + 'static {
     const PARTS: usize;
     /// How factors are packed.
     const FACTORS: Factors;
-    /// Whether [`Format::words`] gives a group's codes as they are packed.
-    const WORDS: bool;
 
     /// Codes of group `index` of `block`; `index < GROUPS`, `block.len() == BYTES`.
     fn codes(block: &[u8], index: usize) -> [u8; GROUP];
 
-    /// What an output has in each of the `BITS` lines of group `index` of a tile, where that takes only
-    /// moving whole words; otherwise zeros (see [`Format::WORDS`]). A fifth bit comes as the block has it:
-    /// bit `i` is that of code `i`.
+    /// What an output has in each of the `BITS` lines of group `index` of a tile, by moving whole words.
+    /// A fifth bit comes as a block of one group has it: bit `i` is that of code `i`.
     fn words(block: &[u8], index: usize) -> [u32; 8];
 
     /// Bits of the 16-bit floats that are the block's scale and minimum. The minimum is to be added.
@@ -73,10 +67,6 @@ macro_rules! formats {
                 const MINS: bool = $mins;
                 const PARTS: usize = $parts;
                 const FACTORS: Factors = Factors::$factors;
-                const WORDS: bool = {
-                    const WORDS: Option<Words> = $words;
-                    WORDS.is_some()
-                };
 
                 #[inline(always)]
                 fn codes(block: &[u8], index: usize) -> [u8; GROUP] {
@@ -85,11 +75,7 @@ macro_rules! formats {
 
                 #[inline(always)]
                 fn words(block: &[u8], index: usize) -> [u32; 8] {
-                    const WORDS: Option<Words> = $words;
-                    match WORDS {
-                        Some(words) => words(block, index),
-                        None => [0; 8],
-                    }
+                    $words(block, index)
                 }
 
                 #[inline(always)]
@@ -121,16 +107,16 @@ macro_rules! formats {
 }
 
 formats! {
-    Q4_0: bits 4, groups 1, zero 8, mins false, parts 1, One, q4::<2>, Some(q4_words::<2>), scale::<0>, one;
-    Q4_1: bits 4, groups 1, zero 0, mins true, parts 1, One, q4::<4>, Some(q4_words::<4>), scale_and_min, one;
-    Q5_0: bits 5, groups 1, zero 16, mins false, parts 1, One, q5::<2>, Some(q5_words::<2>), scale::<0>, one;
-    Q5_1: bits 5, groups 1, zero 0, mins true, parts 1, One, q5::<4>, Some(q5_words::<4>), scale_and_min, one;
-    Q8_0: bits 8, groups 1, zero 128, mins false, parts 1, One, q8, Some(q8_words), scale::<0>, one;
-    Q2_K: bits 2, groups 8, zero 0, mins true, parts 2, Nibbles, q2_k, None, scale_less_min::<80>, q2_k_factors;
-    Q3_K: bits 3, groups 8, zero 4, mins false, parts 2, Bytes, q3_k, None, scale::<108>, q3_k_factors;
-    Q4_K: bits 4, groups 8, zero 0, mins true, parts 1, Bytes, q4_k, Some(q4_k_words), scale_less_min::<0>, k_factors;
-    Q5_K: bits 5, groups 8, zero 0, mins true, parts 1, Bytes, q5_k, None, scale_less_min::<0>, k_factors;
-    Q6_K: bits 6, groups 8, zero 32, mins false, parts 2, Bytes, q6_k, None, scale::<208>, q6_k_factors;
+    Q4_0: bits 4, groups 1, zero 8, mins false, parts 1, One, q4::<2>, q4_words::<2>, scale::<0>, one;
+    Q4_1: bits 4, groups 1, zero 0, mins true, parts 1, One, q4::<4>, q4_words::<4>, scale_and_min, one;
+    Q5_0: bits 5, groups 1, zero 16, mins false, parts 1, One, q5::<2>, q5_words::<2>, scale::<0>, one;
+    Q5_1: bits 5, groups 1, zero 0, mins true, parts 1, One, q5::<4>, q5_words::<4>, scale_and_min, one;
+    Q8_0: bits 8, groups 1, zero 128, mins false, parts 1, One, q8, q8_words, scale::<0>, one;
+    Q2_K: bits 2, groups 8, zero 0, mins true, parts 2, Nibbles, q2_k, q2_k_words, scale_less_min::<80>, q2_k_factors;
+    Q3_K: bits 3, groups 8, zero 4, mins false, parts 2, Bytes, q3_k, q3_k_words, scale::<108>, q3_k_factors;
+    Q4_K: bits 4, groups 8, zero 0, mins true, parts 1, Bytes, q4_k, q4_k_words, scale_less_min::<0>, k_factors;
+    Q5_K: bits 5, groups 8, zero 0, mins true, parts 1, Bytes, q5_k, q5_k_words, scale_less_min::<0>, k_factors;
+    Q6_K: bits 6, groups 8, zero 32, mins false, parts 2, Bytes, q6_k, q6_k_words, scale::<208>, q6_k_factors;
 }
 
 /// Whether products with weights of this block type exist here.
@@ -222,14 +208,62 @@ fn q8_words(block: &[u8], _index: usize) -> [u32; 8] {
     std::array::from_fn(|index| word(packed, index) ^ 0x8080_8080)
 }
 
+/// The four lines of the nibbles of 32 bytes, those at `shift`.
+#[inline(always)]
+fn nibble_lines(packed: &[u8], shift: usize) -> [u32; 4] {
+    let nibbles = |at: usize| word(packed, at) >> shift & 0x0f0f_0f0f;
+    let line = |at: usize| nibbles(at) | nibbles(at + 4) << 4;
+    [line(0), line(1), line(2), line(3)]
+}
+
+/// The two lines of pairs of bits of 32 bytes, those at `shift`.
+#[inline(always)]
+fn pair_lines(packed: &[u8], shift: usize) -> [u32; 2] {
+    let pairs = |at: usize| word(packed, at) >> shift & 0x0303_0303;
+    let line = |at: usize| pairs(at) | pairs(at + 1) << 2 | pairs(at + 2) << 4 | pairs(at + 3) << 6;
+    [line(0), line(4)]
+}
+
+/// The line of bits of 32 bytes, those at `shift`.
+#[inline(always)]
+fn bit_line(packed: &[u8], shift: usize) -> u32 {
+    (0..8).fold(0, |line, at| line | (word(packed, at) >> shift & 0x0101_0101) << at)
+}
+
 /// A group's codes are the low or the high nibbles of 32 bytes.
 #[inline(always)]
 fn q4_k_words(block: &[u8], index: usize) -> [u32; 8] {
     let packed = &block[16 + index / 2 * 32..][..32];
-    let shift = index % 2 * 4;
-    let nibbles = |at: usize| word(packed, at) >> shift & 0x0f0f_0f0f;
-    let line = |at: usize| nibbles(at) | nibbles(at + 4) << 4;
-    [line(0), line(1), line(2), line(3), 0, 0, 0, 0]
+    let [a, b, c, d] = nibble_lines(packed, index % 2 * 4);
+    [a, b, c, d, 0, 0, 0, 0]
+}
+
+#[inline(always)]
+fn q5_k_words(block: &[u8], index: usize) -> [u32; 8] {
+    let packed = &block[48 + index / 2 * 32..][..32];
+    let [a, b, c, d] = nibble_lines(packed, index % 2 * 4);
+    [a, b, c, d, bit_line(&block[16..48], index), 0, 0, 0]
+}
+
+#[inline(always)]
+fn q6_k_words(block: &[u8], index: usize) -> [u32; 8] {
+    let (part, quarter) = (index / 4, index % 4);
+    let low = &block[part * 64 + quarter % 2 * 32..][..32];
+    let [a, b, c, d] = nibble_lines(low, quarter / 2 * 4);
+    let [e, f] = pair_lines(&block[128 + part * 32..][..32], quarter * 2);
+    [a, b, c, d, e, f, 0, 0]
+}
+
+#[inline(always)]
+fn q2_k_words(block: &[u8], index: usize) -> [u32; 8] {
+    let [a, b] = pair_lines(&block[16 + index / 4 * 32..][..32], index % 4 * 2);
+    [a, b, 0, 0, 0, 0, 0, 0]
+}
+
+#[inline(always)]
+fn q3_k_words(block: &[u8], index: usize) -> [u32; 8] {
+    let [a, b] = pair_lines(&block[32 + index / 4 * 32..][..32], index % 4 * 2);
+    [a, b, bit_line(&block[..32], index), 0, 0, 0, 0, 0]
 }
 
 /// Two bits of each of 32 bytes: 32 bytes hold four groups.

@@ -1,19 +1,19 @@
 //! Memory for packed weights: few large pieces, so that the system can back them with large pages.
 
 use std::fmt;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use memmap2::MmapMut;
 
 use crate::kernel::packed::LINE;
-use crate::parallel::{Rows, split};
 
-/// Bytes of a piece. What is not used of it is never touched, so it takes no memory.
+/// Bytes of a piece that is made for more than what is asked for now. What is not used of it is never
+/// touched, so it takes no memory.
 const PIECE: usize = 32 << 20;
 
-/// Bytes that are filled before their source is let go of.
-const STEP: usize = 4 << 20;
+/// Bytes of a large page.
+const LARGE_PAGE: usize = 2 << 20;
 
 /// Gives memory away, front to back.
 #[derive(Default)]
@@ -32,62 +32,63 @@ pub(crate) struct Memory {
 
 /// Memory that is written part by part, and only read from then on.
 struct Piece {
-    map: MmapMut,
     start: *mut u8,
+    len: usize,
+    /// Keeps the memory.
+    _map: MmapMut,
 }
 
-// SAFETY: who writes which part of the memory is settled by `Arena`.
+// SAFETY: who writes which part of the memory is settled by who calls `Memory::part`.
 unsafe impl Send for Piece {}
 // SAFETY: as above.
 unsafe impl Sync for Piece {}
 
 impl Piece {
-    fn new(len: usize) -> Self {
-        let mut map = MmapMut::map_anon(len).expect("the system has memory for the weights");
+    /// `len` zeros that begin where a large page can begin; none where the system has no room. Only
+    /// whole large pages are asked for: the last one would take memory that nobody uses.
+    fn new(len: usize) -> Option<Self> {
+        let mut map = MmapMut::map_anon(len.checked_add(LARGE_PAGE)?).ok()?;
+        let skipped = map.as_ptr().align_offset(LARGE_PAGE).min(LARGE_PAGE);
         #[cfg(target_os = "linux")]
-        // Where the system has no large pages, small ones do.
-        let _ = map.advise(memmap2::Advice::HugePage);
-        Self { start: map.as_mut_ptr(), map }
+        {
+            let whole = len / LARGE_PAGE * LARGE_PAGE;
+            // Where the system has no large pages, small ones do.
+            let _ = map.advise_range(memmap2::Advice::HugePage, skipped, whole);
+        }
+        // SAFETY: at most a large page into a map that is one longer than asked for.
+        let start = unsafe { map.as_mut_ptr().add(skipped) };
+        Some(Self { start, len, _map: map })
+    }
+}
+
+impl Memory {
+    /// Bytes `range`, to be written.
+    ///
+    /// # Safety
+    /// Nobody else reads or writes any of them for as long as they are held.
+    #[allow(clippy::mut_from_ref, reason = "who writes what is settled by the caller")]
+    pub(crate) unsafe fn part(&self, range: Range<usize>) -> &mut [u8] {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: inside the piece, as just checked; unshared, as the caller promises.
+        unsafe {
+            let start = self.piece.start.add(self.start + range.start);
+            std::slice::from_raw_parts_mut(start, range.len())
+        }
     }
 }
 
 impl Arena {
-    /// `len` bytes from `fill`, which is called with a place and the zeros to write from there: whole
-    /// multiples of `grain` of them, by several threads. `done(n)` is called as soon as the first `n`
-    /// bytes are written.
-    pub(crate) fn filled(
-        &mut self,
-        len: usize,
-        grain: usize,
-        fill: &(dyn Fn(usize, &mut [u8]) + Sync),
-        done: &mut dyn FnMut(usize),
-    ) -> Memory {
-        let memory = self.take(len);
-        // SAFETY: the memory is inside its piece, `take` gives it to nobody else, and it is not read
-        // before it is written.
-        let bytes =
-            unsafe { std::slice::from_raw_parts_mut(memory.piece.start.add(memory.start), len) };
-        let bytes = Rows::new(bytes, len);
-        let grains = len / grain;
-        assert_eq!(grains * grain, len);
-        let step = (STEP / grain).max(1);
-        for first in (0..grains).step_by(step) {
-            let count = step.min(grains - first);
-            split(count, 1, &|range| {
-                let part = (first + range.start) * grain..(first + range.end) * grain;
-                // SAFETY: each grain is in one range of the split.
-                fill(part.start, unsafe { bytes.part(0, part.clone()) });
-            });
-            done((first + count) * grain);
-        }
-        memory
+    /// With room for as many bytes; none where the system has none.
+    pub(crate) fn with_room(len: usize) -> Option<Self> {
+        Some(Self { piece: Some(Arc::new(Piece::new(len)?)), used: 0 })
     }
 
-    /// Bytes that nobody else has, not written yet.
-    fn take(&mut self, len: usize) -> Memory {
-        let room = self.piece.as_ref().map_or(0, |piece| piece.map.len().saturating_sub(self.used));
+    /// Bytes that nobody else has: zeros.
+    pub(crate) fn take(&mut self, len: usize) -> Memory {
+        let room = self.piece.as_ref().map_or(0, |piece| piece.len.saturating_sub(self.used));
         if self.piece.is_none() || room < len {
-            self.piece = Some(Arc::new(Piece::new(len.max(PIECE))));
+            let piece = Piece::new(len.max(PIECE));
+            self.piece = Some(Arc::new(piece.expect("the system has memory for the weights")));
             self.used = 0;
         }
         let piece = Arc::clone(self.piece.as_ref().expect("just made"));
@@ -101,7 +102,7 @@ impl Deref for Memory {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: inside the piece; `filled` wrote all of it before it gave the memory away.
+        // SAFETY: inside the piece, which begins as zeros; whoever writes is promised that nobody reads.
         unsafe { std::slice::from_raw_parts(self.piece.start.add(self.start), self.len) }
     }
 }

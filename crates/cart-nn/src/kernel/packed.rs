@@ -19,7 +19,7 @@ use half::f16;
 use crate::kernel::KernelLevel;
 use crate::kernel::Kernels;
 use crate::kernel::format::{Factors, Format, GROUP};
-use crate::kernel::memory::{Arena, Memory};
+use crate::kernel::memory::Memory;
 
 /// Outputs of a tile.
 pub(crate) const OUTPUTS: usize = 16;
@@ -73,28 +73,8 @@ pub(crate) const fn tile_bytes<F: Format>(groups: usize) -> usize {
 }
 
 impl Packed {
-    /// Packs rows of whole blocks; `release(n)` is called when the first `n` bytes of them will not
-    /// be read again.
-    pub(crate) fn new<F: Format>(
-        arena: &mut Arena,
-        rows: &[u8],
-        outputs: usize,
-        release: &mut dyn FnMut(usize),
-    ) -> Self {
-        let kernels = Kernels::detect();
-        let row_bytes = rows.len() / outputs;
-        let groups = row_bytes / F::BYTES * F::GROUPS;
-        let tiles = outputs.div_ceil(OUTPUTS);
-        let size = tile_bytes::<F>(groups);
-        let pack = |first: usize, part: &mut [u8]| {
-            let sources = rows[first / size * OUTPUTS * row_bytes..].chunks(OUTPUTS * row_bytes);
-            for (tile, rows) in part.chunks_exact_mut(size).zip(sources) {
-                pack_tile::<F>(kernels, rows, row_bytes, tile);
-            }
-        };
-        let bytes = arena.filled(tiles * size, size, &pack, &mut |done| {
-            release((done / size * OUTPUTS * row_bytes).min(rows.len()));
-        });
+    /// Tiles that were written.
+    pub(crate) fn of(bytes: Memory, outputs: usize, groups: usize) -> Self {
         Self { outputs, groups, bytes }
     }
 
@@ -214,72 +194,130 @@ fn put_codes<F: Format>(quads: &Quads, codes: &mut [u8]) {
     }
 }
 
-fn pack_tile<F: Format>(kernels: Kernels, rows: &[u8], row_bytes: usize, tile: &mut [u8]) {
+/// Writes a tile from up to sixteen rows.
+pub(crate) fn pack_tile<F: Format>(
+    kernels: Kernels,
+    rows: &[u8],
+    row_bytes: usize,
+    tile: &mut [u8],
+) {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn avx2<F: Format>(rows: &[u8], row_bytes: usize, tile: &mut [u8]) {
-        pack_tile_body::<F>(rows, row_bytes, tile);
+        pack_tile_body::<F>(rows, row_bytes, tile, |words| x86::turned(words));
     }
     match kernels.level() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Kernels` says that the processor has these instructions.
         KernelLevel::Avx2 | KernelLevel::Avx512Vnni => unsafe { avx2::<F>(rows, row_bytes, tile) },
-        _ => pack_tile_body::<F>(rows, row_bytes, tile),
+        _ => pack_tile_body::<F>(rows, row_bytes, tile, turned),
     }
 }
 
+/// * `turn`: words `[16 outputs, 8 lines]` into lines of sixteen words
 #[inline(always)]
-fn pack_tile_body<F: Format>(rows: &[u8], row_bytes: usize, tile: &mut [u8]) {
+fn pack_tile_body<F: Format>(
+    rows: &[u8],
+    row_bytes: usize,
+    tile: &mut [u8],
+    turn: impl Fn(&[[u32; 8]; OUTPUTS]) -> [[u32; OUTPUTS]; 8],
+) {
     let blocks = row_bytes / F::BYTES;
+    let outputs = rows.len() / row_bytes;
     let (shared, codes) = tile.split_at_mut(codes_start::<F>(blocks * F::GROUPS));
     shared.fill(0);
     for block in 0..blocks {
-        let mut sources: [Option<&[u8]>; OUTPUTS] = [None; OUTPUTS];
-        for (source, row) in sources.iter_mut().zip(rows.chunks_exact(row_bytes)) {
-            *source = Some(&row[block * F::BYTES..][..F::BYTES]);
-        }
-        let full = sources[OUTPUTS - 1].map(|_| sources.map(Option::unwrap_or_default));
+        let source = |output: usize| &rows[output * row_bytes + block * F::BYTES..][..F::BYTES];
         for index in 0..F::GROUPS {
             let group = block * F::GROUPS + index;
-            if F::WORDS
-                && let Some(sources) = &full
-            {
-                let codes = &mut codes[group * code_bytes::<F>()..][..code_bytes::<F>()];
-                put_words::<F>(sources, index, codes);
+            let codes = &mut codes[group * code_bytes::<F>()..][..code_bytes::<F>()];
+            if outputs == OUTPUTS {
+                let mut words = [[0; 8]; OUTPUTS];
+                for (output, words) in words.iter_mut().enumerate() {
+                    *words = F::words(source(output), index);
+                }
+                put_words::<F>(&turn(&words), codes);
                 continue;
             }
             let mut quads: Quads = [[[F::ZERO as u8; 4]; OUTPUTS]; QUADS];
-            for (output, source) in sources.iter().enumerate() {
-                let Some(source) = source else { continue };
-                let codes = F::codes(source, index);
+            for output in 0..outputs {
+                let codes = F::codes(source(output), index);
                 for (quad, four) in quads.iter_mut().zip(codes.as_chunks::<4>().0) {
                     quad[output] = *four;
                 }
             }
-            put_codes::<F>(&quads, &mut codes[group * code_bytes::<F>()..][..code_bytes::<F>()]);
+            put_codes::<F>(&quads, codes);
         }
         let shared = &mut shared[block * shared_bytes::<F>()..][..shared_bytes::<F>()];
-        for (output, source) in sources.iter().enumerate() {
-            if let Some(source) = source {
-                put_shared::<F>(source, output, shared);
-            }
+        for output in 0..outputs {
+            put_shared::<F>(source(output), output, shared);
         }
     }
 }
 
-/// As [`put_codes`], for a format whose blocks have their codes in whole words, and sixteen blocks.
-#[inline(always)]
-fn put_words<F: Format>(blocks: &[&[u8]; OUTPUTS], index: usize, codes: &mut [u8]) {
-    let (lines, _) = codes.as_chunks_mut::<LINE>();
-    for (output, block) in blocks.iter().enumerate() {
-        let words = F::words(block, index);
-        for (line, word) in lines.iter_mut().zip(words) {
-            line[output * 4..output * 4 + 4].copy_from_slice(&word.to_le_bytes());
+fn turned(words: &[[u32; 8]; OUTPUTS]) -> [[u32; OUTPUTS]; 8] {
+    std::array::from_fn(|line| std::array::from_fn(|output| words[output][line]))
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::{
+        __m256i, _mm256_permute2x128_si256, _mm256_unpackhi_epi32, _mm256_unpackhi_epi64,
+        _mm256_unpacklo_epi32, _mm256_unpacklo_epi64,
+    };
+
+    use super::OUTPUTS;
+
+    /// As the portable one.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    pub(super) fn turned(words: &[[u32; 8]; OUTPUTS]) -> [[u32; OUTPUTS]; 8] {
+        // SAFETY: arrays of as many words, of which every pattern is valid.
+        let halves: [[__m256i; 8]; 2] = unsafe { std::mem::transmute(*words) };
+        let [left, right] = halves.map(|half| square(half));
+        let mut lines = [[left[0]; 2]; 8];
+        for (line, words) in lines.iter_mut().enumerate() {
+            *words = [left[line], right[line]];
         }
+        // SAFETY: as above.
+        unsafe { std::mem::transmute(lines) }
     }
-    if F::BITS == 5 {
-        for word in lines[4].as_chunks_mut::<4>().0 {
-            *word = bits_of_quads(u32::from_le_bytes(*word)).to_le_bytes();
+
+    /// Rows of eight words into columns.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn square(rows: [__m256i; 8]) -> [__m256i; 8] {
+        let [a, b, c, d, e, f, g, h] = rows;
+        let low = |a, b| _mm256_unpacklo_epi32(a, b);
+        let high = |a, b| _mm256_unpackhi_epi32(a, b);
+        let pairs = [low(a, b), high(a, b), low(c, d), high(c, d)];
+        let others = [low(e, f), high(e, f), low(g, h), high(g, h)];
+        let low = |a, b| _mm256_unpacklo_epi64(a, b);
+        let high = |a, b| _mm256_unpackhi_epi64(a, b);
+        let fours = |[a, b, c, d]: [__m256i; 4]| [low(a, c), high(a, c), low(b, d), high(b, d)];
+        let ([a, b, c, d], [e, f, g, h]) = (fours(pairs), fours(others));
+        [
+            _mm256_permute2x128_si256::<0x20>(a, e),
+            _mm256_permute2x128_si256::<0x20>(b, f),
+            _mm256_permute2x128_si256::<0x20>(c, g),
+            _mm256_permute2x128_si256::<0x20>(d, h),
+            _mm256_permute2x128_si256::<0x31>(a, e),
+            _mm256_permute2x128_si256::<0x31>(b, f),
+            _mm256_permute2x128_si256::<0x31>(c, g),
+            _mm256_permute2x128_si256::<0x31>(d, h),
+        ]
+    }
+}
+
+/// As [`put_codes`], from what the outputs have in each line.
+#[inline(always)]
+fn put_words<F: Format>(words: &[[u32; OUTPUTS]; 8], codes: &mut [u8]) {
+    let (lines, _) = codes.as_chunks_mut::<LINE>();
+    for (index, (line, words)) in lines.iter_mut().zip(words).enumerate() {
+        // Blocks of one group have the fifth bits of all codes in one word.
+        let gathered = F::BITS == 5 && F::GROUPS == 1 && index == 4;
+        for (bytes, &word) in line.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+            *bytes = if gathered { bits_of_quads(word) } else { word }.to_le_bytes();
         }
     }
 }
@@ -324,8 +362,12 @@ fn put_shared<F: Format>(block: &[u8], output: usize, shared: &mut [u8]) {
 
 #[cfg(test)]
 mod tests {
+    use cart_format::DType;
+
     use super::*;
     use crate::kernel::format::with_format;
+    use crate::kernel::memory::Arena;
+    use crate::kernel::tiles::Tiles;
 
     #[test]
     fn bits_of_quads_are_where_the_planes_have_them() {
@@ -340,13 +382,14 @@ mod tests {
     /// put one by one.
     #[test]
     fn moved_words_are_the_codes() {
-        fn check<F: Format>() {
+        fn check<F: Format>(dtype: DType) {
             let width = 2 * F::GROUPS * GROUP;
             let row_bytes = 2 * F::BYTES;
             let rows: Vec<u8> =
                 (0..OUTPUTS * row_bytes).map(|at| (at * at * 167 / 13) as u8 & 0x7b).collect();
             let pack = |rows: &[u8], outputs| {
-                Packed::new::<F>(&mut Arena::default(), rows, outputs, &mut |_| ())
+                let tiles = Tiles::new(&mut Arena::default(), dtype, [outputs, width]);
+                tiles.finish(rows, &mut |_| ())
             };
             let together = pack(&rows, OUTPUTS);
             let (mut values, mut expected) = (vec![0.0; width], vec![0.0; width]);
@@ -356,8 +399,8 @@ mod tests {
                 assert_eq!(values, expected, "{} row {index}", std::any::type_name::<F>());
             }
         }
-        for &dtype in cart_format::DType::ALL {
-            with_format!(dtype, F => check::<F>(), else ());
+        for &dtype in DType::ALL {
+            with_format!(dtype, F => check::<F>(dtype), else ());
         }
     }
 }

@@ -9,8 +9,9 @@ use proptest::prelude::*;
 use crate::kernel::activations::{Codes, GroupScale, Quantized};
 use crate::kernel::format::{Format, GROUP, with_format};
 use crate::kernel::memory::Arena;
-use crate::kernel::packed::{OUTPUTS, Packed};
+use crate::kernel::packed::OUTPUTS;
 use crate::kernel::product::{self, Target};
+use crate::kernel::tiles::Tiles;
 use crate::kernel::{Activations, KernelLevel, Kernels, float};
 use crate::parallel::Rows;
 
@@ -154,7 +155,8 @@ fn check_format<F: Format>(dtype: DType, rows: usize, outputs: usize, blocks: us
     let weights = dequantize::<F>(&bytes);
     let mut released = 0;
     let mut release = |done| released = done;
-    let packed = Packed::new::<F>(&mut Arena::default(), &bytes, outputs, &mut release);
+    let tiles = Tiles::new(&mut Arena::default(), dtype, [outputs, width]);
+    let packed = tiles.finish(&bytes, &mut release);
     assert_eq!(released, bytes.len());
     for (row, expected) in weights.chunks_exact(width).enumerate() {
         let mut found = vec![0.0; width];

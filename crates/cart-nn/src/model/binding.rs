@@ -6,6 +6,7 @@ use cart_format::DType;
 use cart_format::arch::{NormKind, NormSpec};
 use half::{bf16, f16};
 
+use crate::ahead::PackedAhead;
 use crate::bytes::{SharedBytes, WeightSource, WeightTensor};
 use crate::kernel::memory::Arena;
 use crate::matrix::Matrix;
@@ -15,13 +16,15 @@ use crate::norm::Norm;
 /// Takes tensors from a source and counts their bytes.
 pub(crate) struct Binder<'a> {
     source: &'a dyn WeightSource,
+    ahead: PackedAhead,
     arena: Arena,
     pub(crate) bytes: WeightBytes,
 }
 
 impl<'a> Binder<'a> {
-    pub(crate) fn new(source: &'a dyn WeightSource) -> Self {
-        Self { source, arena: Arena::default(), bytes: WeightBytes::default() }
+    /// * `ahead`: what of the source is packed already
+    pub(crate) fn new(source: &'a dyn WeightSource, ahead: PackedAhead) -> Self {
+        Self { source, ahead, arena: Arena::default(), bytes: WeightBytes::default() }
     }
 
     /// A weight matrix: blocks are packed, floats used where they are unless their address does not
@@ -33,7 +36,11 @@ impl<'a> Binder<'a> {
         inputs: usize,
     ) -> Result<Matrix, LoadError> {
         let (dtype, bytes) = self.weight(name, &[outputs, inputs])?;
-        Ok(self.matrix_of(dtype, [outputs, inputs], bytes))
+        let shape = [outputs, inputs];
+        match self.ahead.take(&format!("{name}.weight"), dtype, shape) {
+            Some(tiles) => Ok(self.counted(Matrix::packed(tiles, &bytes))),
+            None => Ok(self.matrix_of(dtype, shape, bytes)),
+        }
     }
 
     /// Rows of a tensor `[…, inputs]`, as matrices; `name` is without `.weight`.
@@ -56,6 +63,10 @@ impl<'a> Binder<'a> {
 
     fn matrix_of(&mut self, dtype: DType, shape: [usize; 2], bytes: SharedBytes) -> Matrix {
         let matrix = Matrix::new(&mut self.arena, dtype, shape, bytes);
+        self.counted(matrix)
+    }
+
+    fn counted(&mut self, matrix: Matrix) -> Matrix {
         self.bytes.packed += matrix.packed_bytes();
         matrix
     }
