@@ -279,12 +279,11 @@ fn check_pair(
                 Some((unit.blob, unit.part, kind))
             }
         };
-        match damage {
-            Some(damage) => checked.damage.push(damage),
-            None => {
-                checked.places.extend(unit.places(location, scans));
-                showing.matched(unit, location);
-            }
+        if let Some(damage) = damage {
+            checked.damage.push(damage);
+        } else {
+            checked.places.extend(unit.places(location, scans));
+            showing.matched(unit, location);
         }
     }
     Ok(checked)

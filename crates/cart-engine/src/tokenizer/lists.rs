@@ -83,11 +83,11 @@ fn number(document: &[u8], start: usize) -> Option<(u32, usize)> {
     let mut at = start;
     let mut value = 0;
     while let Some(digit) = document.get(at).filter(|byte| byte.is_ascii_digit()) {
-        value = value * 10 + u32::from(digit - b'0');
-        at += 1;
-        if at - start > 9 {
+        if at - start == 9 {
             return None;
         }
+        value = value * 10 + u32::from(digit - b'0');
+        at += 1;
     }
     let canonical = at - start == 1 || at > start && document[start] != b'0';
     canonical.then_some((value, at))
