@@ -97,6 +97,47 @@ fn kernel_levels_agree_on_the_most_likely_token() {
 }
 
 #[test]
+fn a_profile_accounts_for_the_time_of_a_token() {
+    let cart = Cart::new();
+    cart.ok(["pack", &fixture("tiny"), "-t", "tiny"]);
+    let words = ["bench", "profile", "tiny", "--prompt", "64", "-n", "16", "--sessions", "3"];
+    let report = cart.json(words);
+    let phases = report["phases"].as_array().unwrap();
+    let number = |value: &Value| value.as_f64().unwrap();
+    for (phase, (what, tokens)) in
+        phases.iter().zip([("prompt", 64), ("one-session", 16), ("many-sessions", 48)])
+    {
+        assert_eq!((&phase["what"], &phase["tokens"]), (&what.into(), &tokens.into()));
+        let parts = phase["parts"].as_array().unwrap();
+        let names: Vec<&str> = parts.iter().map(|part| part["part"].as_str().unwrap()).collect();
+        let all = [
+            "embedding",
+            "mixer-input",
+            "mixer",
+            "mixer-output",
+            "mlp-input",
+            "mlp-output",
+            "head",
+        ];
+        assert_eq!(names, all);
+        let sum = parts.iter().map(|part| number(&part["seconds"])).sum::<f64>();
+        let rest = number(&phase["rest_seconds"]);
+        assert!((sum + rest - number(&phase["seconds"])).abs() < 1e-6, "{phase}");
+    }
+    // Each weight is multiplied with each token, but the head's with one of the prompt.
+    let products = |phase: &Value, part: usize| phase["parts"][part]["products"].as_u64().unwrap();
+    for part in [1, 3, 4, 5] {
+        assert_eq!(products(&phases[0], part) / 64, products(&phases[1], part) / 16);
+        assert_eq!(products(&phases[1], part) * 3, products(&phases[2], part));
+    }
+    assert_eq!(products(&phases[0], 6), products(&phases[1], 6) / 16);
+    let said = cart.refused(["bench", "profile", "tiny", "--device", "graph"]);
+    assert!(said.contains("--device graph"), "{said}");
+    let done = cart.run(["bench", "profile", "tiny", "--prompt", "99999"]);
+    assert_eq!(done.code, Some(2), "{done:?}");
+}
+
+#[test]
 fn a_device_can_be_chosen_for_any_command() {
     let cart = Cart::new();
     cart.ok(["pack", &fixture("tiny"), "-t", "tiny"]);

@@ -14,6 +14,7 @@ use crate::ops::{
     Attend, Embed, ExpertsAdd, LinearAdd, NormLinear, NormMlp, Normalize, Recur, Recurrence,
     with_floats,
 };
+use crate::profile::{Part, timed};
 use crate::recurrent::RecurrentSegment;
 use crate::rope::RopeTable;
 use crate::state::{LayerCache, OtherLayers, State};
@@ -266,7 +267,8 @@ impl Model {
         let scale = self.spec.embedding_scale.map(|scale| scale as f32);
         let embed = Embed { kernels: self.kernels, embedding: &self.embedding, scale };
         let count = ids.len();
-        Ok(Tensor::from_vec(ids, count, &Device::Cpu)?.apply_op1_no_bwd(&embed)?)
+        let ids = Tensor::from_vec(ids, count, &Device::Cpu)?;
+        Ok(timed(Part::Embedding, None, || ids.apply_op1_no_bwd(&embed))?)
     }
 
     fn layer(
@@ -296,28 +298,34 @@ impl Model {
         runs: &mut [Run<'_>],
         pieces: &[Piece],
     ) -> Result<Tensor, ForwardError> {
-        let input = NormLinear { kernels, norm: &layer.norm, linear: &layer.input };
-        let out = LinearAdd { kernels, linear: &layer.out, norm: layer.after_norm.as_ref() };
-        let input = hidden.apply_op1_no_bwd(&input)?;
-        let mixed = match &layer.mixer {
+        let rows = hidden.dim(0)?;
+        let (input, out) = (&layer.input, &layer.out);
+        let norm_input = NormLinear { kernels, norm: &layer.norm, linear: input };
+        let out_add = LinearAdd { kernels, linear: out, norm: layer.after_norm.as_ref() };
+        let input =
+            timed(Part::MixerInput, Some((input, rows)), || hidden.apply_op1_no_bwd(&norm_input))?;
+        let mixed = timed(Part::Mixer, None, || match &layer.mixer {
             Mixer::Attention(attention) => input.apply_op1_no_bwd(&Attend {
                 kernels,
                 attention,
                 table: attention.rope.map(|rope| &tables[rope]),
                 segments: RefCell::new(segments(index, runs, pieces)),
-            })?,
+            }),
             Mixer::Mamba(mixer) => {
                 let segments = RefCell::new(recurrent_segments(index, runs, pieces));
                 let mixer = Recurrence::Mamba(mixer);
-                input.apply_op1_no_bwd(&Recur { kernels, mixer, segments })?
+                input.apply_op1_no_bwd(&Recur { kernels, mixer, segments })
             }
             Mixer::Mamba2(mixer) => {
                 let segments = RefCell::new(recurrent_segments(index, runs, pieces));
                 let mixer = Recurrence::Mamba2(mixer);
-                input.apply_op1_no_bwd(&Recur { kernels, mixer, segments })?
+                input.apply_op1_no_bwd(&Recur { kernels, mixer, segments })
             }
-        };
-        Ok(mixed.apply_op2_no_bwd(hidden, &out)?)
+        })?;
+        let mixed = timed(Part::MixerOutput, Some((out, rows)), || {
+            mixed.apply_op2_no_bwd(hidden, &out_add)
+        })?;
+        Ok(mixed)
     }
 
     /// * `input`: what the MLP works on
@@ -333,13 +341,18 @@ impl Model {
             Mlp::Dense(dense) => dense,
             Mlp::Experts(experts) => {
                 let add = ExpertsAdd { kernels, norm, experts, after };
-                return Ok(input.apply_op2_no_bwd(residual, &add)?);
+                return Ok(timed(Part::Experts, None, || input.apply_op2_no_bwd(residual, &add))?);
             }
         };
+        let rows = input.dim(0)?;
         let &DenseMlp { ref up, gated, activation, ref down } = dense;
-        let up = NormMlp { kernels, norm, linear: up, gated, activation };
-        let down = LinearAdd { kernels, linear: down, norm: after };
-        Ok(input.apply_op1_no_bwd(&up)?.apply_op2_no_bwd(residual, &down)?)
+        let norm_up = NormMlp { kernels, norm, linear: up, gated, activation };
+        let down_add = LinearAdd { kernels, linear: down, norm: after };
+        let up = timed(Part::MlpInput, Some((up, rows)), || input.apply_op1_no_bwd(&norm_up))?;
+        let down = timed(Part::MlpOutput, Some((down, rows)), || {
+            up.apply_op2_no_bwd(residual, &down_add)
+        })?;
+        Ok(down)
     }
 
     /// Appends the logits of the rows that ask for them.
@@ -364,7 +377,10 @@ impl Model {
             .collect();
         for group in wanted.chunk_by(|a, b| a.1 + 1 == b.1) {
             for part in group.chunks(HEAD_ROWS) {
-                let rows = hidden.narrow(0, part[0].1, part.len())?.apply_op1_no_bwd(&head)?;
+                let rows = hidden.narrow(0, part[0].1, part.len())?;
+                let rows = timed(Part::Head, Some((&self.head, part.len())), || {
+                    rows.apply_op1_no_bwd(&head)
+                })?;
                 with_floats(&rows, |rows| {
                     for (row, (run, _)) in rows.chunks_exact(vocab).zip(part) {
                         let logits = &mut logits[*run];

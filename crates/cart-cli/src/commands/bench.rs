@@ -2,6 +2,7 @@
 
 mod engine;
 mod kernels;
+mod profile;
 mod recall;
 mod session;
 
@@ -22,6 +23,7 @@ enum Bench {
     Recall(recall::RecallArgs),
     Engine(engine::EngineArgs),
     Kernels(kernels::KernelsArgs),
+    Profile(profile::ProfileArgs),
     Session(session::SessionArgs),
     #[command(hide = true)]
     EngineJob(engine::worker::EngineJobArgs),
@@ -34,6 +36,7 @@ pub(crate) fn run(context: &Context, args: &BenchArgs) -> Result<(), Failure> {
         Bench::Recall(args) => recall::run(context, args),
         Bench::Engine(args) => engine::run(context, args),
         Bench::Kernels(args) => kernels::run(context, args),
+        Bench::Profile(args) => profile::run(context, args),
         Bench::Session(args) => session::run(context, args),
         Bench::EngineJob(args) => engine::worker::run(context, args),
         Bench::EngineBound(args) => engine::bound::run(args),
@@ -42,3 +45,8 @@ pub(crate) fn run(context: &Context, args: &BenchArgs) -> Result<(), Failure> {
 
 /// The text that speed is measured on: the GNU General Public License, version 3.
 const TEXT: &str = include_str!("../../../../fixtures/text/gpl-3.txt");
+
+/// The most likely token; the first of equals.
+fn top(logits: &[f32]) -> usize {
+    (1..logits.len()).fold(0, |best, at| if logits[at] > logits[best] { at } else { best })
+}

@@ -174,7 +174,7 @@ impl Agreement {
         let differences = portable.data.iter().zip(&own.data).map(|(a, b)| (a - b).abs());
         Self {
             positions: portable.rows().len(),
-            same_top1: rows.filter(|(a, b)| top(a) == top(b)).count(),
+            same_top1: rows.filter(|(a, b)| super::top(a) == super::top(b)).count(),
             largest_difference: differences.fold(0.0, f32::max).into(),
         }
     }
@@ -191,11 +191,6 @@ fn row(reader: &Reader, agreement: &Agreement, base: &Speed, speed: &Speed) -> K
         prefill_over_portable: speed.prefill / base.prefill,
         decode_over_portable: speed.decode / base.decode,
     }
-}
-
-/// The most likely token; the first of equals.
-fn top(logits: &[f32]) -> usize {
-    (1..logits.len()).fold(0, |best, at| if logits[at] > logits[best] { at } else { best })
 }
 
 fn show(body: &KernelsReport) -> Result<(), Failure> {
