@@ -26,7 +26,8 @@ pub struct SamplingError {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SamplingOptions {
-    /// Divides the logits; 0 takes the best token.
+    /// Divides the logits; 0 takes the best token. So does what rounds to 0, under
+    /// [`f32::MIN_POSITIVE`] (1.2 · 10⁻³⁸): a number without an inverse can't divide.
     pub temperature: f32,
     /// Tokens kept, the best ones; 0 for all.
     pub top_k: usize,
@@ -57,6 +58,11 @@ impl Default for SamplingOptions {
 }
 
 impl SamplingOptions {
+    /// Whether the best token is taken, without a draw.
+    pub fn is_greedy(&self) -> bool {
+        self.temperature < f32::MIN_POSITIVE
+    }
+
     /// Checks every option.
     ///
     /// # Errors
@@ -88,7 +94,7 @@ impl SamplingOptions {
 pub(crate) fn sample(logits: &[f32], history: &[u32], options: &SamplingOptions) -> u32 {
     let penalized = penalized(logits, history, options);
     let logits = penalized.as_deref().unwrap_or(logits);
-    if options.temperature == 0.0 {
+    if options.is_greedy() {
         return distribution::best(logits, 1)[0];
     }
     let mut pool = Pool::new(logits, options.top_k);
@@ -161,10 +167,15 @@ impl<'a> Pool<'a> {
         self.open = false;
     }
 
-    /// The token at the point `uniform` of the cumulative distribution.
+    /// The token at the point `uniform` of the cumulative distribution. Two sums of the same weights
+    /// differ by rounding, so a point at the very end may lie beyond the last token: then it is the
+    /// last that has a probability. Where the sum is no number there is no end, and it is the first.
     fn draw(&mut self, temperature: f32, uniform: f64) -> u32 {
         let target = uniform * self.total(temperature);
-        let drawn = self.first(temperature, |sum| sum > target);
+        let drawn = self.first(temperature, |sum| sum > target).or_else(|| {
+            let possible = |token: &u32| self.weight(*token, temperature) > 0.0;
+            target.is_finite().then(|| self.ranked.tokens().iter().rposition(possible)).flatten()
+        });
         self.ranked.tokens()[drawn.unwrap_or(0)]
     }
 
@@ -313,6 +324,41 @@ mod tests {
                 assert!(near.contains(&found), "{top_p} {min_p} at {position}");
             }
             order = distribution::best(&logits, logits.len());
+        }
+    }
+
+    #[test]
+    fn the_end_of_the_distribution_is_its_last_token_and_never_one_without_probability() {
+        const END: f64 = 1.0 - f64::EPSILON / 2.0;
+        for count in [300_usize, 1000, 3001] {
+            // Each token has about 1/count of the whole, far more than sums differ by.
+            let mut logits: Vec<f32> = (0..count).map(|at| -1.0 - at as f32 / 3e3).collect();
+            // e⁻²⁰⁰⁰⁰ is 0.
+            logits.extend([-20_000.0; 3]);
+            for temperature in [0.9, 1.0, 1.1, 1.3, 1.7, 2.0, 2.3, 3.1, 5.0, 7.0] {
+                for kept in [0, count, count + 3] {
+                    let mut pool = Pool::new(&logits, kept);
+                    let drawn = pool.draw(temperature, END);
+                    assert_eq!(drawn as usize, count - 1, "{count} {temperature} {kept}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_temperature_without_an_inverse_is_none() {
+        let smallest = f32::from_bits(1);
+        for temperature in [smallest, 1e-39, f32::MIN_POSITIVE / 2.0, f32::MIN_POSITIVE, 1e-30] {
+            let options = SamplingOptions { temperature, seed: 3, ..Default::default() };
+            assert_eq!(options.check(), Ok(()));
+            assert_eq!(options.is_greedy(), temperature < f32::MIN_POSITIVE);
+            for position in 0..64 {
+                let drawn = sample(&[1.0, 2.0, 3.0, 1.5], &vec![0; position], &options);
+                assert_eq!(drawn, 2, "{temperature:e} at {position}");
+            }
+            // Of equals the first where nothing is drawn, each where something is.
+            let tied = |position| sample(&[1.0, 3.0, 3.0], &vec![0; position], &options);
+            assert_eq!((0..64).all(|position| tied(position) == 1), options.is_greedy());
         }
     }
 
