@@ -124,8 +124,13 @@ pub enum LoadError {
         device: DeviceChoice,
     },
     /// A precision for the CPU's kernels, which compute on weights as they are stored.
-    #[error("a precision is of the graph; take it with --device graph, cuda or metal")]
-    OfGraph,
+    #[error(
+        "{precision} was asked for, but the CPU's own kernels compute on weights as they are stored; leave the precision out, or take --device graph, cuda or metal"
+    )]
+    OfGraph {
+        /// The precision.
+        precision: Precision,
+    },
     /// The tokenizer can't be used, or belongs to another model.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -434,8 +439,8 @@ fn kernels(
     options: &LoadOptions,
     packed: PackedAhead,
 ) -> Result<Decoder, LoadError> {
-    if options.precision.is_some() {
-        return Err(LoadError::OfGraph);
+    if let Some(precision) = options.precision {
+        return Err(LoadError::OfGraph { precision });
     }
     verified.check_finite()?;
     let weights = weights::weights(verified)?;

@@ -154,7 +154,9 @@ fn options_that_do_not_go_together_and_devices_that_are_not_there_are_refused() 
     let kv = LoadOptions { kv: Some(KvFormat::F16), ..on_graph() };
     assert!(matches!(load(kv), LoadError::OfKernels { .. }));
     let precision = LoadOptions { precision: Some(Precision::BF16), ..LoadOptions::default() };
-    assert!(matches!(load(precision), LoadError::OfGraph));
+    let error = load(precision);
+    assert!(matches!(error, LoadError::OfGraph { precision: Precision::BF16 }));
+    assert!(error.to_string().starts_with("bf16 was asked for"), "{error}");
     if cfg!(not(feature = "cuda")) {
         let cuda = LoadOptions { device: DeviceChoice::Cuda(0), ..LoadOptions::default() };
         let error = load(cuda);
