@@ -44,6 +44,9 @@ fn a_log_is_replayed_cut_or_whole_and_refused_where_it_was_edited() {
     assert_eq!(one["memory_id"], trace.memory().snapshot().id().hex());
     assert!(one["statistics"]["reads"]["entropy"].as_f64().unwrap() > 0.0);
     assert!(cart.ok(["memory", "replay", "--log", &path]).contains("1000 records"));
+    let states = cart.run(["memory", "replay", "--log", &path, "--state", "last"]);
+    assert_eq!(states.code, Some(2), "{states:?}");
+    assert!(states.stderr.contains("--state") && states.stderr.contains("--log"), "{states:?}");
 
     let path = cart.file("cut.log", &bytes[..bytes.len() - 7]);
     let cut = cart.json(["memory", "replay", "--log", &path]);

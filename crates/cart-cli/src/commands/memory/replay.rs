@@ -16,9 +16,10 @@ use crate::report;
 
 /// Do to a memory what a trace or a log says, and show what came of it.
 ///
-/// A trace is JSON Lines: the first line says what memory it is, every further line is one operation. The page
-/// 36 of the specification describes it. A line that is refused is named with its field. A log (page 37) is what a
-/// memory wrote down itself: every decision in it is taken again, and must be the same.
+/// A trace is JSON Lines: the first line says what memory it is, every further line is one
+/// operation. The page 36 of the specification describes it. A line that is refused is named with
+/// its field. A log (page 37) is what a memory wrote down itself: every decision in it is taken
+/// again, and must be the same.
 #[derive(Args)]
 #[command(after_help = "Examples:
   cart memory replay --trace stm.trace.jsonl
@@ -40,8 +41,9 @@ pub(crate) struct ReplayArgs {
     /// Of a log, only the first N operations, whatever comes after them
     #[arg(long, value_name = "N", requires = "log")]
     until: Option<u64>,
-    /// After which operations the whole state is reported
+    /// After which operations of a trace the whole state is reported
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = States::Every)]
+    #[arg(conflicts_with = "log")]
     state: States,
 }
 
