@@ -102,6 +102,27 @@ fn a_chat_saves_its_session_where_it_was_told_to() {
 }
 
 #[test]
+fn a_chat_goes_on_after_a_save_that_was_refused() {
+    let cart = tiny();
+    let names = cart.ok(["ls"]);
+    let chat = ["chat", "tiny", "-n", "4", "--with-session"];
+    let early = cart.run_with_stdin(chat, "/save talk\n/quit\n").expect_code(1);
+    assert!(early.stderr.contains("before the first answer"), "{}", early.stderr);
+    assert!(early.stderr.contains("without --with-session"), "{}", early.stderr);
+    assert_eq!(early.stdout, "not saved\n");
+    assert_eq!(cart.ok(["ls"]), names, "something was saved");
+
+    let lines = "/save talk\nMy name is Vera.\n/save ???\n/save talk\n/quit\n";
+    let later = cart.run_with_stdin(chat, lines).expect_code(0);
+    assert_eq!(later.stdout.matches("not saved\n").count(), 2, "{}", later.stdout);
+    assert!(later.stdout.contains("saved talk:latest: "), "{}", later.stdout);
+    cart.json(["run", "talk", "--resume", "-p", " there", "-n", "2", "--ignore-eos"]);
+    let cleared = "Hello.\n/clear\n/save gone\n";
+    let done = cart.run_with_stdin(chat, cleared).expect_code(1);
+    assert!(done.stderr.contains("before the first answer"), "{}", done.stderr);
+}
+
+#[test]
 fn a_server_counts_what_it_keeps() {
     let cart = tiny();
     let save = ["--save", "tale", "--with-session"];

@@ -22,8 +22,9 @@ const CACHE: usize = 512 << 20;
 /// Talk with an agent in the terminal.
 ///
 /// Lines that begin with `/` are commands: /memory shows what is remembered, /save NAME keeps it,
-/// /clear forgets the conversation (not the memory), /quit ends. Ctrl-D ends too. With --with-session,
-/// /save keeps what was read and said as well, so that nothing is read again when it goes on.
+/// /clear forgets the conversation (not the memory), /quit ends. Ctrl-D ends too. With
+/// --with-session, /save keeps what was read and said as well, so that nothing is read again when
+/// it goes on.
 #[derive(Args)]
 #[command(after_help = "Examples:
   cart chat smol
@@ -45,7 +46,7 @@ pub(crate) struct ChatArgs {
     /// With --memory: write down everything that is done to the memory, in a new file
     #[arg(long, requires = "memory", value_name = "FILE", value_hint = ValueHint::FilePath)]
     memory_log: Option<PathBuf>,
-    /// How keys and values are stored: f32, f16 or q8 [default: f16; f32 where the weights are floats]
+    /// How keys and values are stored: f32, f16 or q8 [default: f16; f32 for float weights]
     #[arg(long, value_name = "FORMAT")]
     kv: Option<KvFormat>,
     #[command(flatten)]
@@ -62,6 +63,8 @@ struct Chat<'c> {
     messages: Vec<Message>,
     /// The session of the last answer, where it is to be saved.
     last: Option<Session>,
+    /// Whether the last /save saved nothing.
+    unsaved: bool,
 }
 
 enum Turn {
@@ -77,7 +80,8 @@ pub(crate) fn run(context: &Context, args: &ChatArgs) -> Result<(), Failure> {
     if let Some(path) = &args.memory_log {
         super::memory::log_to(&agent, path)?;
     }
-    let mut chat = Chat { context, args, agent, origin, messages: Vec::new(), last: None };
+    let mut chat =
+        Chat { context, args, agent, origin, messages: Vec::new(), last: None, unsaved: false };
     chat.clear();
     let interactive = std::io::stdin().is_terminal();
     if interactive {
@@ -89,14 +93,14 @@ pub(crate) fn run(context: &Context, args: &ChatArgs) -> Result<(), Failure> {
         }
         let mut line = String::new();
         if std::io::stdin().lock().read_line(&mut line).map_err(Failure::refused)? == 0 {
-            return Ok(());
+            return chat.end();
         }
         let line = line.trim();
         match line.strip_prefix('/') {
             _ if line.is_empty() => {}
             Some(command) => {
                 if let Turn::Quit = chat.command(command)? {
-                    return Ok(());
+                    return chat.end();
                 }
             }
             None => chat.answer(line)?,
@@ -105,6 +109,11 @@ pub(crate) fn run(context: &Context, args: &ChatArgs) -> Result<(), Failure> {
 }
 
 impl Chat<'_> {
+    /// Scripts see by the exit code that what was to be saved is not.
+    fn end(&self) -> Result<(), Failure> {
+        if self.unsaved { Err(Failure::Found) } else { Ok(()) }
+    }
+
     fn clear(&mut self) {
         self.messages.clear();
         self.last = None;
@@ -177,18 +186,35 @@ impl Chat<'_> {
         Ok(Turn::GoOn)
     }
 
-    fn save(&self, name: &str) -> Result<(), Failure> {
+    /// Saves under a name, or says why not: the conversation goes on either way.
+    fn save(&mut self, name: &str) -> Result<(), Failure> {
         let saved = match name.parse::<RefName>() {
-            Ok(name) => {
-                let last = self.last.as_ref().map(|last| last.save(&self.agent)).transpose();
-                let last = last.map_err(Failure::refused)?;
-                let (agent, origin) = (&self.agent, &self.origin);
-                let saved =
-                    super::run::save(self.context, agent, origin, &name, "chat", last.as_ref())?;
-                format!("saved {name}: {}", serde_json::to_string(&saved).map_err(Failure::bug)?)
-            }
-            Err(error) => format!("not saved: {error}"),
+            Ok(_) if self.args.with_session && self.last.is_none() => Err(Failure::refused_with(
+                "there is no session to keep before the first answer",
+                "say something first, or chat without --with-session",
+            )),
+            Ok(name) => self.save_as(&name),
+            Err(error) => Err(Failure::refused(error)),
         };
-        report::line(&saved)
+        self.unsaved = saved.is_err();
+        match saved {
+            Ok(saved) => report::line(&format!(
+                "saved {}: {}",
+                saved.name,
+                serde_json::to_string(&saved).map_err(Failure::bug)?
+            )),
+            Err(failure @ Failure::Refused { .. }) => {
+                failure.say();
+                report::line("not saved")
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn save_as(&self, name: &RefName) -> Result<super::run::Saved, Failure> {
+        let session = self.last.as_ref().map(|last| last.save(&self.agent)).transpose();
+        let session = session.map_err(Failure::refused)?;
+        let (agent, origin) = (&self.agent, &self.origin);
+        super::run::save(self.context, agent, origin, name, "chat", session.as_ref())
     }
 }

@@ -67,7 +67,7 @@ pub(crate) struct RunArgs {
     /// With --memory: write down everything that is done to the memory, in a new file
     #[arg(long, requires = "memory", value_name = "FILE", value_hint = ValueHint::FilePath)]
     memory_log: Option<PathBuf>,
-    /// How keys and values are stored: f32, f16 or q8 [default: f16; f32 where the weights are floats]
+    /// How keys and values are stored: f32, f16 or q8 [default: f16; f32 for float weights]
     #[arg(long, value_name = "FORMAT")]
     kv: Option<KvFormat>,
     #[command(flatten)]
@@ -105,7 +105,7 @@ struct Seconds {
 /// Where a memory was saved.
 #[derive(Serialize)]
 pub(crate) struct Saved {
-    name: String,
+    pub(crate) name: String,
     manifest: String,
     commit: String,
     /// What the saved memory is; none where there is no memory.
