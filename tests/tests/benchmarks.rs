@@ -1,4 +1,5 @@
-//! `cart bench`: rivals are run beside cart and believed, kernel levels are compared, and what goes wrong is said.
+//! `cart bench`: rivals are run beside cart and believed, kernel levels are compared, and what goes
+//! wrong is said.
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 #![cfg(unix)]
 
@@ -10,7 +11,8 @@ use serde_json::Value;
 
 const JOBS: [&str; 6] = ["--rounds", "1", "--with-threads", "1", "--jobs", "short,first,many,long"];
 
-/// Puts a driver into the folder of the rivals: a script that answers as `scripts/rivals/README.md` says.
+/// Puts a driver into the folder of the rivals: a script that answers as `scripts/rivals/README.md`
+/// says.
 fn rival(folder: &str, name: &str, script: &str) {
     let folder = Path::new(folder).join(name);
     std::fs::create_dir_all(&folder).unwrap();
@@ -65,6 +67,21 @@ fn cart_and_its_rivals_have_their_turns() {
     let said = |problem: &Value| problem.as_str().unwrap().contains("cannot open the model");
     assert!(problems.iter().all(said), "{broken}");
     assert!(!cart.store().exists(), "the benchmark wrote to the user's store");
+}
+
+#[test]
+fn without_rivals_cart_is_measured_alone() {
+    let (cart, tiny) = (Cart::new(), fixture("tiny"));
+    let words =
+        ["bench", "engine", &tiny, "--rounds", "1", "--with-threads", "1", "--jobs", "short,first"];
+    let report = cart.json(words);
+    let rows = report["models"][0]["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 1, "{report}");
+    assert_eq!((&rows[0]["name"], &rows[0]["problems"]), (&"cart".into(), &serde_json::json!([])));
+    assert!(rows[0]["tokens_per_second"]["decode"]["best"].as_f64().unwrap() > 0.0, "{report}");
+    let said = cart.ok(words);
+    assert!(said.contains("PREFILL") && said.contains("bandwidth"), "{said}");
+    assert!(!said.contains("advantage"), "ratios are explained, but there are none: {said}");
 }
 
 #[test]

@@ -27,22 +27,24 @@ use figures::{EngineReport, Machine, ModelReport, Row};
 use plan::{Job, Plan};
 use rivals::Rival;
 
-/// Compare the engine's speed and memory with its rivals on this machine.
+/// Measure the engine's speed and memory on this machine, alone or beside its rivals.
 ///
 /// Runs cart and every rival on the same file with the same tokens and threads, in turn, each in a
 /// process of its own. Prints tokens a second (the best of the rounds), the time from the start of
 /// the process to the first token, peak memory, cart's ratio to each rival (over 1: cart is ahead),
-/// and how near cart comes to what the machine can do. scripts/install-rivals installs rivals.
+/// and how near cart comes to what the machine can do. scripts/install-rivals installs rivals;
+/// without --rivals cart runs alone, and there are no ratios.
 #[derive(Args)]
 #[command(after_help = "Examples:
   cart bench engine SmolLM2-135M-Instruct.Q4_1.gguf --rivals ~/rivals
   cart --json bench engine a.gguf b.gguf --rivals ~/rivals --with-threads 1,2 --rounds 5
+  cart bench engine SmolLM2-135M-Instruct.Q4_1.gguf
   cart bench engine a.gguf --jobs short --prefix 'chrt -r 5'")]
 pub(crate) struct EngineArgs {
     /// Models that every engine reads: GGUF files
     #[arg(value_name = "MODEL", required = true, value_hint = ValueHint::FilePath)]
     models: Vec<PathBuf>,
-    /// The folder that scripts/install-rivals filled
+    /// The folder that scripts/install-rivals filled; without it cart runs alone
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     rivals: Option<PathBuf>,
     /// Only the rivals of these names (folders in DIR)

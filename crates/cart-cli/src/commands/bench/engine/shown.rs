@@ -20,9 +20,12 @@ pub(crate) fn print(body: &EngineReport) -> Result<(), Failure> {
     for model in &body.models {
         text.push_str(&self::model(model));
     }
-    text.push_str(
-        "\nTokens a second, best of the rounds; in brackets cart's advantage (over 1: cart is ahead).\n",
-    );
+    text.push_str("\nTokens a second, best of the rounds");
+    let compared = |model: &ModelReport| model.rows.iter().any(|row| row.name != "cart");
+    if body.models.iter().any(compared) {
+        text.push_str("; in brackets cart's advantage (over 1: cart is ahead)");
+    }
+    text.push_str(".\n");
     report::stdout(text.as_bytes())
 }
 
