@@ -12,8 +12,13 @@ use crate::report;
 
 /// Measure perplexity on a text.
 ///
-/// The text is cut into chunks of 512 tokens; the second half of each whole chunk is scored given its
-/// first half, as llama.cpp does.
+/// The text is cut into chunks of --chunk tokens. Of each whole chunk the second half is scored,
+/// given all that comes before it in the chunk; what is left over at the end is not scored. The
+/// perplexity is e to the mean of −ln p over the scored tokens: lower is better, and 1 is
+/// certainty.
+///
+/// llama.cpp's llama-perplexity cuts and scores in the same way, so figures for the same text and
+/// chunk can be compared.
 #[derive(Args)]
 #[command(after_help = "Examples:
   cart eval smol --text gpl-3.txt
@@ -28,7 +33,7 @@ pub(crate) struct EvalArgs {
     /// Only the first so many characters
     #[arg(long, value_name = "N")]
     chars: Option<usize>,
-    /// Tokens of a chunk
+    /// Tokens of a chunk, of which the second half is scored
     #[arg(long, value_name = "N", default_value_t = 512)]
     chunk: usize,
 }
