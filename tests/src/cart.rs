@@ -15,8 +15,8 @@ use crate::schemas;
 
 /// The binary, a store and a folder for files, all gone when dropped.
 ///
-/// Whatever a command prints with `--json` is checked against its schema, and whatever manifests and commits a
-/// successful command leaves in the store are checked against theirs.
+/// Whatever a command prints with `--json` is checked against its schema, and whatever manifests
+/// and commits a successful command leaves in the store are checked against theirs.
 pub struct Cart {
     scratch: TempDir,
     store: PathBuf,
@@ -125,8 +125,8 @@ impl Cart {
         self.run(&all).expect_code(code).report()
     }
 
-    /// Runs a command that must refuse with exit code 1, saying why and, with `--json`, the same as a report.
-    /// Returns the message.
+    /// Runs a command that must refuse with exit code 1, saying why and, with `--json`, the same as
+    /// a report. Returns the message.
     pub fn refused<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> String {
         self.refused_with_code(1, arguments)
     }
@@ -225,7 +225,8 @@ impl Done {
         self
     }
 
-    /// The report that was printed with `--json`, checked against its schema: one line, canonical order.
+    /// The report that was printed with `--json`, checked against its schema: one line, canonical
+    /// order.
     pub fn report(&self) -> Value {
         let line = self.stdout.strip_suffix('\n').unwrap_or_else(|| panic!("no report: {self:?}"));
         assert!(!line.contains('\n'), "a report is one line: {line}");

@@ -1,8 +1,8 @@
-//! What the journeys share: the real `cart` binary with a store of its own, the schemas that every report and
-//! document is held against, models to pack, and repeatable damage.
+//! What the journeys share: the real `cart` binary with a store of its own, the schemas that every
+//! report and document is held against, models to pack, and repeatable damage.
 //!
-//! Begin with [`Cart`], which runs commands and validates what they print and write. Models come from [`models`],
-//! servers from [`Server`], damage from [`damage`].
+//! Begin with [`Cart`], which runs commands and validates what they print and write. Models come
+//! from [`models`], servers from [`Server`], damage from [`damage`].
 #![allow(
     clippy::unwrap_used,
     reason = "a failure here is a failed test, and the panic says which line"

@@ -1,12 +1,14 @@
-//! File systems of a test's own: small ones and read-only ones, in a mount namespace that ends with the shell.
+//! File systems of a test's own: small ones and read-only ones, in a mount namespace that ends with
+//! the shell.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::places::{binary, skip};
 
-/// Runs a shell script with a fresh file system mounted at `$DIR`, `cart` in `$CART`, and says what it printed. None
-/// where the system does not allow mounts (a container without user namespaces), which is said loudly.
+/// Runs a shell script with a fresh file system mounted at `$DIR`, `cart` in `$CART`, and says what
+/// it printed. None where the system does not allow mounts (a container without user namespaces),
+/// which is said loudly.
 ///
 /// The script's own failures are the caller's: it ends at the first command that fails.
 pub fn with_small_file_system(folder: &Path, size: &str, script: &str) -> Option<String> {

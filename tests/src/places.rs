@@ -44,8 +44,8 @@ fn build() -> PathBuf {
     built.find_map(|message| message["executable"].as_str().map(PathBuf::from)).unwrap()
 }
 
-/// `$CART_TEST_MODEL`: SmolLM2-135M-Instruct as a GGUF file, which is too large for the repository. Without it, says
-/// loudly that the calling test was skipped.
+/// `$CART_TEST_MODEL`: SmolLM2-135M-Instruct as a GGUF file, which is too large for the repository.
+/// Without it, says loudly that the calling test was skipped.
 pub fn test_model() -> Option<String> {
     let model = std::env::var("CART_TEST_MODEL").ok().filter(|path| !path.is_empty());
     match &model {
@@ -55,7 +55,8 @@ pub fn test_model() -> Option<String> {
     model
 }
 
-/// Says on stderr, past the capture of the test runner, that the calling test looked at less than it could.
+/// Says on stderr, past the capture of the test runner, that the calling test looked at less than
+/// it could.
 pub fn skip(reason: &str) {
     use std::io::Write as _;
     let test = std::thread::current().name().unwrap_or("a test").to_owned();

@@ -1,5 +1,5 @@
-//! `kill -9` at any instant of a command that writes: the store is sound, and the same command succeeds
-//! afterwards.
+//! `kill -9` at any instant of a command that writes: the store is sound, and the same command
+//! succeeds afterwards.
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 use std::path::Path;
@@ -86,7 +86,8 @@ fn time_of_a_pack(cart: &Cart) -> Duration {
 /// Kills a command at random instants, a quarter of [`rounds`] times.
 ///
 /// * `begin`: makes what the command works on, and gives its arguments
-/// * `after`: looks at what is left, whether the command was killed or not; the store has passed fsck
+/// * `after`: looks at what is left, whether the command was killed or not; the store has passed
+///   fsck
 fn kill_at_any_instant(
     cart: &Cart,
     mut begin: impl FnMut(u64) -> Vec<String>,

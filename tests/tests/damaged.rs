@@ -6,7 +6,8 @@ use std::path::Path;
 use cart_tests::{Cart, Chance, damage, fixture, models, read_safetensors, safetensors_bytes};
 use serde_json::Value;
 
-/// A cart with a model of several blobs, called `m`; also as a `.cart` file, whose path is returned.
+/// A cart with a model of several blobs, called `m`; also as a `.cart` file, whose path is
+/// returned.
 fn packed() -> (Cart, String) {
     let cart = Cart::new();
     let model = cart.file("m.safetensors", &models::small_safetensors(8, 3));

@@ -1,5 +1,5 @@
-//! What ARCHITECTURE.md says must always hold: each invariant names tests, and they are there. Those about the
-//! source itself are here.
+//! What ARCHITECTURE.md says must always hold: each invariant names tests, and they are there.
+//! Those about the source itself are here.
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 use std::collections::BTreeSet;

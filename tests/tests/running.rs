@@ -170,9 +170,9 @@ fn perplexity_is_that_of_the_text() {
     cart.refused(["eval", "tiny", "--text", &not_text]);
 }
 
-/// Whole greedy texts are no test, because llama.cpp's own back ends part ways on most prompts; first
-/// steps are. Its 8-bit activations put it up to 0.13 nat off the exact numbers, so a token of its five
-/// best may be our sixth, if our fifth is no better than by a fraction of that.
+/// Whole greedy texts are no test, because llama.cpp's own back ends part ways on most prompts;
+/// first steps are. Its 8-bit activations put it up to 0.13 nat off the exact numbers, so a token
+/// of its five best may be our sixth, if our fifth is no better than by a fraction of that.
 #[test]
 fn the_first_steps_of_smollm2_are_llama_cpps() {
     let Some(model) = test_model() else { return };

@@ -182,7 +182,8 @@ fn streams_go_on_under_swaps() {
         }
         for stream in streams {
             let (status, text) = stream.join().unwrap();
-            // Both cartridges have the same weights, and memory is off: the text is the same across every swap.
+            // Both cartridges have the same weights, and memory is off: the text is the same across
+            // every swap.
             assert_eq!((status, text.as_str()), (200, expected.as_str().unwrap()));
         }
     });

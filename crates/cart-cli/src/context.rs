@@ -28,10 +28,11 @@ pub(crate) struct GlobalOptions {
     /// Force the kernels of a processor: portable, avx2, avx512vnni [default: the best it has]
     #[arg(long, global = true, value_name = "LEVEL")]
     kernels: Option<KernelLevel>,
-    /// Bits of activations to quantized weights: exact (16) or mixed (8, and 16 where they stand out) [default: exact]
+    /// Bits of activations to quantized weights: exact (16) or mixed (8, and 16 where they stand
+    /// out) [default: exact]
     #[arg(long, global = true, value_name = "BITS")]
     activations: Option<Activations>,
-    /// What computes: cpu, graph, cuda, cuda:N, metal, metal:N (GPUs: where built in) [default: cpu]
+    /// What computes: cpu, graph, cuda, cuda:N, metal, metal:N (GPUs where built in) [default: cpu]
     ///
     /// `cpu` has kernels of its own, which take weights as they are stored. The others compute with
     /// tensor operations: `graph` on the CPU, slower, and the same as on a GPU.
@@ -43,7 +44,8 @@ pub(crate) struct GlobalOptions {
         hide_default_value = true
     )]
     device: DeviceChoice,
-    /// In what a device other than cpu computes: f32, f16, bf16 [default: f32; on a GPU as the weights]
+    /// In what a device other than cpu computes: f32, f16, bf16 [default: f32; on a GPU as the
+    /// weights]
     #[arg(long, global = true, value_name = "TYPE")]
     precision: Option<Precision>,
     /// When to use colour

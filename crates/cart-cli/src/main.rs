@@ -1,7 +1,7 @@
 //! The `cart` command: arguments, rendering and exit codes over the other crates.
 //!
-//! One subcommand is one file in [`commands`]; its doc comment is its help. Data goes to stdout, talk
-//! to stderr. Exit codes and the wording of errors are in [`failure`].
+//! One subcommand is one file in [`commands`]; its doc comment is its help. Data goes to stdout,
+//! talk to stderr. Exit codes and the wording of errors are in [`failure`].
 
 mod bytes;
 mod child;

@@ -36,7 +36,8 @@ pub(crate) struct SamplingArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Memory")]
 pub(crate) struct MemoryArgs {
-    /// Read the memory (recalled spans before the prompt, neighbours at the sampler) and write to it
+    /// Read the memory (recalled spans before the prompt, neighbours at the sampler) and write to
+    /// it
     #[arg(long)]
     pub(crate) memory: bool,
     /// With --memory: do not write

@@ -90,9 +90,9 @@ impl ChatTemplate {
         self.render_as(messages, Ending::Answer, now)
     }
 
-    /// The conversation as text for this tokenizer, with a note of where messages spell special tokens,
-    /// which are to be read as ordinary text ([`Tokenizer::encode_except`]). The template sees a
-    /// private-use character in place of each of them.
+    /// The conversation as text for this tokenizer, with a note of where messages spell special
+    /// tokens, which are to be read as ordinary text ([`Tokenizer::encode_except`]). The template
+    /// sees a private-use character in place of each of them.
     ///
     /// # Errors
     /// The template refuses the messages.
@@ -133,7 +133,8 @@ impl ChatTemplate {
     }
 }
 
-/// `{% generation %}` marks what a model is trained on and changes nothing else; the engine does not know it.
+/// `{% generation %}` marks what a model is trained on and changes nothing else; the engine does
+/// not know it.
 fn without_generation(source: String) -> String {
     if !source.contains("generation") {
         return source;
@@ -178,7 +179,8 @@ fn environment(now: Duration) -> Environment<'static> {
     environment
 }
 
-/// Python's `json.dumps`, as `transformers` has it. The engine's own filter escapes for HTML as well.
+/// Python's `json.dumps`, as `transformers` has it. The engine's own filter escapes for HTML as
+/// well.
 fn to_json(value: &Value, indent: Option<Value>, options: Kwargs) -> Result<Value, Error> {
     let escaped = minijinja::filters::tojson(value, indent, options)?.to_string();
     let mut text = String::with_capacity(escaped.len());

@@ -38,8 +38,8 @@ pub(crate) fn best(logits: &[f32], count: usize) -> Vec<u32> {
     ranked.tokens
 }
 
-/// Tokens from the best downwards, as many as one asks for: of a large vocabulary only the few that may
-/// matter are sorted. Of equal logits the lower id comes first.
+/// Tokens from the best downwards, as many as one asks for: of a large vocabulary only the few that
+/// may matter are sorted. Of equal logits the lower id comes first.
 pub(crate) struct Ranked<'a> {
     logits: &'a [f32],
     largest: f32,

@@ -29,9 +29,10 @@
 //! # }
 //! ```
 //!
-//! Begin with [`Agent`], a loaded cartridge, whose only way in is `Verified`; [`GenerateOptions`] and
-//! [`Prompt`], what is asked of it; [`Session`], one generation as a value that is stepped, alone or
-//! with others in one batch ([`step_many`]); and [`MemoryOptions`], how memory takes part.
+//! Begin with [`Agent`], a loaded cartridge, whose only way in is `Verified`; [`GenerateOptions`]
+//! and
+//! [`Prompt`], what is asked of it; [`Session`], one generation as a value that is stepped, alone
+//! or with others in one batch ([`step_many`]); and [`MemoryOptions`], how memory takes part.
 
 mod agent;
 mod calendar;

@@ -53,7 +53,8 @@ pub(crate) struct MemoryLoop {
 }
 
 impl MemoryLoop {
-    /// Recalls what the prompt asks for and puts it into the state. None where memory takes no part.
+    /// Recalls what the prompt asks for and puts it into the state. None where memory takes no
+    /// part.
     ///
     /// A session reads the memory as it was when the session began.
     pub(crate) fn start(

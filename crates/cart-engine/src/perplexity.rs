@@ -71,12 +71,13 @@ pub struct PerplexityReport {
     pub took: Duration,
 }
 
-/// Perplexity as `perplexity()` of llama.cpp's tools measures it, with the windows of the plain text:
-/// its tokens, without a begin-of-text token, are cut into chunks of `chunk`; each is read by itself,
-/// its first token replaced by the begin-of-text token where the cartridge puts one before prompts;
-/// and the tokens from `chunk / 2 + 1` on are scored, each given all before it in its chunk. What does
-/// not fill a chunk is left out. The tool itself tokenizes the text with a begin-of-text token, so that
-/// with models that have one its windows begin a token earlier, and its figure is another.
+/// Perplexity as `perplexity()` of llama.cpp's tools measures it, with the windows of the plain
+/// text: its tokens, without a begin-of-text token, are cut into chunks of `chunk`; each is read by
+/// itself, its first token replaced by the begin-of-text token where the cartridge puts one before
+/// prompts; and the tokens from `chunk / 2 + 1` on are scored, each given all before it in its
+/// chunk. What does not fill a chunk is left out. The tool itself tokenizes the text with a
+/// begin-of-text token, so that with models that have one its windows begin a token earlier, and
+/// its figure is another.
 ///
 /// # Errors
 /// The text is shorter than a chunk, the chunk does not fit the context, or the model fails.

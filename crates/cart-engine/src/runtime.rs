@@ -102,7 +102,8 @@ pub enum RuntimeError {
     Thread(#[source] std::io::Error),
 }
 
-/// A running token loop. Dropping it stops the loop; [`Runtime::handle`] gives the means to talk to it.
+/// A running token loop. Dropping it stops the loop; [`Runtime::handle`] gives the means to talk to
+/// it.
 #[derive(Debug)]
 pub struct Runtime {
     handle: RuntimeHandle,
@@ -233,8 +234,8 @@ impl RuntimeHandle {
         done.ok_or(SwapError::Stopped)?.ok_or(SwapError::NothingToRollBackTo)
     }
 
-    /// Requests that were taken and have not ended, waiting ones included. Unlike the state, this is
-    /// never a turn behind.
+    /// Requests that were taken and have not ended, waiting ones included. Unlike the state, this
+    /// is never a turn behind.
     pub fn open_requests(&self) -> usize {
         self.shared.open()
     }

@@ -139,8 +139,8 @@ impl Session {
         self.state.bytes() + self.bare.as_ref().map_or(0, State::bytes)
     }
 
-    /// Ends the session, whether or not the generation has ended: writes to memory what is left, and
-    /// says what was done.
+    /// Ends the session, whether or not the generation has ended: writes to memory what is left,
+    /// and says what was done.
     ///
     /// # Errors
     /// Memory can't be written.

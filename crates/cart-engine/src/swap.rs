@@ -99,8 +99,8 @@ pub struct SwapReport {
     pub probes_passed: usize,
     /// Texts of the warm-up whose logits were checked to be finite and not all the same.
     pub steps_checked: usize,
-    /// Streams that go on with the new generation. One that stands inside a character goes over with
-    /// the token that ends it.
+    /// Streams that go on with the new generation. One that stands inside a character goes over
+    /// with the token that ends it.
     pub streams_moved: usize,
     /// Streams that end on the old generation.
     pub streams_on_old: usize,

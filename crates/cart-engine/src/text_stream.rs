@@ -19,8 +19,8 @@ pub struct TextStream {
     window: Window,
 }
 
-/// Tokens whose text is not all out, after those before them that their text may depend on. Only these
-/// are decoded again at each step.
+/// Tokens whose text is not all out, after those before them that their text may depend on. Only
+/// these are decoded again at each step.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Window {
     tokens: Vec<u32>,

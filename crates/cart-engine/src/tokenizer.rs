@@ -1,8 +1,8 @@
 //! Text to token ids and back, by the cartridge's own `tokenizer.json`.
 //!
-//! Normalizers, pre-tokenizers and the rarer models are those of the `tokenizers` library; vocabulary,
-//! BPE, Unigram, added tokens and the usual decoders are here, for how fast they load and so that
-//! special tokens can be recognized in one part of a text and not in another.
+//! Normalizers, pre-tokenizers and the rarer models are those of the `tokenizers` library;
+//! vocabulary, BPE, Unigram, added tokens and the usual decoders are here, for how fast they load
+//! and so that special tokens can be recognized in one part of a text and not in another.
 
 mod added;
 mod bpe;
@@ -118,8 +118,8 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json` document. Its truncation, padding and post-processor are passed over:
-    /// they are a batch's business, or a prompt's (see [`Tokenizer::encode_prompt`]).
+    /// Reads a `tokenizer.json` document. Its truncation, padding and post-processor are passed
+    /// over: they are a batch's business, or a prompt's (see [`Tokenizer::encode_prompt`]).
     ///
     /// # Errors
     /// It is not one.
@@ -188,8 +188,9 @@ impl Tokenizer {
         )
     }
 
-    /// The tokens of a text, each with the bytes that it stands for. Special tokens that are spelled
-    /// out are recognized, but where they touch one of the `literal` bytes they are ordinary text.
+    /// The tokens of a text, each with the bytes that it stands for. Special tokens that are
+    /// spelled out are recognized, but where they touch one of the `literal` bytes they are
+    /// ordinary text.
     ///
     /// * `literal`: sorted, apart from each other
     ///

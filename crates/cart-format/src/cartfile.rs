@@ -1,8 +1,9 @@
 //! The single-file form: a cartridge as a safetensors file that any safetensors reader opens
 //! (spec 60).
 //!
-//! The header is a function of the manifest and the commit, so the same commit gives the same bytes,
-//! and a file that says anything else was changed. [`CartPlan`] is that function; [`CartHead`] reads.
+//! The header is a function of the manifest and the commit, so the same commit gives the same
+//! bytes, and a file that says anything else was changed. [`CartPlan`] is that function;
+//! [`CartHead`] reads.
 
 mod error;
 mod head;

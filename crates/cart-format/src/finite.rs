@@ -151,7 +151,8 @@ mod tests {
         assert_eq!(first_not_finite(DType::F8_E5M2, &[0x7b, 0xfb, 0x7c]), Some(2));
     }
 
-    /// A scale that is infinite is found at each of its places, and codes that look like one are not.
+    /// A scale that is infinite is found at each of its places, and codes that look like one are
+    /// not.
     #[test]
     fn scales_are_where_the_layouts_say() {
         let infinity = f16::INFINITY.to_le_bytes();

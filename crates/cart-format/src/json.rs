@@ -134,8 +134,8 @@ fn write_string(text: &str, out: &mut Vec<u8>) {
     serde_json::to_writer(out, text).expect("writing text to a vector does not fail");
 }
 
-/// Numbers are doubles (RFC 8785 §3.2.2.3). An integer that a double would show with other digits is
-/// refused, not rounded.
+/// Numbers are doubles (RFC 8785 §3.2.2.3). An integer that a double would show with other digits
+/// is refused, not rounded.
 fn write_number(number: &Number, out: &mut Vec<u8>) -> Result<(), JsonError> {
     let refuse = || JsonError::Number { found: number.to_string() };
     let float = number.as_f64().filter(|float| float.is_finite()).ok_or_else(refuse)?;

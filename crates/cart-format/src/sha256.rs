@@ -48,8 +48,8 @@ impl Hasher {
         self.keep(rest);
     }
 
-    /// Takes the next bytes of two streams, in one loop where the processor gains by it. The digests
-    /// are those of two calls of [`Hasher::update`].
+    /// Takes the next bytes of two streams, in one loop where the processor gains by it. The
+    /// digests are those of two calls of [`Hasher::update`].
     pub fn update_pair(&mut self, bytes: &[u8], other: &mut Self, other_bytes: &[u8]) {
         let (first, first_rest) = self.align(bytes).as_chunks::<BLOCK>();
         let (second, second_rest) = other.align(other_bytes).as_chunks::<BLOCK>();

@@ -218,7 +218,8 @@ impl Attention {
             let row = segment.rows.start + pass.rows.start + index / group;
             let head = pass.kv_head * group + index % group;
             let columns = head * self.head_dim..(head + 1) * self.head_dim;
-            // SAFETY: a row's columns of a head belong to one pass, or to the passes that were merged.
+            // SAFETY: a row's columns of a head belong to one pass, or to the passes that were
+            // merged.
             let out = unsafe { out.part(row, columns) };
             let inverse = 1.0 / total;
             out.iter_mut().zip(mixed).for_each(|(out, mixed)| *out = mixed * inverse);

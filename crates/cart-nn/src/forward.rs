@@ -159,8 +159,8 @@ impl Model {
     ///
     /// Runs of one token go through the linear layers together, row by row as if each were alone;
     /// attention works run by run. A longer run goes by itself, cut into chunks, so that working
-    /// memory does not grow with it. So a run's result is, bit for bit, what it would be without the
-    /// others. Runs on the model's [`Threads`](crate::Threads), after whatever they are doing.
+    /// memory does not grow with it. So a run's result is, bit for bit, what it would be without
+    /// the others. Runs on the model's [`Threads`](crate::Threads), after whatever they are doing.
     ///
     /// Returns one [`Logits`] for each run, in order.
     ///

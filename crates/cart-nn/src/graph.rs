@@ -1,8 +1,10 @@
-//! The decoder as operations on candle's tensors: for devices other than the CPU, and for gradients.
+//! The decoder as operations on candle's tensors: for devices other than the CPU, and for
+//! gradients.
 //!
-//! The same [`ArchSpec`] drives it that drives the CPU's decoder, [`Model`](crate::Model), so a family
-//! that runs there runs here without a line of code. It reads float weights as they are and blocks as
-//! what they stand for. Every operation carries a gradient, whatever stands in [`Parameters`].
+//! The same [`ArchSpec`] drives it that drives the CPU's decoder, [`Model`](crate::Model), so a
+//! family that runs there runs here without a line of code. It reads float weights as they are and
+//! blocks as what they stand for. Every operation carries a gradient, whatever stands in
+//! [`Parameters`].
 //!
 //! Begin with [`Graph::load`] to run a model, or with [`load_parameters`] and [`Graph::new`] to put
 //! variables in the place of some of its tensors; [`GraphRun`] has tokens for a [`GraphState`];

@@ -127,9 +127,10 @@ pub enum Activations {
     /// Sixteen: the products of `f32`. Processors whose sums differ by rounding agree.
     #[default]
     Exact,
-    /// Eight, and sixteen for the third of the groups that stand out of their rows: faster where many
-    /// rows are multiplied, and four to sixteen times as near to exact as eight for all. As with all
-    /// steps so coarse, rounding that differs between processors can change a logit by tenths.
+    /// Eight, and sixteen for the third of the groups that stand out of their rows: faster where
+    /// many rows are multiplied, and four to sixteen times as near to exact as eight for all. As
+    /// with all steps so coarse, rounding that differs between processors can change a logit by
+    /// tenths.
     Mixed,
 }
 
@@ -185,8 +186,8 @@ impl Kernels {
         self.level
     }
 
-    /// The same, with every row multiplied as if it were alone: sums are taken in one order, however
-    /// many rows there are. So a session's text does not depend on the sessions beside it.
+    /// The same, with every row multiplied as if it were alone: sums are taken in one order,
+    /// however many rows there are. So a session's text does not depend on the sessions beside it.
     pub(crate) fn by_row(self) -> Self {
         Self { by_row: true, ..self }
     }

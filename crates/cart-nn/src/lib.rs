@@ -4,9 +4,10 @@
 //! Begin with [`Model`] (weights bound to an architecture), [`State`] (what a session has read so
 //! far, a value), [`Run`] (tokens for one session in a batch) and [`Taps`] (where memory listens).
 //! Weights come through a [`WeightSource`] as [`SharedBytes`]; quantized ones are packed for the
-//! products when a model is loaded. [`Threads`] compute; [`machine`] measures what bounds their speed.
-//! [`graph`] is the same decoder as tensor operations, for GPUs and for gradients, and [`decoder`] is
-//! one or the other. This is the only crate that names candle.
+//! products when a model is loaded. [`Threads`] compute; [`machine`] measures what bounds their
+//! speed.
+//! [`graph`] is the same decoder as tensor operations, for GPUs and for gradients, and [`decoder`]
+//! is one or the other. This is the only crate that names candle.
 
 mod activation;
 mod ahead;

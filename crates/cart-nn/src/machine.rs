@@ -27,9 +27,9 @@ pub fn read_bandwidth(threads: usize) -> f64 {
     BUFFER as f64 / seconds
 }
 
-/// Integer operations a second (a multiplication and an addition are two) of 8-bit dot products at a
-/// kernel level with `threads` threads, from registers. A level that the processor lacks counts as
-/// portable.
+/// Integer operations a second (a multiplication and an addition are two) of 8-bit dot products at
+/// a kernel level with `threads` threads, from registers. A level that the processor lacks counts
+/// as portable.
 pub fn int8_throughput(level: KernelLevel, threads: usize) -> f64 {
     let threads = threads.max(1);
     let level = if level.is_supported() { level } else { KernelLevel::Portable };

@@ -111,8 +111,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Binds the tensors that `spec` names, checking every shape and element type. The model computes
-    /// on [`Threads::shared`].
+    /// Binds the tensors that `spec` names, checking every shape and element type. The model
+    /// computes on [`Threads::shared`].
     ///
     /// # Errors
     /// A tensor is missing, or has another shape, an unsupported type or too few bytes.

@@ -9,8 +9,8 @@ use crate::threads::{at_hand, share};
 /// Parts for a thread: enough that one that was held up does not hold up the others for long.
 const PARTS: usize = 4;
 
-/// Calls `work` on parts of `0..len` that cover it without overlap, by the threads at hand. Parts have
-/// at least `grain` items, and there are at most four for a thread.
+/// Calls `work` on parts of `0..len` that cover it without overlap, by the threads at hand. Parts
+/// have at least `grain` items, and there are at most four for a thread.
 pub(crate) fn split(len: usize, grain: usize, work: &(impl Fn(Range<usize>) + Sync)) {
     let threads = at_hand();
     let grain = grain.max(len.div_ceil(PARTS * threads)).max(1);
@@ -61,7 +61,8 @@ impl<'a, T> Rows<'a, T> {
         Self { start: values.as_mut_ptr(), len: values.len(), width, owner: PhantomData }
     }
 
-    /// Room for rows of `width`, of which only [`Self::write`] may be called: there is nothing in it yet.
+    /// Room for rows of `width`, of which only [`Self::write`] may be called: there is nothing in
+    /// it yet.
     pub(crate) fn empty(room: &'a mut [MaybeUninit<T>], width: usize) -> Self {
         Self { start: room.as_mut_ptr().cast(), len: room.len(), width, owner: PhantomData }
     }

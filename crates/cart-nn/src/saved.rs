@@ -16,8 +16,9 @@ pub struct SavedState {
     /// How keys and values are stored.
     pub kv: KvFormat,
     /// What the layers keep: `N.keys` and `N.values`, `[positions, kv_heads, head_dim]`, of a layer
-    /// `N` of attention; `N.window`, `[conv_past, conv_width]`, and `N.channels`, `[heads, head_dim,
-    /// state_size]`, of a recurrent one. And `bias`, `[positions]`, where scores have one.
+    /// `N` of attention; `N.window`, `[conv_past, conv_width]`, and `N.channels`, `[heads,
+    /// head_dim, state_size]`, of a recurrent one. And `bias`, `[positions]`, where scores have
+    /// one.
     pub tensors: Vec<StateTensor>,
 }
 

@@ -1,7 +1,7 @@
 //! Threads that compute together.
 //!
-//! A token is some two hundred short products, microseconds each, so threads that slept between them
-//! would cost more than they bring. They are woken once, look for work for a moment after each
+//! A token is some two hundred short products, microseconds each, so threads that slept between
+//! them would cost more than they bring. They are woken once, look for work for a moment after each
 //! product, and sleep when none comes.
 
 use std::any::Any;
@@ -25,16 +25,17 @@ const LOOKS: u32 = 64;
 
 /// Threads that compute together, the caller among them. Clones share them.
 ///
-/// Work of several callers takes turns: the threads serve one [`Model::forward`](crate::Model::forward)
-/// at a time. So models that share threads do not slow each other down by more than their share.
+/// Work of several callers takes turns: the threads serve one
+/// [`Model::forward`](crate::Model::forward) at a time. So models that share threads do not slow
+/// each other down by more than their share.
 #[derive(Clone)]
 pub struct Threads {
     team: Arc<Team>,
 }
 
 impl Threads {
-    /// `count` threads: the caller of each work and `count − 1` new ones, which sleep while there is
-    /// no work and end when the last clone is dropped.
+    /// `count` threads: the caller of each work and `count − 1` new ones, which sleep while there
+    /// is no work and end when the last clone is dropped.
     ///
     /// # Errors
     /// The system refuses a thread.
@@ -67,8 +68,8 @@ impl Threads {
         self.team.workers.len() + 1
     }
 
-    /// Runs `work` on this thread, with the others at hand for its [`split`](crate::parallel::split)s.
-    /// On a thread that computes already, those stay at hand.
+    /// Runs `work` on this thread, with the others at hand for its
+    /// [`split`](crate::parallel::split)s. On a thread that computes already, those stay at hand.
     pub(crate) fn run<R>(&self, work: impl FnOnce() -> R) -> R {
         if self.count() == 1 || CURRENT.get().is_some() {
             return work();

@@ -105,10 +105,10 @@ impl BlobLocation {
         }
         let mut options = MmapOptions::new();
         options.offset(self.offset).len(self.len as usize);
-        // SAFETY: a map is sound while nobody changes or cuts the file. Files in a store and finished
-        // `.cart` files are never written in place: all of them come by rename from temporary files
-        // and leave by unlinking, which a map outlives. Someone who edits them by hand breaks
-        // that, as with every program that maps its data; `verify` reads without a map.
+        // SAFETY: a map is sound while nobody changes or cuts the file. Files in a store and
+        // finished `.cart` files are never written in place: all of them come by rename from
+        // temporary files and leave by unlinking, which a map outlives. Someone who edits them by
+        // hand breaks that, as with every program that maps its data; `verify` reads without a map.
         let map = unsafe { options.map(&*self.file) }.at("map", &self.path)?;
         Ok(MappedBlob(Arc::new(map)))
     }

@@ -81,11 +81,12 @@ pub struct ImportedCart {
 }
 
 impl CartFile {
-    /// Opens a `.cart` file: checks its header, its documents and its padding. The blobs are not looked
-    /// at: [`Cartridge::verify`] does.
+    /// Opens a `.cart` file: checks its header, its documents and its padding. The blobs are not
+    /// looked at: [`Cartridge::verify`] does.
     ///
     /// # Errors
-    /// It is not a `.cart` file, cut short, edited, saved again by another tool, or of a newer version.
+    /// It is not a `.cart` file, cut short, edited, saved again by another tool, or of a newer
+    /// version.
     pub fn open(path: &Path) -> Result<Cartridge, CartFileError> {
         let file = File::open(path).at("open", path)?;
         let refuse = |source| CartFileError::Format { path: path.into(), source: Box::new(source) };
@@ -123,8 +124,8 @@ impl BlobSource for CartFile {
 }
 
 impl Store {
-    /// Takes a `.cart` file in: blobs, manifest and commit. No name points to it yet. Every blob's id
-    /// and segments are recomputed from what is written, and nothing enters unless all match.
+    /// Takes a `.cart` file in: blobs, manifest and commit. No name points to it yet. Every blob's
+    /// id and segments are recomputed from what is written, and nothing enters unless all match.
     ///
     /// # Errors
     /// The file is damaged or not a `.cart` file, or the store can't be written.

@@ -41,8 +41,8 @@ pub enum CartWriteError {
 }
 
 impl Verified {
-    /// Writes the cartridge as a `.cart` file, durably, in place of what is at `path`. The same commit
-    /// gives the same bytes. Returns the file's length.
+    /// Writes the cartridge as a `.cart` file, durably, in place of what is at `path`. The same
+    /// commit gives the same bytes. Returns the file's length.
     ///
     /// # Errors
     /// The file can't be written, or `progress` cancelled; `path` is then as it was.

@@ -1,8 +1,9 @@
 //! Exporters: cartridges back into model files and folders.
 //!
 //! The form that a cartridge was imported from comes back byte for byte: each file is put together
-//! from its pieces under a temporary name, and gets its own only after its digest was found to be that
-//! of the imported file. Safetensors can also be written fresh, from the tensors as they are now.
+//! from its pieces under a temporary name, and gets its own only after its digest was found to be
+//! that of the imported file. Safetensors can also be written fresh, from the tensors as they are
+//! now.
 
 mod error;
 mod origin;
@@ -163,7 +164,8 @@ impl Export<'_> {
         Ok(Exported { files: origin.files.len() as u64, bytes, exact: true })
     }
 
-    /// Writes a file's pieces in `folder` under a temporary name and checks the digest of the whole.
+    /// Writes a file's pieces in `folder` under a temporary name and checks the digest of the
+    /// whole.
     fn put_together(&self, file: &OriginFile, folder: &Path) -> Result<Synced, ExportError> {
         let out = Publisher::default().create(folder, ".cart-export")?;
         let parts: Vec<Part> =

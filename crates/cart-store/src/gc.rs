@@ -2,8 +2,8 @@
 //!
 //! First everything is planned, with nobody else writing; then unreachable objects are moved to
 //! `trash/`, and what has lain there for the grace period is deleted. A commit that a log names
-//! counts as named until its line is older than the grace period. If anything that is named can't be
-//! read, nothing is moved: what it names can't be known.
+//! counts as named until its line is older than the grace period. If anything that is named can't
+//! be read, nothing is moved: what it names can't be known.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -101,7 +101,8 @@ impl Store {
     /// Collects what nothing names. Waits until nobody writes to the store.
     ///
     /// # Errors
-    /// Something that is named can't be read (then nothing was done), or the store can't be written.
+    /// Something that is named can't be read (then nothing was done), or the store can't be
+    /// written.
     pub fn gc(&self, options: &GcOptions) -> Result<GcReport, GcError> {
         let _lock = Lock::exclusive(&self.layout.store_lock())?;
         let plan = self.plan_gc(options)?;

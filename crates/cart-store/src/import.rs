@@ -1,10 +1,11 @@
 //! Importers: a Hugging Face model folder, a lone `.safetensors` or a `.gguf` file into a store.
 //!
-//! An import is exact: every byte of every file ends in a blob or in a run of zeros, each tensor in a
-//! blob of its own, and the origin's pieces put the files together again (decision 4). Nothing of the
-//! path, the file's name, the time or the machine gets into the manifest.
+//! An import is exact: every byte of every file ends in a blob or in a run of zeros, each tensor in
+//! a blob of its own, and the origin's pieces put the files together again (decision 4). Nothing of
+//! the path, the file's name, the time or the machine gets into the manifest.
 //!
-//! [`ImportPlan::new`] reads heads and documents; [`ImportPlan::apply`] writes; [`import`] does both.
+//! [`ImportPlan::new`] reads heads and documents; [`ImportPlan::apply`] writes; [`import`] does
+//! both.
 
 mod config;
 mod config_fields;

@@ -220,8 +220,8 @@ impl Intake<'_> {
         }
     }
 
-    /// Hashes one or two sources, writing those that are new for sure; then writes those that turned
-    /// out to be new.
+    /// Hashes one or two sources, writing those that are new for sure; then writes those that
+    /// turned out to be new.
     fn take(&self, group: &[usize], written: &SyncSender<Written>) -> Result<(), IngestError> {
         let mut intakes = Vec::new();
         for &index in group {
@@ -325,8 +325,8 @@ impl Twin {
 }
 
 impl Reading<'_> {
-    /// Reads the next bytes, and writes what was read before it is hashed: the digest is that of the
-    /// written bytes, whatever happens to the source.
+    /// Reads the next bytes, and writes what was read before it is hashed: the digest is that of
+    /// the written bytes, whatever happens to the source.
     fn read(&self, buffer: &mut [u8], at: u64) -> Result<(), FileError> {
         match (&self.cloned, &self.file) {
             (Some(cloned), _) => cloned.read_at(buffer, at),

@@ -42,7 +42,8 @@ impl Layout {
         self.commits().join(commit.hex())
     }
 
-    /// Empty files named by commits that are known to be absent: parents of what came from elsewhere.
+    /// Empty files named by commits that are known to be absent: parents of what came from
+    /// elsewhere.
     pub(crate) fn shallow(&self) -> PathBuf {
         self.root.join("shallow/sha256")
     }

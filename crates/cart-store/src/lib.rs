@@ -1,8 +1,8 @@
 //! The store of cartridges: blobs under their digests, history, names, and the ways in and out.
 //!
 //! A store is a folder (spec 50). Everything in it is immutable but the refs, which change by
-//! compare-and-swap, and everything is written by one durable writer, so that a crash at any instant
-//! leaves what was there before or what was asked for.
+//! compare-and-swap, and everything is written by one durable writer, so that a crash at any
+//! instant leaves what was there before or what was asked for.
 //!
 //! Begin with [`Store`]: [`Store::ingest`] takes bytes in, [`Store::put_manifest`],
 //! [`Store::put_commit`] and [`Store::update_ref`] give them a name, [`Store::resolve`] finds a

@@ -2,11 +2,11 @@
 //!
 //! What survives what:
 //!
-//! * **A kill at any instant.** A file appears under its lasting name by one rename, complete or not
-//!   at all. What a dead process leaves in `tmp/` is swept by the next gc.
+//! * **A kill at any instant.** A file appears under its lasting name by one rename, complete or
+//!   not at all. What a dead process leaves in `tmp/` is swept by the next gc.
 //! * **A power cut at any instant.** A file's bytes are synced before its rename, and the folder is
-//!   synced before anything that refers to it is renamed: blobs, then manifest, then commit, then log
-//!   and ref. So whatever a ref names after the cut is complete.
+//!   synced before anything that refers to it is renamed: blobs, then manifest, then commit, then
+//!   log and ref. So whatever a ref names after the cut is complete.
 //! * **A full disk.** Fills at the temporary file, which is then removed.
 //! * **Not** a disk that acknowledges a sync that it has not done, nor a file system that does not
 //!   keep the order of a sync and a later rename.
@@ -195,7 +195,8 @@ impl Unpublished {
         self.temporary.publisher.step("write", path, || Effect::Write(path.to_path_buf()))
     }
 
-    /// Makes what was written so far durable, while more is written. The file still has to be synced.
+    /// Makes what was written so far durable, while more is written. The file still has to be
+    /// synced.
     pub(crate) fn sync_so_far(&self) -> Result<(), FileError> {
         self.file.sync_data().at("sync", self.path())
     }
@@ -210,9 +211,9 @@ impl Unpublished {
 }
 
 impl Synced {
-    /// Gives the file its lasting name, unless a file with the same bytes has it. (One with others is
-    /// damaged, since names are digests, and is replaced.) Returns whether it was given. The folder
-    /// is left to be synced by the caller.
+    /// Gives the file its lasting name, unless a file with the same bytes has it. (One with others
+    /// is damaged, since names are digests, and is replaced.) Returns whether it was given. The
+    /// folder is left to be synced by the caller.
     pub(crate) fn publish(mut self, to: &Path) -> Result<bool, FileError> {
         let from = self.temporary.path.clone();
         let effect = || Effect::Rename(from.clone(), to.to_path_buf());

@@ -17,8 +17,8 @@ pub(crate) struct Reach {
 }
 
 impl Reach {
-    /// Adds a commit, its ancestors, and all they name. Blobs' bytes are not looked at. `visit` sees
-    /// each manifest that is new. After an error everything that could be read is in.
+    /// Adds a commit, its ancestors, and all they name. Blobs' bytes are not looked at. `visit`
+    /// sees each manifest that is new. After an error everything that could be read is in.
     pub(crate) fn add(
         &mut self,
         store: &Store,

@@ -27,8 +27,8 @@ pub struct LogEntry {
 pub(crate) struct RawLog {
     /// Lines that can be read.
     pub(crate) entries: Vec<LogEntry>,
-    /// Numbers of lines that can't, from 1. A last line without a newline is not among them: a crash
-    /// leaves such a one, and the next change cuts it off.
+    /// Numbers of lines that can't, from 1. A last line without a newline is not among them: a
+    /// crash leaves such a one, and the next change cuts it off.
     pub(crate) damaged: Vec<usize>,
 }
 

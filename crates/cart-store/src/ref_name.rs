@@ -37,9 +37,9 @@ pub enum RefNameError {
 
 /// A name and a tag: what a ref is called (spec 40 §3).
 ///
-/// A name is one or more parts of `[a-z0-9][a-z0-9._-]*` joined by `/`, up to 128 bytes, and does not
-/// end in `.cart` (that is a file). A tag is one such part. Names are lower case so that they mean
-/// the same on file systems that ignore case.
+/// A name is one or more parts of `[a-z0-9][a-z0-9._-]*` joined by `/`, up to 128 bytes, and does
+/// not end in `.cart` (that is a file). A tag is one such part. Names are lower case so that they
+/// mean the same on file systems that ignore case.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RefName {
     name: String,

@@ -96,10 +96,11 @@ pub enum Resolved {
 }
 
 impl Store {
-    /// Finds what a text stands for: `name` (tag `latest`), `name:tag`, `name@sha256:<manifest id>` in
-    /// that name's history, a path that ends in `.cart`, a unique prefix (4 digits or more) of a commit
-    /// or manifest id, or a path with a separator to a file that exists. In that order, so that a
-    /// name that looks like an id is still a name, and the current folder never hides a name.
+    /// Finds what a text stands for: `name` (tag `latest`), `name:tag`, `name@sha256:<manifest id>`
+    /// in that name's history, a path that ends in `.cart`, a unique prefix (4 digits or more) of a
+    /// commit or manifest id, or a path with a separator to a file that exists. In that order, so
+    /// that a name that looks like an id is still a name, and the current folder never hides a
+    /// name.
     ///
     /// # Errors
     /// Nothing is called that, or more than one thing.

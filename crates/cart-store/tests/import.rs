@@ -81,7 +81,8 @@ fn safetensors_of(tensors: &[(&str, &[u8])]) -> Vec<u8> {
     file
 }
 
-/// A GGUF file of two tensors with padding between, the second gap not zero, and bytes after the end.
+/// A GGUF file of two tensors with padding between, the second gap not zero, and bytes after the
+/// end.
 fn gguf() -> Vec<u8> {
     let text = |bytes: &mut Vec<u8>, text: &str| {
         bytes.extend((text.len() as u64).to_le_bytes());

@@ -11,8 +11,8 @@ use crate::report;
 
 /// Check the whole store.
 ///
-/// Every blob is hashed, every manifest, commit and name is read, and everything that a name reaches
-/// must be there. Exit code 1 if anything is wrong.
+/// Every blob is hashed, every manifest, commit and name is read, and everything that a name
+/// reaches must be there. Exit code 1 if anything is wrong.
 #[derive(Args)]
 #[command(after_help = "Examples:
   cart fsck

@@ -10,8 +10,8 @@ use crate::report;
 
 /// Collect what no name reaches.
 ///
-/// Unreachable blobs go to the store's trash, and are deleted once they have been there for the grace
-/// period. An unreadable name or commit stops the collection before anything moves.
+/// Unreachable blobs go to the store's trash, and are deleted once they have been there for the
+/// grace period. An unreadable name or commit stops the collection before anything moves.
 #[derive(Args)]
 #[command(after_help = "Examples:
   cart gc --dry-run

@@ -19,8 +19,9 @@ use crate::report;
 /// Put a model into the store as a cartridge.
 ///
 /// MODEL is a Hugging Face folder, a .safetensors, a .gguf or a .cart file. Every tensor becomes a
-/// blob under its SHA-256; what the store has already is not written again. The same model gives the
-/// same id on every machine. Without -t the cartridge has no name and `cart gc` will collect it.
+/// blob under its SHA-256; what the store has already is not written again. The same model gives
+/// the same id on every machine. Without -t the cartridge has no name and `cart gc` will collect
+/// it.
 #[derive(Args)]
 #[command(after_help = "Examples:
   cart pack ./SmolLM2-135M-Instruct.gguf -t smol

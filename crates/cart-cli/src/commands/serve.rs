@@ -47,7 +47,8 @@ pub(crate) struct ServeArgs {
     /// Without one they are open on a loopback address and off on any other.
     #[arg(long, value_name = "TOKEN", env = "CART_ADMIN_TOKEN", hide_env_values = true)]
     admin_token: Option<String>,
-    /// How keys and values are stored: f32, f16 or q8 [default: f16; f32 where the weights are floats]
+    /// How keys and values are stored: f32, f16 or q8 [default: f16; f32 where the weights are
+    /// floats]
     #[arg(long, value_name = "FORMAT")]
     kv: Option<KvFormat>,
     /// Keep so many MiB of prompts that were read, for requests that begin alike; 0 keeps none

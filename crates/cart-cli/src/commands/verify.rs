@@ -14,9 +14,9 @@ use crate::report;
 /// Recompute every digest of a cartridge.
 ///
 /// Reads all bytes of every blob and compares them with the manifest; modification times and caches
-/// are never evidence. Damage is named by tensor and 16 MiB segment; weights that are infinite or no numbers
-/// are named too, but are no damage. Every REF is looked at, also after one that can't be opened. Exit
-/// code 1 unless all are intact.
+/// are never evidence. Damage is named by tensor and 16 MiB segment; weights that are infinite or
+/// no numbers are named too, but are no damage. Every REF is looked at, also after one that can't
+/// be opened. Exit code 1 unless all are intact.
 #[derive(Args)]
 #[command(after_help = "Examples:
   cart verify smol

@@ -1,9 +1,10 @@
 //! What people write in a conversation stays ordinary text, whatever it spells.
 //!
-//! A template mixes its own special tokens with the messages' contents, and in the rendered text nothing tells one
-//! from the other: `<|im_end|>` typed by a user would end the turn. So before rendering each special token
-//! in a content is replaced by a private-use character that occurs nowhere else, which trimming and
-//! splitting leave alone, and afterwards it is put back, with a note of where.
+//! A template mixes its own special tokens with the messages' contents, and in the rendered text
+//! nothing tells one from the other: `<|im_end|>` typed by a user would end the turn. So before
+//! rendering each special token in a content is replaced by a private-use character that occurs
+//! nowhere else, which trimming and splitting leave alone, and afterwards it is put back, with a
+//! note of where.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -18,8 +19,8 @@ const PRIVATE: [std::ops::RangeInclusive<u32>; 2] = [0xf0000..=0xffffd, 0x0010_0
 pub struct Rendered {
     /// The text.
     pub text: String,
-    /// Bytes of it that spell special tokens and came out of messages; sorted and apart. They are to be
-    /// read as ordinary text.
+    /// Bytes of it that spell special tokens and came out of messages; sorted and apart. They are
+    /// to be read as ordinary text.
     pub literal: Vec<Range<usize>>,
 }
 
@@ -48,8 +49,8 @@ impl SpecialTexts {
         Self { sorted, reversed, longest, first }
     }
 
-    /// Where a content spells special tokens, or begins or ends inside one that what stands around it
-    /// could complete. Sorted and apart.
+    /// Where a content spells special tokens, or begins or ends inside one that what stands around
+    /// it could complete. Sorted and apart.
     fn spans(&self, content: &str) -> Vec<Range<usize>> {
         let mut spans = self.whole(content);
         let trimmed = content.trim();
@@ -141,7 +142,8 @@ impl Hidden {
         let messages = messages
             .iter()
             .map(|message| {
-                // Templates make markers around roles (`<|` and `|>`), so only whole ones are hidden there.
+                // Templates make markers around roles (`<|` and `|>`), so only whole ones are
+                // hidden there.
                 let role = hide(&message.role, merged(special.whole(&message.role)))?;
                 let content = hide(&message.content, special.spans(&message.content))?;
                 Some(Message { role, content })

@@ -63,7 +63,8 @@ impl Generations {
         from
     }
 
-    /// Makes the generation before the active one; returns what was active, if there was one before.
+    /// Makes the generation before the active one; returns what was active, if there was one
+    /// before.
     pub(super) fn roll_back(&mut self) -> Option<Arc<Resident>> {
         let to = self.previous.take()?.resident;
         advance(&to, SwapState::Active);
@@ -90,8 +91,8 @@ impl Generations {
             advance(one, SwapState::Dropped);
         }
         if !gone.is_empty() {
-            // Unmapping a model takes longer than a token, so it happens elsewhere; where there is no
-            // thread to be had, it happens here.
+            // Unmapping a model takes longer than a token, so it happens elsewhere; where there is
+            // no thread to be had, it happens here.
             let _ = std::thread::Builder::new().name("cart-drop".to_owned()).spawn(|| drop(gone));
         }
     }

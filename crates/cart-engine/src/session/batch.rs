@@ -10,8 +10,8 @@ use crate::agent::Agent;
 use crate::event::StepEvent;
 
 /// Tokens of prompts that one step reads, over all sessions: so long does a long prompt hold up
-/// the others. A prompt is cut after its system message and then at multiples of it, whoever else is
-/// there, so that its text does not depend on them.
+/// the others. A prompt is cut after its system message and then at multiples of it, whoever else
+/// is there, so that its text does not depend on them.
 pub const PREFILL_CHUNK: usize = 256;
 
 /// Moves every session on by one step, all of them in one pass through the model: those with a

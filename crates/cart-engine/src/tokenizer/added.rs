@@ -117,8 +117,8 @@ impl Added {
         self.split(text, &self.raw, recognize)
     }
 
-    /// Cuts a normalized text at the tokens that are looked for there. `recognize` speaks of the text
-    /// as it was, so here special tokens are recognized all or not at all.
+    /// Cuts a normalized text at the tokens that are looked for there. `recognize` speaks of the
+    /// text as it was, so here special tokens are recognized all or not at all.
     pub(super) fn split_normalized(
         &self,
         text: &NormalizedString,

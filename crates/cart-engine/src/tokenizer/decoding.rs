@@ -111,7 +111,8 @@ fn byte_token(token: &str) -> Option<u8> {
     u8::from_str_radix(digits, 16).ok()
 }
 
-/// GPT-2's alphabet: printable characters of Latin-1 are themselves, the other bytes follow from U+0100 on.
+/// GPT-2's alphabet: printable characters of Latin-1 are themselves, the other bytes follow from
+/// U+0100 on.
 fn byte_of(c: char) -> Option<u8> {
     let code = u32::from(c);
     match code {

@@ -1,5 +1,5 @@
-//! Imported, verified, loaded and run, a checkpoint gives the logits of `transformers`, from Hugging
-//! Face and from GGUF.
+//! Imported, verified, loaded and run, a checkpoint gives the logits of `transformers`, from
+//! Hugging Face and from GGUF.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

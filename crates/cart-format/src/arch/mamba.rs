@@ -58,8 +58,8 @@ pub struct Mamba2Spec {
     /// The largest time step; any where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_step_max: Option<f64>,
-    /// Added to the mean square of the norm of the gated output, which is `rms` over the channels of
-    /// each group by itself.
+    /// Added to the mean square of the norm of the gated output, which is `rms` over the channels
+    /// of each group by itself.
     pub norm_eps: f64,
     /// Whether the convolution has a bias.
     #[serde(default, skip_serializing_if = "is_false")]

@@ -14,8 +14,8 @@ pub enum TensorNaming {
     HfMixtral,
     /// `transformer.h.0.self_attention.query_key_value.weight` (Falcon).
     HfFalcon,
-    /// `backbone.layers.0.mixer.in_proj.weight`: every layer has one norm and one part, be it a mixer
-    /// or an MLP, as in Mamba and Nemotron-H of Hugging Face.
+    /// `backbone.layers.0.mixer.in_proj.weight`: every layer has one norm and one part, be it a
+    /// mixer or an MLP, as in Mamba and Nemotron-H of Hugging Face.
     HfBackbone,
     /// `blk.0.attn_q.weight`, as in GGUF.
     Gguf,

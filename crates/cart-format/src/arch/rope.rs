@@ -71,12 +71,12 @@ pub enum RopeScaling {
         /// `[dims / 2]`.
         factors: RopeFactors,
     },
-    /// `LongRoPE` (Ding et al., 2024): as `PerPair`, with `long` where the model's `context_length` is
-    /// over `original_context`, else with `short`.
+    /// `LongRoPE` (Ding et al., 2024): as `PerPair`, with `long` where the model's `context_length`
+    /// is over `original_context`, else with `short`.
     ///
     /// `transformers` chooses by the length of each sequence, which makes the keys of a cache wrong
-    /// at the moment it grows over `original_context`. One choice for a model keeps reading token by
-    /// token the same as reading at once, as llama.cpp has it.
+    /// at the moment it grows over `original_context`. One choice for a model keeps reading token
+    /// by token the same as reading at once, as llama.cpp has it.
     LongRope {
         /// `[dims / 2]`, for contexts up to `original_context`.
         short: RopeFactors,

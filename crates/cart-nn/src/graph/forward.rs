@@ -46,9 +46,9 @@ pub(super) struct Segment {
 }
 
 impl Graph {
-    /// Runs the tokens of all `runs` through the layers and the final norm, and appends them to their
-    /// states. The rows of all runs go through the products together; attention and scans work run
-    /// by run.
+    /// Runs the tokens of all `runs` through the layers and the final norm, and appends them to
+    /// their states. The rows of all runs go through the products together; attention and scans
+    /// work run by run.
     ///
     /// Returns the normed hidden states of each run, `[batch, n, hidden_size]`, which
     /// [`Graph::logits`] makes logits of.

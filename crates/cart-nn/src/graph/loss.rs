@@ -27,8 +27,8 @@ impl CrossEntropy<'_> {
     /// value, so that no more than `chunk · vocab` logits are ever there, neither now nor in
     /// `backward`. The result depends on both linearly with these gradients.
     ///
-    /// * `hidden`: `[rows, hidden_size]`; `targets`: token ids, `[rows]`; `weights`: `[rows]`, 0 for
-    ///   a row that does not count
+    /// * `hidden`: `[rows, hidden_size]`; `targets`: token ids, `[rows]`; `weights`: `[rows]`, 0
+    ///   for a row that does not count
     pub fn sum(&self, hidden: &Tensor, targets: &[u32], weights: &[f32]) -> Result<Tensor> {
         let (rows, _hidden_size) = hidden.dims2()?;
         if targets.len() != rows || weights.len() != rows {

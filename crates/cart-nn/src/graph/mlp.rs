@@ -32,8 +32,8 @@ impl DenseMlp {
 }
 
 impl Experts {
-    /// The weighted sum of each row's experts. Which experts work on a row is read by the host; with
-    /// which weights, is a tensor that gradients go through.
+    /// The weighted sum of each row's experts. Which experts work on a row is read by the host;
+    /// with which weights, is a tensor that gradients go through.
     fn apply(&self, x: &Tensor) -> Result<Tensor> {
         let mut out = match &self.shared {
             Some(shared) => {

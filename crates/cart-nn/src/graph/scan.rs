@@ -145,8 +145,8 @@ fn table(count: usize, like: &Tensor, value: impl Fn(usize, usize) -> f32) -> Re
 
 /// A convolution over positions, one filter for each channel.
 ///
-/// * `x`: `[batch, n, channels]`, `before`: the inputs before, `[batch, kernel − 1, channels]`, none
-///   for a kernel of 1
+/// * `x`: `[batch, n, channels]`, `before`: the inputs before, `[batch, kernel − 1, channels]`,
+///   none for a kernel of 1
 /// * `weight`: `[channels, kernel]` or `[channels, 1, kernel]`, `bias`: `[channels]`
 /// * returns `[batch, n, channels]`, and the last `kernel − 1` inputs
 pub fn causal_conv(

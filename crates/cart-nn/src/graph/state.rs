@@ -30,8 +30,8 @@ pub(super) struct LayerState {
 pub(super) enum Kept {
     /// `[batch, kv_heads, len, head_dim]`; `raw`: keys before rotation.
     Attention { keys: Tensor, values: Tensor, raw: Option<Tensor> },
-    /// `window`: the last inputs of the convolution, `[batch, conv_past, conv_width]`, none where it
-    /// looks back no position; `channels`: `[batch, heads, head_dim, state_size]`.
+    /// `window`: the last inputs of the convolution, `[batch, conv_past, conv_width]`, none where
+    /// it looks back no position; `channels`: `[batch, heads, head_dim, state_size]`.
     Recurrent { window: Option<Tensor>, channels: Tensor },
 }
 

@@ -2,8 +2,8 @@
 
 use candle_core::{Result, Tensor};
 
-/// Sees tensors of a pass and may put others in their place. Gradients go through what it gives. The
-/// default changes nothing.
+/// Sees tensors of a pass and may put others in their place. Gradients go through what it gives.
+/// The default changes nothing.
 pub trait GraphTaps {
     /// Whether [`GraphTaps::after_layer`] is to be called after `layer`.
     ///

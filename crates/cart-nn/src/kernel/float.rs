@@ -12,8 +12,8 @@ use crate::parallel::Rows;
 /// Up to this many activation rows, each weight row is read once and multiplied with all of them.
 const FEW: usize = 4;
 
-/// Weight rows that are multiplied with many activation rows at a time. `gemm` may order its sums by
-/// the shape of a product, so panels start at multiples of this, whatever task they fall to.
+/// Weight rows that are multiplied with many activation rows at a time. `gemm` may order its sums
+/// by the shape of a product, so panels start at multiples of this, whatever task they fall to.
 const PANEL: usize = 64;
 
 /// A stored float.

@@ -42,8 +42,8 @@ pub(crate) trait Lanes: Copy {
     /// `a | b`.
     unsafe fn or(a: Self::Codes, b: Self::Codes) -> Self::Codes;
 
-    /// Sums of products of `COUNT` quads from `first` on with the activation codes `x`, `[GROUP]`, of
-    /// the same inputs. Codes of weights have at most `BITS` bits.
+    /// Sums of products of `COUNT` quads from `first` on with the activation codes `x`, `[GROUP]`,
+    /// of the same inputs. Codes of weights have at most `BITS` bits.
     unsafe fn dots<const BITS: usize, const COUNT: usize>(
         codes: &[Self::Codes; QUADS],
         first: usize,

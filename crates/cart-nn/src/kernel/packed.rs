@@ -1,7 +1,7 @@
 //! Quantized weights as the products read them: tiles of sixteen rows side by side.
 //!
-//! A tile holds sixteen outputs; its codes stay in the bits of their format, cut into planes, so that
-//! one vector instruction serves all sixteen. For a format of `BITS` bits a tile is
+//! A tile holds sixteen outputs; its codes stay in the bits of their format, cut into planes, so
+//! that one vector instruction serves all sixteen. For a format of `BITS` bits a tile is
 //!
 //! | bytes | what |
 //! |---|---|
@@ -9,7 +9,8 @@
 //! | up to 63 | zeros, to a whole 64 bytes |
 //! | groups · 64 · `BITS` | codes, group after group: the planes of [`put_codes`] |
 //!
-//! What is shared comes first, so that a product that asks for memory ahead in order has it in time.
+//! What is shared comes first, so that a product that asks for memory ahead in order has it in
+//! time.
 //!
 //! Codes of a group of 32 inputs are eight *quads*, `[16 outputs, 4 inputs]` bytes each.
 
@@ -155,8 +156,8 @@ fn take_code<F: Format>(codes: &[u8], input: usize, output: usize) -> u8 {
 /// * *nibbles*, four lines: four bits of byte `j` of quads `l` and `l + 4`;
 /// * *bytes*, eight lines: byte `j` of quad `l`.
 ///
-/// Codes of 2 bits are pairs, of 3 pairs and bits, of 4 nibbles, of 5 nibbles and bits, of 6 nibbles
-/// and pairs, of 8 bytes; lower bits come first.
+/// Codes of 2 bits are pairs, of 3 pairs and bits, of 4 nibbles, of 5 nibbles and bits, of 6
+/// nibbles and pairs, of 8 bytes; lower bits come first.
 #[inline(always)]
 fn put_codes<F: Format>(quads: &Quads, codes: &mut [u8]) {
     let quads: [&[u8; LINE]; QUADS] =
@@ -322,8 +323,8 @@ fn put_words<F: Format>(words: &[[u32; OUTPUTS]; 8], codes: &mut [u8]) {
     }
 }
 
-/// Moves bit `4q + i` to bit `8i + q`: what codes `i` of all quads have goes into one byte. The five bits
-/// of the place are turned by two, which takes four exchanges of two of them.
+/// Moves bit `4q + i` to bit `8i + q`: what codes `i` of all quads have goes into one byte. The
+/// five bits of the place are turned by two, which takes four exchanges of two of them.
 #[inline(always)]
 fn bits_of_quads(bits: u32) -> u32 {
     let exchange = |bits: u32, mask: u32, distance: u32| {
@@ -378,8 +379,8 @@ mod tests {
         }
     }
 
-    /// Full tiles, whose words are moved, hold what each row holds in a tile of its own, whose codes are
-    /// put one by one.
+    /// Full tiles, whose words are moved, hold what each row holds in a tile of its own, whose
+    /// codes are put one by one.
     #[test]
     fn moved_words_are_the_codes() {
         fn check<F: Format>(dtype: DType) {

@@ -1,8 +1,8 @@
 //! Products of packed weights with quantized activations.
 //!
 //! The arithmetic of a row is the same however many rows there are: whole numbers within a group,
-//! then a float sum, group after group, and one of the rests of the wide groups. So a row's result does
-//! not depend on its neighbours.
+//! then a float sum, group after group, and one of the rests of the wide groups. So a row's result
+//! does not depend on its neighbours.
 
 use std::ops::Range;
 

@@ -273,8 +273,8 @@ pub(crate) fn phi3() -> Specimen {
     Specimen::new(arch(TensorNaming::Hf, blocks.to_vec(), vec![0, 1]))
 }
 
-/// As Qwen's and Mixtral's mixtures: a shared expert or none, weights normalized or not, dense layers
-/// between; rotation by `YaRN` and by factors from a tensor.
+/// As Qwen's and Mixtral's mixtures: a shared expert or none, weights normalized or not, dense
+/// layers between; rotation by `YaRN` and by factors from a tensor.
 pub(crate) fn experts(naming: TensorNaming) -> Specimen {
     let yarn = RopeScaling::Yarn {
         factor: 4.0,

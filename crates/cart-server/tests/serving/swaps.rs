@@ -188,8 +188,8 @@ fn memory_is_carried_within_its_space_and_refused_outside() {
     let write = json!({"prompt": "The code of the red boat is 4821.", "max_tokens": 8,
         "temperature": 0, "memory": {"write": true}});
     post(&server, "/v1/completions", &write);
-    // The prompt and the answer are observed one after the other, and an answer's last words only when
-    // its stream has ended.
+    // The prompt and the answer are observed one after the other, and an answer's last words only
+    // when its stream has ended.
     server.wait_until("both observations", |state| {
         state["streams"] == 0 && state["memory"]["counters"]["observations"].as_u64() >= Some(2)
     });

@@ -1,5 +1,6 @@
-//! The tokenizer of a folder without `tokenizer.json`: made from `tokenizer.model` (SentencePiece) or from
-//! `vocab.json` and `merges.txt` (BPE over bytes), with the tokens that the documents beside them add.
+//! The tokenizer of a folder without `tokenizer.json`: made from `tokenizer.model` (SentencePiece)
+//! or from `vocab.json` and `merges.txt` (BPE over bytes), with the tokens that the documents
+//! beside them add.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -50,8 +51,8 @@ fn of_sentence_piece(
     let bytes = file.read(HEADER_BYTES)?;
     let (mut model, own) = sentencepiece_file::parse(&bytes)
         .map_err(|source| ImportError::SentencePiece { path: file.path().to_path_buf(), source })?;
-    // Since 2023 `legacy: false` puts the space before a text alone, not before each part of it that
-    // follows a special token.
+    // Since 2023 `legacy: false` puts the space before a text alone, not before each part of it
+    // that follows a special token.
     let first_only = roles.stated("legacy") == Some(false) && model.prefix == Prefix::EachPart;
     if first_only {
         model.prefix = Prefix::First;

@@ -1,7 +1,7 @@
 //! The tokenizer of a GGUF file, rebuilt once as a `tokenizer.json` (decision 3).
 //!
-//! GGUF has tokens with their kinds, and merges or scores; the rules by which text is cut into words it
-//! only names (see `pre_tokenizers`).
+//! GGUF has tokens with their kinds, and merges or scores; the rules by which text is cut into
+//! words it only names (see `pre_tokenizers`).
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -67,8 +67,8 @@ impl<'a> Tokens<'a> {
         let kinds = numbers.iter().map(|&number| PieceKind::of(i64::from(number)));
         let mut kinds: Vec<_> =
             kinds.collect::<Option<_>>().ok_or_else(|| refuse(head, key, allowed))?;
-        // Some files call the ends of turns the user's own, which would make them ordinary text. (Those
-        // that look like HTML may really be that: Gemma's `</s>` strikes something out.)
+        // Some files call the ends of turns the user's own, which would make them ordinary text.
+        // (Those that look like HTML may really be that: Gemma's `</s>` strikes something out.)
         let is_end = |text: &str| text.contains(['|', '_']) && ENDS.contains(&text);
         for (kind, text) in kinds.iter_mut().zip(texts) {
             if *kind == PieceKind::UserDefined && is_end(text) {

@@ -17,8 +17,8 @@ pub(crate) struct RoleDocuments {
 }
 
 impl RoleDocuments {
-    /// The tokens with a role. `generation_config.json` has the last word on ends, since a chat model
-    /// ends its turn with another token than its tokenizer names.
+    /// The tokens with a role. `generation_config.json` has the last word on ends, since a chat
+    /// model ends its turn with another token than its tokenizer names.
     pub(crate) fn special(
         &self,
         document: &TokenizerDocument,
@@ -48,8 +48,8 @@ impl RoleDocuments {
         roles::settle(special, document.vocab_size())
     }
 
-    /// The template for conversations: `tokenizer_config.json` has a text, or several of which one is
-    /// called `default`.
+    /// The template for conversations: `tokenizer_config.json` has a text, or several of which one
+    /// is called `default`.
     pub(crate) fn chat_template(&self) -> Option<&str> {
         let template = self.tokenizer_config.as_ref()?.get("chat_template")?;
         if let Some(text) = template.as_str() {

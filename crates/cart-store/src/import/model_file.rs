@@ -100,8 +100,8 @@ impl OpenFile {
         self.head(parse, wrap)
     }
 
-    /// Every byte of the file in one part, in order. `tensors` are in order and apart, as both heads
-    /// promise.
+    /// Every byte of the file in one part, in order. `tensors` are in order and apart, as both
+    /// heads promise.
     pub(crate) fn parts(
         &self,
         data_start: u64,

@@ -1,9 +1,9 @@
 //! A SentencePiece model as a `tokenizer.json`.
 //!
-//! The model of kind BPE merges the neighbours whose union has the best score, the leftmost of equals;
-//! `tokenizer.json` has pairs in an order. Each piece gives one pair for every way to cut it into two
-//! pieces, in the order of the scores. The document also has each piece's place in that order as
-//! `model.cart_ranks`, which other readers pass over: with it no reader needs the pairs.
+//! The model of kind BPE merges the neighbours whose union has the best score, the leftmost of
+//! equals; `tokenizer.json` has pairs in an order. Each piece gives one pair for every way to cut
+//! it into two pieces, in the order of the scores. The document also has each piece's place in that
+//! order as `model.cart_ranks`, which other readers pass over: with it no reader needs the pairs.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -159,8 +159,8 @@ impl SentencePiece {
         json!({"type": "Sequence", "decoders": steps})
     }
 
-    /// Tokens that are recognized in a text as they are spelled. One with spaces in it is looked for
-    /// where spaces are made visible, so that it is found in either spelling.
+    /// Tokens that are recognized in a text as they are spelled. One with spaces in it is looked
+    /// for where spaces are made visible, so that it is found in either spelling.
     fn added_tokens(&self) -> Vec<Json> {
         let added = self.pieces.iter().enumerate().filter(|(_, piece)| {
             use PieceKind::{Control, Unknown, UserDefined};
@@ -233,7 +233,8 @@ impl SentencePiece {
         ranks
     }
 
-    /// Every way to cut a piece into two, best pieces first; of one piece the longest beginning first.
+    /// Every way to cut a piece into two, best pieces first; of one piece the longest beginning
+    /// first.
     fn merges(&self, ranks: &[i64]) -> Vec<String> {
         let ranked = self.pieces.iter().zip(ranks).filter(|(_, rank)| **rank >= 0);
         // A merge is written as two tokens with a space between.

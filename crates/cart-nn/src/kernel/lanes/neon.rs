@@ -107,7 +107,8 @@ impl Lanes for Neon {
 
     #[inline(always)]
     unsafe fn halves(at: *const u8) -> float32x4_t {
-        // SAFETY: see above. `fcvtl` is part of NEON; its intrinsic takes a type that is not stable.
+        // SAFETY: see above. `fcvtl` is part of NEON; its intrinsic takes a type that is not
+        // stable.
         unsafe {
             let halves = vld1_u8(at);
             let floats: float32x4_t;

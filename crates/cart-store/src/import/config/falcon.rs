@@ -90,8 +90,8 @@ fn attention(
     }))
 }
 
-/// Attention and MLP stand side by side unless the file says otherwise; the newer decoder has a norm
-/// for each.
+/// Attention and MLP stand side by side unless the file says otherwise; the newer decoder has a
+/// norm for each.
 fn placement(fields: &Fields<'_>) -> Result<NormPlacement, ImportError> {
     let new = fields.flag("new_decoder_architecture")?.unwrap_or(false);
     let parallel = fields.flag("parallel_attn")?.unwrap_or(true);

@@ -2,8 +2,8 @@
 
 use cart_format::arch::{Activation, NormPlacement, QkvLayout, TensorNaming};
 
-/// A family with the field names of Llama, and the values that `transformers` gives to fields that a
-/// `config.json` leaves out.
+/// A family with the field names of Llama, and the values that `transformers` gives to fields that
+/// a `config.json` leaves out.
 pub(crate) struct Family {
     pub(crate) model_type: &'static str,
     pub(crate) naming: TensorNaming,
@@ -68,8 +68,8 @@ pub(crate) enum Windows {
     Used,
     /// Those from `max_window_layers` on, where `use_sliding_window` is true.
     From(u64),
-    /// All but every so many; `sliding_window_pattern` may say how many. The window is `size` where the
-    /// configuration has none.
+    /// All but every so many; `sliding_window_pattern` may say how many. The window is `size` where
+    /// the configuration has none.
     ButEvery {
         count: u64,
         size: u64,

@@ -31,7 +31,8 @@ pub(crate) fn map(model_type: &str, fields: &Fields<'_>) -> Result<Known<ArchSpe
             unit_offset: false,
         },
     };
-    // The gate is a SiLU whatever this says, so another activation would be one for half of a mixer.
+    // The gate is a SiLU whatever this says, so another activation would be one for half of a
+    // mixer.
     let name = if model_type == "nemotron_h" { "mamba_hidden_act" } else { "hidden_act" };
     if let Some(other) = fields.text(name)?.filter(|name| !matches!(*name, "silu" | "swish")) {
         return Ok(Err(format!("{name} `{other}` is not known in a Mamba layer; known: silu")));

@@ -23,8 +23,8 @@ pub(crate) struct Defaults {
     pub(crate) context_length: u64,
 }
 
-/// Reads the form of transformers 4 (`rope_theta` and `rope_scaling`) or 5 (`rope_parameters`, which
-/// may have one object for each kind of layer).
+/// Reads the form of transformers 4 (`rope_theta` and `rope_scaling`) or 5 (`rope_parameters`,
+/// which may have one object for each kind of layer).
 pub(crate) fn rotations(
     fields: &Fields<'_>,
     defaults: &Defaults,

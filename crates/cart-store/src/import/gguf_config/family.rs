@@ -1,5 +1,5 @@
-//! What the architectures of GGUF differ in: a page of data each. What their metadata leave out is as
-//! llama.cpp has it.
+//! What the architectures of GGUF differ in: a page of data each. What their metadata leave out is
+//! as llama.cpp has it.
 
 use cart_format::arch::{Activation, NormKind, NormPlacement, QkvLayout, RopePairing};
 

@@ -103,7 +103,8 @@ impl Reader<'_> {
         Ok(self.block(Some(MixerSpec::Mamba2(spec)), None))
     }
 
-    /// A layer with an MLP says its width, one with attention its key heads; the others are Mamba-2.
+    /// A layer with an MLP says its width, one with attention its key heads; the others are
+    /// Mamba-2.
     fn hybrid(&self, layers: u64) -> Result<Vec<BlockSpec>, ImportError> {
         let widths = self.keys.per_layer("feed_forward_length", layers)?;
         let kv_heads = self.keys.per_layer("attention.head_count_kv", layers)?;
