@@ -1,12 +1,12 @@
 //! A batch of runs through the decoder.
 
+mod error;
+mod piece;
+
 use std::cell::RefCell;
-use std::ops::Range;
 
 use candle_core::{Device, Tensor};
-use thiserror::Error;
 
-use crate::attention::Segment;
 use crate::kernel::Kernels;
 use crate::kernel::vector::soft_cap;
 use crate::model::{DenseMlp, Layer, Mixer, MixerLayer, Mlp, MlpLayer, Model};
@@ -15,13 +15,11 @@ use crate::ops::{
     with_floats,
 };
 use crate::profile::{Part, timed};
-use crate::recurrent::RecurrentSegment;
 use crate::rope::RopeTable;
-use crate::state::{LayerCache, OtherLayers, State};
+use crate::state::{OtherLayers, State};
 use crate::taps::Taps;
-
-/// Rows that go through the layers together.
-const CHUNK_ROWS: usize = 256;
+pub use error::ForwardError;
+use piece::{Piece, next_chunk, recurrent_segments, segments};
 
 /// Rows whose logits are computed together.
 const HEAD_ROWS: usize = 64;
@@ -71,87 +69,6 @@ impl Logits {
     pub fn last(&self) -> Option<&[f32]> {
         self.rows.checked_sub(1).map(|index| self.row(index))
     }
-}
-
-/// Why a forward pass was refused. Every state is as it was before; but where the tensor library
-/// failed, one with recurrent layers is lost, and says so when it is used again.
-#[derive(Debug, Error)]
-pub enum ForwardError {
-    /// A run without tokens.
-    #[error("run {run} has no tokens; give at least one")]
-    Empty {
-        /// Index of the run in the batch.
-        run: usize,
-    },
-    /// Tokens that can't be shared out among sequences of equal length.
-    #[error("run {run} has {found} tokens for {batch} sequences; give each as many")]
-    Uneven {
-        /// Index of the run in the batch.
-        run: usize,
-        /// Tokens of the run.
-        found: usize,
-        /// Sequences of its state.
-        batch: usize,
-    },
-    /// A token that the model does not have.
-    #[error("run {run}: token {token} at index {index}; the vocabulary has {vocab} tokens")]
-    TokenOutOfRange {
-        /// Index of the run in the batch.
-        run: usize,
-        /// Index of the token in the run.
-        index: usize,
-        /// The token.
-        token: u32,
-        /// Size of the vocabulary.
-        vocab: usize,
-    },
-    /// More positions than the model was made for.
-    #[error(
-        "run {run}: {past} positions and {new} more exceed the context of {context}; \
-         shorten the prompt or truncate the state"
-    )]
-    ContextFull {
-        /// Index of the run in the batch.
-        run: usize,
-        /// Positions in the state.
-        past: usize,
-        /// Positions asked for.
-        new: usize,
-        /// Positions allowed.
-        context: usize,
-    },
-    /// A state or a span that was made by a model of another geometry.
-    #[error("run {run}: the state or span has {what}; make it with this model")]
-    OtherModel {
-        /// Index of the run in the batch.
-        run: usize,
-        /// The first difference.
-        what: Box<OtherLayers>,
-    },
-    /// A state or a span of the graph for the CPU's kernels, or the other way.
-    #[error("run {run}: the state or span was made for another device; make it with this model")]
-    OtherDecoder {
-        /// Index of the run in the batch.
-        run: usize,
-    },
-    /// A state with recurrent layers that a failed pass left in between.
-    #[error("run {run}: the state was lost in a pass that failed; begin again with a new one")]
-    Lost {
-        /// Index of the run in the batch.
-        run: usize,
-    },
-    /// Recurrent layers have nothing that a span could be put into.
-    #[error(
-        "this model has no keys and values to put memory into: layer {layer} is recurrent; \
-         read the span's tokens instead"
-    )]
-    NoKeys {
-        /// The first recurrent layer.
-        layer: usize,
-    },
-    /// The tensor library failed.
-    #[error("a tensor operation failed")]
-    Tensor(#[from] candle_core::Error),
 }
 
 impl Model {
@@ -304,6 +221,10 @@ impl Model {
         let out_add = LinearAdd { kernels, linear: out, norm: layer.after_norm.as_ref() };
         let input =
             timed(Part::MixerInput, Some((input, rows)), || hidden.apply_op1_no_bwd(&norm_input))?;
+        let recur = |mixer, runs: &mut [Run<'_>]| {
+            let segments = RefCell::new(recurrent_segments(index, runs, pieces));
+            input.apply_op1_no_bwd(&Recur { kernels, mixer, segments })
+        };
         let mixed = timed(Part::Mixer, None, || match &layer.mixer {
             Mixer::Attention(attention) => input.apply_op1_no_bwd(&Attend {
                 kernels,
@@ -311,16 +232,8 @@ impl Model {
                 table: attention.rope.map(|rope| &tables[rope]),
                 segments: RefCell::new(segments(index, runs, pieces)),
             }),
-            Mixer::Mamba(mixer) => {
-                let segments = RefCell::new(recurrent_segments(index, runs, pieces));
-                let mixer = Recurrence::Mamba(mixer);
-                input.apply_op1_no_bwd(&Recur { kernels, mixer, segments })
-            }
-            Mixer::Mamba2(mixer) => {
-                let segments = RefCell::new(recurrent_segments(index, runs, pieces));
-                let mixer = Recurrence::Mamba2(mixer);
-                input.apply_op1_no_bwd(&Recur { kernels, mixer, segments })
-            }
+            Mixer::Mamba(mixer) => recur(Recurrence::Mamba(mixer), runs),
+            Mixer::Mamba2(mixer) => recur(Recurrence::Mamba2(mixer), runs),
         })?;
         let mixed = timed(Part::MixerOutput, Some((out, rows)), || {
             mixed.apply_op2_no_bwd(hidden, &out_add)
@@ -413,88 +326,6 @@ impl Run<'_> {
     fn wants(&self, layer: usize) -> bool {
         self.taps.as_ref().is_some_and(|taps| taps.wants(layer))
     }
-}
-
-/// Consecutive tokens of a run in a chunk.
-struct Piece {
-    run: usize,
-    /// Indices into the run's tokens.
-    tokens: Range<usize>,
-    /// Rows of the chunk.
-    rows: Range<usize>,
-    /// Positions in the run's state before these.
-    past: usize,
-}
-
-impl Piece {
-    /// Whether this is the only token of its run.
-    fn is_step(&self, runs: &[Run<'_>]) -> bool {
-        runs[self.run].tokens.len() == 1
-    }
-
-    fn positions(&self) -> Range<usize> {
-        self.past..self.past + self.tokens.len()
-    }
-}
-
-/// The next rows: of the first run that is not done a chunk, or, if that run is one token, of all
-/// runs of one token, up to a chunk.
-fn next_chunk(runs: &[Run<'_>], done: &mut [usize]) -> Vec<Piece> {
-    let mut pieces: Vec<Piece> = Vec::new();
-    let mut row = 0;
-    for (index, (run, done)) in runs.iter().zip(done).enumerate() {
-        if pieces.first().is_some_and(|first| run.tokens.len() > 1 || !first.is_step(runs)) {
-            continue;
-        }
-        let count = (run.tokens.len() - *done).min(CHUNK_ROWS - row);
-        if count > 0 {
-            let (tokens, rows) = (*done..*done + count, row..row + count);
-            pieces.push(Piece { run: index, tokens, rows, past: run.state.len() });
-            *done += count;
-            row += count;
-        }
-    }
-    pieces
-}
-
-/// The caches of layer `layer`, which attends, that the pieces belong to.
-fn segments<'a>(layer: usize, runs: &'a mut [Run<'_>], pieces: &[Piece]) -> Vec<Segment<'a>> {
-    let mut pieces = pieces.iter().peekable();
-    let mut segments = Vec::new();
-    for (index, run) in runs.iter_mut().enumerate() {
-        if let Some(piece) = pieces.next_if(|piece| piece.run == index) {
-            let State { layers, bias, .. } = &mut *run.state;
-            let LayerCache::Attention(cache) = &mut layers[layer] else {
-                unreachable!("a state's layers are checked against the model's")
-            };
-            segments.push(Segment {
-                rows: piece.rows.clone(),
-                past: piece.past,
-                cache,
-                bias: bias.as_deref(),
-            });
-        }
-    }
-    segments
-}
-
-/// The states of layer `layer`, which is recurrent, that the pieces belong to.
-fn recurrent_segments<'a>(
-    layer: usize,
-    runs: &'a mut [Run<'_>],
-    pieces: &[Piece],
-) -> Vec<RecurrentSegment<'a>> {
-    let mut pieces = pieces.iter().peekable();
-    let mut segments = Vec::new();
-    for (index, run) in runs.iter_mut().enumerate() {
-        if let Some(piece) = pieces.next_if(|piece| piece.run == index) {
-            let LayerCache::Recurrent(state) = &mut run.state.layers[layer] else {
-                unreachable!("a state's layers are checked against the model's")
-            };
-            segments.push(RecurrentSegment { rows: piece.rows.clone(), state });
-        }
-    }
-    segments
 }
 
 fn tap(
