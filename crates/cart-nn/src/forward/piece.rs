@@ -8,7 +8,7 @@ use crate::recurrent::RecurrentSegment;
 use crate::state::{LayerCache, State};
 
 /// Rows that go through the layers together.
-const CHUNK_ROWS: usize = 256;
+const CHUNK_ROWS: usize = 96;
 
 /// Consecutive tokens of a run in a chunk.
 pub(super) struct Piece {
