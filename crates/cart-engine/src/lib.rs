@@ -74,7 +74,7 @@ pub use cart_nn::{
 pub use chat::{ChatError, ChatTemplate, Ending, Rendered};
 pub use event::{FinishReason, GenerateEvent, Generation, MemoryUse, SlotRead, StepEvent, Timings};
 pub use memory_log::MemoryLogError;
-pub use memory_loop::MemoryLoopError;
+pub use memory_loop::{EncodeError, MemoryLoopError, MemoryQuery, Observations, Telling};
 pub use memory_section::{
     MemorySectionError, SaveError, Saved, read_memory, with_memory, without_memory,
 };

@@ -1,6 +1,7 @@
 //! Memory in the loop of a generation: what is recalled before it, mixed in while it runs, and
 //! written down from it.
 
+mod encoder;
 mod neighbours;
 mod prefix;
 mod span;
@@ -22,6 +23,7 @@ use crate::memory_log::MemoryLogError;
 use crate::options::{MemoryControl, MemoryOptions};
 use crate::prompt_text::PromptText;
 use crate::tokenizer::TokenizerError;
+pub use encoder::{EncodeError, MemoryQuery, Observations, Telling};
 use neighbours::Neighbours;
 use usage::Usage;
 use writer::Writer;

@@ -50,6 +50,15 @@ impl Goal {
         self.prompt.as_deref()
     }
 
+    /// How far the next entry moves it, before the self-diagnostic: `goal_rate · exp(−steps / 1000)`.
+    pub fn next_rate(&self, config: &MemoryConfig) -> f32 {
+        self.rate(config) as f32
+    }
+
+    fn rate(&self, config: &MemoryConfig) -> f64 {
+        f64::from(config.goal_rate) * libm::exp(-(self.steps as f64) / RATE_STEPS)
+    }
+
     /// One step towards a unit vector, `[dim]`. The prompt's direction is blended in before it.
     ///
     /// * `confidence`: 0 to 1, of the self-diagnostic, where it is on
@@ -59,7 +68,7 @@ impl Goal {
         config: &MemoryConfig,
         confidence: Option<f32>,
     ) -> MemoryEvent {
-        let mut rate = f64::from(config.goal_rate) * libm::exp(-(self.steps as f64) / RATE_STEPS);
+        let mut rate = self.rate(config);
         if let (Some(rules), Some(confidence)) = (&config.diagnostic, confidence) {
             let floor = f64::from(rules.floor);
             rate *= floor + (1.0 - floor) * f64::from(confidence);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::recall::{Recalled, best_of};
+use crate::recall::{Hit, Recalled, best_of};
 use crate::slot::{SlotRef, StoreKind};
 use crate::{MemoryError, UnifiedMemory};
 
@@ -55,13 +55,29 @@ impl UnifiedMemory {
         Ok(Reflection { novelty, known })
     }
 
+    /// What the goal points to: the `top_k` nearest slots of both stores, nearest first, whatever they
+    /// are worth; their `score` is the cosine with the goal. None while there is no goal.
+    pub fn wanted(&self, top_k: usize) -> Vec<Recalled> {
+        let norm = self.goal.norm();
+        if norm == 0.0 {
+            return Vec::new();
+        }
+        let unit: Vec<f32> = self.goal.vector().iter().map(|value| value / norm).collect();
+        best_of(self.by_cosine(&unit), top_k)
+    }
+
     fn like(&self, unit: &[f32], top_k: usize) -> Vec<Recalled> {
-        let mut hits = self.hits(self.now, |_, _, key| {
-            let cosine = self.normalization.metric().cosine(key, unit);
-            (cosine, cosine)
-        });
+        let mut hits = self.by_cosine(unit);
         hits.retain(|hit| hit.at.store == StoreKind::Ltm);
         best_of(hits, top_k)
+    }
+
+    /// Every slot that holds, whatever it is worth.
+    fn by_cosine(&self, unit: &[f32]) -> Vec<Hit<'_>> {
+        self.hits(self.now, |_, _, key| {
+            let cosine = self.normalization.metric().cosine(key, unit);
+            (cosine, cosine)
+        })
     }
 
     fn novelty_of(&self, nearest: Option<&Recalled>) -> Novelty {

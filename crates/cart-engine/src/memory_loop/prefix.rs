@@ -1,8 +1,8 @@
 //! Recalled spans as keys and values in front of a prompt.
 
 use cart_memory::Recalled;
-use cart_nn::LogitsFor;
 use cart_nn::decoder::{Run, State};
+use cart_nn::{ForwardError, LogitsFor};
 
 use super::MemoryLoopError;
 use crate::agent::Agent;
@@ -21,7 +21,7 @@ const QUERY_TOKENS: usize = 256;
 const USUAL_BIAS: f32 = -1.386_294_4;
 
 /// The hidden states of a query, `[tokens, hidden_size]`, flat, read alone.
-pub(super) fn query_rows(agent: &Agent, query: &[u32]) -> Result<Vec<f32>, MemoryLoopError> {
+pub(super) fn query_rows(agent: &Agent, query: &[u32]) -> Result<Vec<f32>, ForwardError> {
     let most = QUERY_TOKENS.min(agent.context_length());
     let query = &query[query.len().saturating_sub(most)..];
     if query.is_empty() {

@@ -24,6 +24,12 @@ pub(super) fn ends_between(before: &str, after: &str) -> bool {
     !initial && !ABBREVIATIONS.contains(&word)
 }
 
+/// Whether a span is worth an observation: it has two tokens and, where there is a text, a letter or
+/// a digit.
+pub(super) fn says_something(tokens: &[u32], text: Option<&str>) -> bool {
+    tokens.len() >= 2 && text.is_none_or(|text| text.contains(char::is_alphanumeric))
+}
+
 #[cfg(test)]
 mod tests {
     use super::ends_between;

@@ -7,7 +7,7 @@ use super::{MemoryLoopError, span};
 use crate::agent::Agent;
 use crate::prompt_text::{PromptText, Told};
 use crate::text_stream::TextStream;
-use crate::tokenizer::ShowSpecial;
+use crate::tokenizer::{ShowSpecial, Tokenizer};
 
 /// Energy of a span whose surprise nobody measured.
 const UNMEASURED_ENERGY: f32 = 0.5;
@@ -159,12 +159,10 @@ impl Open {
         agent: &Agent,
         dim: usize,
     ) -> Result<Option<Observation>, MemoryLoopError> {
-        let text = match agent.tokenizer() {
-            Some(tokenizer) => tokenizer.decode(&self.tokens, ShowSpecial::No)?.trim().to_owned(),
-            None => String::new(),
-        };
-        let silent = agent.tokenizer().is_some() && !text.contains(char::is_alphanumeric);
-        if silent || self.tokens.len() < 2 {
+        let decode = |tokenizer: &Tokenizer| tokenizer.decode(&self.tokens, ShowSpecial::No);
+        let text = agent.tokenizer().map(decode).transpose()?;
+        let text = text.map(|text| text.trim().to_owned());
+        if !span::says_something(&self.tokens, text.as_deref()) {
             return Ok(None);
         }
         let pooled = if self.at_start { &self.hidden[dim..] } else { &self.hidden[..] };
@@ -173,7 +171,7 @@ impl Open {
             surprise: known(&self.surprise),
             token_keys: self.hidden,
             token_ids: self.tokens,
-            text,
+            text: text.unwrap_or_default(),
             energy: 0.0,
             source: self.source.to_owned(),
         }))
@@ -192,7 +190,7 @@ fn mean(values: &[f32]) -> Option<f32> {
 }
 
 /// * `rows`: `[n, dim]`, n > 0
-fn mean_row(rows: &[f32], dim: usize) -> Vec<f32> {
+pub(super) fn mean_row(rows: &[f32], dim: usize) -> Vec<f32> {
     let mut sums = vec![0.0_f64; dim];
     for row in rows.chunks_exact(dim) {
         for (sum, &value) in sums.iter_mut().zip(row) {

@@ -124,6 +124,33 @@ fn the_goal_follows_what_was_consolidated() {
 }
 
 #[test]
+fn what_the_goal_points_to_comes_by_cosine_whatever_it_is_worth() {
+    let mut memory = memory(2, MemoryConfig { goal_rate: 0.5, ..quiet() });
+    let first = memory.goal().next_rate(memory.config());
+    assert_eq!(first, 0.5);
+    memory.observe(1, &seen("across", &[1.0, 0.0], 1.0)).unwrap();
+    assert_eq!(memory.wanted(3), []);
+
+    let mut memory = memory_with_a_goal();
+    memory.observe(2, &seen("across", &[1.0, 0.0], 0.2)).unwrap();
+    memory.observe(3, &seen("near", &[1.0, 2.0], 0.0)).unwrap();
+    let wanted = memory.wanted(3);
+    let texts: Vec<&str> = wanted.iter().map(|hit| hit.text.as_str()).collect();
+    assert_eq!(texts, ["along", "near", "across"]);
+    assert!((wanted[1].cosine - 2.0 / 5.0_f32.sqrt()).abs() < 1e-6, "{wanted:?}");
+    assert_eq!((wanted[0].also.len(), memory.wanted(1).len()), (1, 1), "both stores say it");
+    let next = memory.goal().next_rate(memory.config());
+    assert!((next - 0.05 * (-1e-3_f32).exp()).abs() < 1e-8);
+}
+
+/// Its goal points along the second axis.
+fn memory_with_a_goal() -> cart_memory::UnifiedMemory {
+    let mut memory = memory(2, eager());
+    memory.observe(1, &seen("along", &[0.0, 7.0], 1.0)).unwrap();
+    memory
+}
+
+#[test]
 fn counterfactuals_are_seeded_and_fall_with_the_noise() {
     let mut memory = memory(8, eager());
     let key = [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
