@@ -13,6 +13,18 @@ fn subcommands(cart: &Cart) -> Vec<String> {
     names.filter(|name| name != "help").collect()
 }
 
+/// A subcommand, or those that it has itself.
+fn with_their_own(cart: &Cart, words: &[String]) -> Vec<Vec<String>> {
+    let help = cart.ok(words.iter().map(String::as_str).chain(["--help"]));
+    let Some((_, list)) = help.split_once("\nCommands:\n") else { return vec![words.to_vec()] };
+    let (list, _) = list.split_once("\n\n").unwrap();
+    let lines = list.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let names = lines.map(|line| line.split_whitespace().next().unwrap());
+    let nested =
+        names.filter(|name| *name != "help").map(|name| [words, &[name.to_owned()]].concat());
+    nested.collect()
+}
+
 #[test]
 fn every_subcommand_is_there_and_its_help_has_an_example() {
     let cart = Cart::new();
@@ -21,24 +33,23 @@ fn every_subcommand_is_there_and_its_help_has_an_example() {
     for name in asked.split(' ') {
         assert!(names.iter().any(|known| known == name), "{name} is missing of {names:?}");
     }
-    for name in &names {
-        let mut help = cart.ok([name, "--help"]);
-        if help.contains("\nCommands:\n") {
-            let (_, list) = help.split_once("\nCommands:\n").unwrap();
-            let first = list.split_whitespace().next().unwrap().to_owned();
-            help = cart.ok([name, &first, "--help"]);
+    for name in names.iter().map(|name| vec![name.clone()]) {
+        for words in with_their_own(&cart, &name) {
+            let name = words.join(" ");
+            let help = cart.ok(words.iter().map(String::as_str).chain(["--help"]));
+            let (_, examples) =
+                help.split_once("Examples:\n").unwrap_or_else(|| panic!("{name}: {help}"));
+            assert!(
+                examples.contains(&format!("cart {name}"))
+                    || examples.contains(&format!(" {name} ")),
+                "{name}"
+            );
+            assert!(help.contains("--json") && help.contains("--store"), "{name}");
+            assert!(
+                !help.contains("DEBUG") && help.lines().all(|line| line.chars().count() <= 160),
+                "{name}"
+            );
         }
-        let (_, examples) =
-            help.split_once("Examples:\n").unwrap_or_else(|| panic!("{name}: {help}"));
-        assert!(
-            examples.contains(&format!("cart {name}")) || examples.contains(&format!(" {name} ")),
-            "{name}"
-        );
-        assert!(help.contains("--json") && help.contains("--store"), "{name}");
-        assert!(
-            !help.contains("DEBUG") && help.lines().all(|line| line.chars().count() <= 160),
-            "{name}"
-        );
     }
     assert!(!cart.store().exists());
 }
@@ -46,8 +57,10 @@ fn every_subcommand_is_there_and_its_help_has_an_example() {
 #[test]
 fn the_examples_of_the_help_are_accepted() {
     let cart = Cart::new();
-    for name in subcommands(&cart) {
-        let help = cart.ok([&name, "--help"]);
+    let nested = subcommands(&cart).into_iter().flat_map(|name| with_their_own(&cart, &[name]));
+    for words_of in nested {
+        let name = words_of[0].clone();
+        let help = cart.ok(words_of.iter().map(String::as_str).chain(["--help"]));
         let Some((_, examples)) = help.split_once("Examples:\n") else { continue };
         for line in examples.lines().map(str::trim).filter(|line| line.starts_with("cart ")) {
             let plain =

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cart_engine::{Agent, LoadOptions, Prepared, SavedSession, with_memory, with_session};
+use cart_engine::{Agent, LoadOptions, Prepared};
 use cart_format::{Commit, CommitId, ManifestId, Probe, Recipe};
 use cart_memory::UnifiedMemory;
 use cart_store::{CartFile, Cartridge, ObjectError, RefName, Store, Verified, VerifyOptions};
@@ -37,7 +37,28 @@ pub(crate) struct LoadedFrom {
     /// How long it took to load it.
     pub(crate) load: Duration,
     /// The file, if it was a `.cart` file.
-    file: Option<PathBuf>,
+    pub(crate) file: Option<PathBuf>,
+}
+
+impl LoadedFrom {
+    /// Where a cartridge came from, of which nothing was loaded yet.
+    ///
+    /// * `verify`: how long it took to find and hash it
+    fn of(reference: &str, verified: Verified, verify: Duration) -> Self {
+        let cartridge = verified.cartridge();
+        let commit = cartridge.commit();
+        let path = Path::new(reference);
+        Self {
+            manifest: cartridge.manifest_id(),
+            commit: commit.map(|(id, _)| id),
+            name: reference.parse().ok(),
+            probes: commit.map_or_else(Vec::new, |(_, commit)| commit.probes.clone()),
+            file: is_cart_file(path).then(|| path.to_owned()),
+            verified,
+            verify,
+            load: Duration::ZERO,
+        }
+    }
 }
 
 /// A commit to be made.
@@ -106,19 +127,7 @@ pub(crate) fn load_with(
     let began = Instant::now();
     let agent = Agent::load_prepared(prepared).map_err(Failure::refused)?;
     let load = began.elapsed();
-    let cartridge = verified.cartridge();
-    let commit = cartridge.commit();
-    let path = Path::new(reference);
-    let origin = LoadedFrom {
-        manifest: cartridge.manifest_id(),
-        commit: commit.map(|(id, _)| id),
-        name: reference.parse().ok(),
-        probes: commit.map_or_else(Vec::new, |(_, commit)| commit.probes.clone()),
-        file: is_cart_file(path).then(|| path.to_owned()),
-        verified,
-        verify,
-        load,
-    };
+    let origin = LoadedFrom { load, ..LoadedFrom::of(reference, verified, verify) };
     Ok((agent, origin))
 }
 
@@ -132,28 +141,6 @@ pub(crate) fn load_options(context: &Context) -> LoadOptions {
 /// The memory of a cartridge, if it has one.
 pub(crate) fn memory_of(cartridge: &Cartridge) -> Result<Option<UnifiedMemory>, Failure> {
     cart_engine::read_memory(cartridge).map_err(Failure::refused)
-}
-
-/// Puts the agent's memory and a session, what there is of them, into the store, and what it came
-/// from as well if that was a file.
-pub(crate) fn save_agent(
-    store: &Store,
-    agent: &Agent,
-    origin: &LoadedFrom,
-    session: Option<&SavedSession>,
-) -> Result<ManifestId, Failure> {
-    if let Some(file) = &origin.file {
-        store.import_cart(file, &cart_store::Silent).map_err(Failure::refused)?;
-    }
-    let Some(session) = session else {
-        return Ok(agent.save_memory(store).map_err(Failure::refused)?.id);
-    };
-    let mut manifest = agent.manifest().clone();
-    if let Some(memory) = agent.memory() {
-        manifest = with_memory(&manifest, &memory, store).map_err(Failure::refused)?.0;
-    }
-    let (manifest, _) = with_session(&manifest, session, store).map_err(Failure::refused)?;
-    store.put_manifest(&manifest).map_err(Failure::refused)
 }
 
 /// Makes a commit and moves the name to it. A name that points to the same content already, for a

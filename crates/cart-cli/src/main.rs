@@ -13,6 +13,7 @@ mod history;
 mod progress;
 mod report;
 mod sampling;
+mod saved;
 mod table;
 
 use std::process::ExitCode;

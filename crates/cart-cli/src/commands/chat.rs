@@ -7,6 +7,7 @@ use cart_engine::{
     GenerateError, GenerateEvent, GenerateOptions, Generation, KvFormat, LoadOptions, Message,
     Prompt, Session, StepEvent,
 };
+use cart_format::Recipe;
 use cart_store::RefName;
 use clap::{Args, ValueHint};
 
@@ -15,6 +16,7 @@ use crate::failure::Failure;
 use crate::history;
 use crate::report;
 use crate::sampling::{MemoryArgs, SamplingArgs};
+use crate::saved::{self, Kept, Saved};
 
 /// Bytes of the conversation's keys and values that are kept from one answer to the next.
 const CACHE: usize = 512 << 20;
@@ -211,10 +213,11 @@ impl Chat<'_> {
         }
     }
 
-    fn save_as(&self, name: &RefName) -> Result<super::run::Saved, Failure> {
+    fn save_as(&self, name: &RefName) -> Result<Saved, Failure> {
         let session = self.last.as_ref().map(|last| last.save(&self.agent)).transpose();
         let session = session.map_err(Failure::refused)?;
-        let (agent, origin) = (&self.agent, &self.origin);
-        super::run::save(self.context, agent, origin, name, "chat", session.as_ref())
+        let memory = self.agent.memory();
+        let kept = Kept { memory: memory.as_deref(), session: session.as_ref() };
+        saved::save(self.context, &self.origin, kept, name, Recipe::new("chat"))
     }
 }

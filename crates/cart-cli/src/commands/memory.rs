@@ -1,6 +1,16 @@
 //! `cart memory`.
 
+mod energy;
+mod export;
+mod goal;
+mod graph;
+mod import;
+mod recall;
+mod reflect;
+mod remembered;
 mod replay;
+mod show;
+mod tags;
 
 use std::fs::File;
 use std::path::Path;
@@ -11,7 +21,7 @@ use clap::{Args, Subcommand};
 use crate::context::Context;
 use crate::failure::Failure;
 
-/// Look into what an agent remembers
+/// Look into what an agent remembers and add to it
 #[derive(Args)]
 pub(crate) struct MemoryArgs {
     #[command(subcommand)]
@@ -20,11 +30,27 @@ pub(crate) struct MemoryArgs {
 
 #[derive(Subcommand)]
 enum Memory {
+    Show(show::ShowArgs),
+    Recall(recall::RecallArgs),
+    Reflect(reflect::ReflectArgs),
+    Goal(goal::GoalArgs),
+    Graph(graph::GraphArgs),
+    Energy(energy::EnergyArgs),
+    Export(export::ExportArgs),
+    Import(import::ImportArgs),
     Replay(replay::ReplayArgs),
 }
 
 pub(crate) fn run(context: &Context, args: &MemoryArgs) -> Result<(), Failure> {
     match &args.what {
+        Memory::Show(args) => show::run(context, args),
+        Memory::Recall(args) => recall::run(context, args),
+        Memory::Reflect(args) => reflect::run(context, args),
+        Memory::Goal(args) => goal::run(context, args),
+        Memory::Graph(args) => graph::run(context, args),
+        Memory::Energy(args) => energy::run(context, args),
+        Memory::Export(args) => export::run(context, args),
+        Memory::Import(args) => import::run(context, args),
         Memory::Replay(args) => replay::run(context, args),
     }
 }

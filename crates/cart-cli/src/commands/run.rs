@@ -12,13 +12,13 @@ use cart_format::{Recipe, TokenLogprob};
 use cart_store::RefName;
 use clap::{ArgGroup, Args, ValueHint};
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::history;
 use crate::report;
 use crate::sampling::{MemoryArgs, SamplingArgs};
+use crate::saved::{self, Kept, Saved};
 
 /// Complete a prompt.
 ///
@@ -102,25 +102,6 @@ struct Seconds {
     decode: f64,
 }
 
-/// Where a memory was saved.
-#[derive(Serialize)]
-pub(crate) struct Saved {
-    pub(crate) name: String,
-    manifest: String,
-    commit: String,
-    /// What the saved memory is; none where there is no memory.
-    memory_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    session: Option<SessionReport>,
-}
-
-/// The session that was saved.
-#[derive(Serialize)]
-struct SessionReport {
-    positions: usize,
-    bytes: u64,
-}
-
 pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<(), Failure> {
     let prompt = args.prompt.as_deref().map(read_prompt).transpose()?;
     let mut options = args.sampling.options(args.max_tokens, args.memory.options());
@@ -147,7 +128,11 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<(), Failure> {
     let kept = kept.map_err(Failure::refused)?;
     let generation = session.finish(&agent).map_err(Failure::refused)?;
     let saved = match &args.save {
-        Some(name) => Some(save(context, &agent, &origin, name, "run", kept.as_ref())?),
+        Some(name) => {
+            let (memory, session) = (agent.memory(), kept.as_ref());
+            let kept = Kept { memory: memory.as_deref(), session };
+            Some(saved::save(context, &origin, kept, name, Recipe::new("run"))?)
+        }
         None => None,
     };
     if context.json {
@@ -186,53 +171,14 @@ fn begin(
     Session::resume(agent, &saved, &more, options).map_err(Failure::refused)
 }
 
-fn read_prompt(prompt: &str) -> Result<String, Failure> {
+/// A prompt as given; of `-`, what is on stdin.
+pub(crate) fn read_prompt(prompt: &str) -> Result<String, Failure> {
     if prompt != "-" {
         return Ok(prompt.to_owned());
     }
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text).map_err(Failure::refused)?;
     Ok(text)
-}
-
-/// Saves the agent with its memory, and a session if there is one, as a new commit on top of where
-/// it came from.
-pub(crate) fn save(
-    context: &Context,
-    agent: &Agent,
-    origin: &history::LoadedFrom,
-    name: &RefName,
-    kind: &str,
-    session: Option<&SavedSession>,
-) -> Result<Saved, Failure> {
-    let store = context.store_or_new()?;
-    let held = store.hold().map_err(Failure::refused)?;
-    let manifest = history::save_agent(&store, agent, origin, session)?;
-    let slots = agent.memory().map(|memory| memory.report());
-    let slots = slots.as_ref().map_or((0, 0), |report| (report.stm.slots, report.ltm.slots));
-    let session = session
-        .map(|session| SessionReport { positions: session.positions(), bytes: session.bytes() });
-    let recipe = Recipe::new(kind)
-        .with("tool", history::tool())
-        .with("from", Value::from(origin.manifest.hex()))
-        .with("stm_slots", slots.0)
-        .with("ltm_slots", slots.1);
-    let recipe = match &session {
-        Some(session) => recipe.with("session_positions", session.positions as u64),
-        None => recipe,
-    };
-    let new = history::NewCommit {
-        manifest,
-        parent: origin.commit,
-        recipe,
-        message: String::new(),
-        probes: origin.probes.clone(),
-    };
-    let commit = history::commit(&store, new, Some(name))?;
-    drop(held);
-    let (name, manifest, commit) = (name.to_string(), manifest.hex(), commit.hex());
-    let memory_id = agent.memory().map(|memory| memory.snapshot().id().hex());
-    Ok(Saved { name, manifest, commit, memory_id, session })
 }
 
 fn print_report(
@@ -282,7 +228,7 @@ fn say_what_happened(context: &Context, generation: &Generation, saved: Option<&
         }
     }
     if let Some(saved) = saved {
-        context.remark(&format!("saved {}  sha256:{}", saved.name, saved.manifest));
+        context.remark(&saved.said());
         if let Some(session) = &saved.session {
             let megabytes = session.bytes as f64 / 1e6;
             context.remark(&format!(

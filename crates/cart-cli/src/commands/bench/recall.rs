@@ -1,6 +1,7 @@
 //! `cart bench recall`.
 
 use cart_engine::{Agent, GenerateOptions, MemoryControl, MemoryOptions, Message, Prompt};
+use cart_format::Recipe;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +10,7 @@ use crate::facts::{self, Fact};
 use crate::failure::Failure;
 use crate::history;
 use crate::report;
+use crate::saved::{self, Kept};
 use crate::table::Table;
 
 /// Tell made-up facts in one process, ask for them in another with an empty context.
@@ -107,7 +109,9 @@ fn tell(context: &Context, args: &RecallArgs) -> Result<(), Failure> {
         agent.generate(&Prompt::Raw(fact.told), &options, |_| {}).map_err(Failure::refused)?;
     }
     let name = "bench/recall:told".parse().map_err(Failure::bug)?;
-    crate::commands::run::save(context, &agent, &origin, &name, "bench", None)?;
+    let memory = agent.memory();
+    let kept = Kept { memory: memory.as_deref(), session: None };
+    saved::save(context, &origin, kept, &name, Recipe::new("bench"))?;
     Ok(())
 }
 
