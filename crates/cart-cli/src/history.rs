@@ -104,6 +104,13 @@ pub(crate) fn verified(context: &Context, reference: &str) -> Result<Verified, F
     cartridge.verify(&options, &bar).map_err(Failure::refused)
 }
 
+/// Opens and verifies what is saved again without its model.
+pub(crate) fn verified_origin(context: &Context, reference: &str) -> Result<LoadedFrom, Failure> {
+    let began = Instant::now();
+    let verified = verified(context, reference)?;
+    Ok(LoadedFrom::of(reference, verified, began.elapsed()))
+}
+
 /// Opens, verifies and loads.
 pub(crate) fn load(context: &Context, reference: &str) -> Result<(Agent, LoadedFrom), Failure> {
     load_with(context, reference, &load_options(context))

@@ -1,5 +1,6 @@
 //! `cart memory`.
 
+mod dream;
 mod energy;
 mod export;
 mod goal;
@@ -21,7 +22,7 @@ use clap::{Args, Subcommand};
 use crate::context::Context;
 use crate::failure::Failure;
 
-/// Look into what an agent remembers and add to it
+/// Look into what an agent remembers, add to it, tidy it up
 #[derive(Args)]
 pub(crate) struct MemoryArgs {
     #[command(subcommand)]
@@ -36,6 +37,7 @@ enum Memory {
     Goal(goal::GoalArgs),
     Graph(graph::GraphArgs),
     Energy(energy::EnergyArgs),
+    Dream(dream::DreamArgs),
     Export(export::ExportArgs),
     Import(import::ImportArgs),
     Replay(replay::ReplayArgs),
@@ -49,6 +51,7 @@ pub(crate) fn run(context: &Context, args: &MemoryArgs) -> Result<(), Failure> {
         Memory::Goal(args) => goal::run(context, args),
         Memory::Graph(args) => graph::run(context, args),
         Memory::Energy(args) => energy::run(context, args),
+        Memory::Dream(args) => dream::run(context, args),
         Memory::Export(args) => export::run(context, args),
         Memory::Import(args) => import::run(context, args),
         Memory::Replay(args) => replay::run(context, args),
