@@ -5,7 +5,7 @@
 //! far, a value), [`Run`] (tokens for one session in a batch) and [`Taps`] (where memory listens).
 //! Weights come through a [`WeightSource`] as [`SharedBytes`]; quantized ones are packed for the
 //! products when a model is loaded. [`Threads`] compute; [`machine`] measures what bounds their
-//! speed.
+//! speed, and [`TrialProduct`] is one product by itself.
 //! [`graph`] is the same decoder as tensor operations, for GPUs and for gradients, and [`decoder`]
 //! is one or the other. This is the only crate that names candle.
 
@@ -38,6 +38,7 @@ mod span;
 mod state;
 mod taps;
 mod threads;
+mod trial;
 
 pub use ahead::PackedAhead;
 pub use bytes::{SharedBytes, WeightSource, WeightTensor};
@@ -53,3 +54,4 @@ pub use span::SpanKv;
 pub use state::{LayerShape, OtherLayers, State, TruncateError};
 pub use taps::Taps;
 pub use threads::Threads;
+pub use trial::{TrialError, TrialProduct};
