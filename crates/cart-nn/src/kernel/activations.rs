@@ -43,6 +43,8 @@ pub(crate) struct GroupScale {
     pub(crate) scale: f32,
     /// `scale · Σ halves`, for the minimum of the weights.
     pub(crate) sum: f32,
+    /// `scale · halves`, the same for formats with a minimum for each half.
+    pub(crate) half_sums: [f32; 2],
     /// Sums of the first and of the second 16 codes.
     pub(crate) halves: [i32; 2],
     /// The same of the rests; 0 where the group is not wide.
@@ -52,7 +54,8 @@ pub(crate) struct GroupScale {
 impl GroupScale {
     #[inline(always)]
     pub(crate) fn new(scale: f32, halves: [i32; 2], rests: [i32; 2]) -> Self {
-        Self { scale, sum: scale * halves[0].wrapping_add(halves[1]) as f32, halves, rests }
+        let sum = scale * halves[0].wrapping_add(halves[1]) as f32;
+        Self { scale, sum, half_sums: halves.map(|half| scale * half as f32), halves, rests }
     }
 
     /// The same for codes and rests as one number.
@@ -91,7 +94,8 @@ pub(crate) struct Quantized {
 pub(crate) struct Block<'a> {
     pub(crate) codes: &'a [Codes],
     pub(crate) scales: &'a [GroupScale],
-    rests: &'a [MaybeUninit<Codes>],
+    /// Those of the wide groups are initialized.
+    pub(crate) rests: &'a [MaybeUninit<Codes>],
     wide: &'a [AtomicU16],
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod avx512;
 pub(crate) mod neon;
 pub(crate) mod portable;
 
+use crate::kernel::activations::Codes;
 use crate::kernel::packed::QUADS;
 
 /// Vectors with a lane for each of some outputs of a tile.
@@ -51,6 +52,26 @@ pub(crate) trait Lanes: Copy {
     ) -> Self::Ints;
     /// `256 · high + low`.
     unsafe fn both(high: Self::Ints, low: Self::Ints) -> Self::Ints;
+    /// [`Lanes::both`] of the dots with `x` and with `rests`, for each of `N` rows of a block.
+    #[inline(always)]
+    unsafe fn both_dots<const BITS: usize, const COUNT: usize, const N: usize>(
+        codes: &[Self::Codes; QUADS],
+        first: usize,
+        x: *const Codes,
+        rests: *const Codes,
+    ) -> [Self::Ints; N] {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            let zero = Self::dots::<BITS, 0>(codes, first, x.cast());
+            let mut all = [zero; N];
+            for (row, both) in all.iter_mut().enumerate() {
+                let high = Self::dots::<BITS, COUNT>(codes, first, x.add(row).cast());
+                let low = Self::dots::<BITS, COUNT>(codes, first, rests.add(row).cast());
+                *both = Self::both(high, low);
+            }
+            all
+        }
+    }
     /// `ints − value · 2^SHIFT` as floats; `ints` as they are where `SHIFT` is 0.
     unsafe fn floats<const SHIFT: u32>(ints: Self::Ints, value: i32) -> Self::Floats;
 

@@ -5,6 +5,7 @@
 //! does not depend on its neighbours.
 
 use std::ops::Range;
+use std::sync::atomic::{Ordering, compiler_fence};
 
 use crate::kernel::activations::{BLOCK, Codes, GroupScale, Quantized};
 use crate::kernel::format::{Factors, Format, GROUP};
@@ -21,6 +22,9 @@ use crate::parallel::Rows;
 
 /// How far ahead memory is asked for, in bytes.
 const AHEAD: usize = 4096;
+
+/// Rows whose products are taken turn about, where activations are exact.
+const FEW: usize = 4;
 
 /// Where a product's results go: columns from `column` on.
 #[derive(Clone, Copy)]
@@ -171,6 +175,7 @@ impl Job<'_> {
         let count = self.input.block_rows(self.block).len();
         let block = self.input.block(self.block);
         assert!(self.at + R <= count && block.codes.len() == groups * count);
+        assert!(block.rests.len() == block.codes.len() && block.scales.len() == block.codes.len());
         assert!(self.tile.len() == tile_bytes::<F>(groups));
         let mut out = [[0.0; OUTPUTS]; R];
         // SAFETY: the caller has the instructions. Activations are `[groups, count]`, as asserted,
@@ -182,20 +187,28 @@ impl Job<'_> {
             let step = self.tile.len() / groups;
             for group in 0..groups {
                 let x = block.codes.as_ptr().add(group * count + self.at);
+                let low = block.rests.as_ptr().cast::<Codes>().add(group * count + self.at);
                 let scales = block.scales.as_ptr().add(group * count + self.at);
                 if R == 1 {
                     for line in 0..=F::BITS {
                         L::prefetch(ahead.wrapping_add(group * step + line * LINE));
                     }
+                    // All of them before the first load: among the products they come too late.
+                    compiler_fence(Ordering::SeqCst);
                 }
                 for vector in 0..OUTPUTS / L::LANES {
                     let weights = Group::<L>::new::<F>(self.tile, groups, group, vector);
+                    if R == 1 {
+                        compiler_fence(Ordering::SeqCst);
+                    }
                     if EXACT {
                         each_row!(ROW < R {
-                            let rests = block.rests(group * count + self.at + ROW);
-                            let sum = &mut sums[ROW].as_mut()[vector];
-                            let shared = &*scales.add(ROW);
-                            *sum = weights.add_exact::<F>(*sum, x.add(ROW), rests, shared);
+                            let at = (x.add(ROW), low.add(ROW), scales.add(ROW));
+                            if R < FEW {
+                                weights.add_exact::<F, 1>(&mut sums[ROW..][..1], vector, at);
+                            } else if ROW.is_multiple_of(FEW) {
+                                weights.add_exact::<F, FEW>(&mut sums[ROW..][..FEW], vector, at);
+                            }
                         });
                         continue;
                     }
@@ -323,63 +336,66 @@ impl<L: Lanes> Group<L> {
         }
     }
 
-    /// `sum` plus the products with a group of activations and their rests.
+    /// Adds the products with a group of `N` rows' activations, of two bytes each, to vector
+    /// `vector` of the rows' sums.
+    ///
+    /// * `at`: codes, rests and what the groups share, `[N]` each
     #[inline(always)]
-    unsafe fn add_exact<F: Format>(
+    unsafe fn add_exact<F: Format, const N: usize>(
         &self,
-        mut sum: L::Floats,
-        x: *const Codes,
-        rests: *const Codes,
-        shared: &GroupScale,
-    ) -> L::Floats {
-        let (x, rests) = (x.cast::<i8>(), rests.cast::<i8>());
+        sums: &mut [L::Tile],
+        vector: usize,
+        (x, rests, shared): (*const Codes, *const Codes, *const GroupScale),
+    ) {
         // SAFETY: the caller has the instructions; the pointers are to groups.
         unsafe {
-            let scale = L::splat(shared.scale);
             if F::PARTS == 1 {
-                let (dots, low) = match F::BITS {
-                    4 => (
-                        L::dots::<4, QUADS>(&self.codes, 0, x),
-                        L::dots::<4, QUADS>(&self.codes, 0, rests),
-                    ),
-                    5 => (
-                        L::dots::<5, QUADS>(&self.codes, 0, x),
-                        L::dots::<5, QUADS>(&self.codes, 0, rests),
-                    ),
-                    _ => (
-                        L::dots::<8, QUADS>(&self.codes, 0, x),
-                        L::dots::<8, QUADS>(&self.codes, 0, rests),
-                    ),
+                let dots = match F::BITS {
+                    4 => L::both_dots::<4, QUADS, N>(&self.codes, 0, x, rests),
+                    5 => L::both_dots::<5, QUADS, N>(&self.codes, 0, x, rests),
+                    _ => L::both_dots::<8, QUADS, N>(&self.codes, 0, x, rests),
                 };
-                let both = shared.halves[0].wrapping_add(shared.halves[1]);
-                let dots = less_zero::<L, F>(L::both(dots, low), both);
-                sum = L::multiply_add(L::multiply(dots, scale), self.scales[0], sum);
-                if F::MINS {
-                    sum = L::multiply_add(self.mins[0], L::splat(shared.sum), sum);
+                for (row, (sum, dots)) in sums.iter_mut().zip(dots).enumerate() {
+                    let shared = &*shared.add(row);
+                    let codes = shared.halves[0].wrapping_add(shared.halves[1]);
+                    let of_group = (codes, shared.scale, shared.sum);
+                    self.add_dots::<F>(&mut sum.as_mut()[vector], 0, dots, of_group);
                 }
-                return sum;
+                return;
             }
             for half in 0..2 {
                 let first = half * (QUADS / 2);
-                let (dots, low) = match F::BITS {
-                    2 | 3 => (
-                        L::dots::<3, { QUADS / 2 }>(&self.codes, first, x),
-                        L::dots::<3, { QUADS / 2 }>(&self.codes, first, rests),
-                    ),
-                    _ => (
-                        L::dots::<6, { QUADS / 2 }>(&self.codes, first, x),
-                        L::dots::<6, { QUADS / 2 }>(&self.codes, first, rests),
-                    ),
+                let dots = match F::BITS {
+                    2 | 3 => L::both_dots::<3, { QUADS / 2 }, N>(&self.codes, first, x, rests),
+                    _ => L::both_dots::<6, { QUADS / 2 }, N>(&self.codes, first, x, rests),
                 };
-                let both = shared.halves[half];
-                let dots = less_zero::<L, F>(L::both(dots, low), both);
-                sum = L::multiply_add(L::multiply(dots, scale), self.scales[half], sum);
-                if F::MINS {
-                    let x = L::splat(shared.scale * both as f32);
-                    sum = L::multiply_add(self.mins[half], x, sum);
+                for (row, (sum, dots)) in sums.iter_mut().zip(dots).enumerate() {
+                    let shared = &*shared.add(row);
+                    let of_half = (shared.halves[half], shared.scale, shared.half_sums[half]);
+                    self.add_dots::<F>(&mut sum.as_mut()[vector], half, dots, of_half);
                 }
             }
-            sum
+        }
+    }
+
+    /// `sum` plus the dots with a part of exact activations, as floats.
+    ///
+    /// * `codes`, `scale`, `scaled`: the sum of the activations' codes, their scale, the sum times the scale
+    #[inline(always)]
+    unsafe fn add_dots<F: Format>(
+        &self,
+        sum: &mut L::Floats,
+        part: usize,
+        dots: L::Ints,
+        (codes, scale, scaled): (i32, f32, f32),
+    ) {
+        // SAFETY: the caller has the instructions.
+        unsafe {
+            let products = L::multiply(less_zero::<L, F>(dots, codes), L::splat(scale));
+            *sum = L::multiply_add(products, self.scales[part], *sum);
+            if F::MINS {
+                *sum = L::multiply_add(self.mins[part], L::splat(scaled), *sum);
+            }
         }
     }
 
@@ -417,7 +433,7 @@ impl<L: Lanes> Group<L> {
                 let dots = less_zero::<L, F>(dots, shared.halves[half]);
                 sum = L::multiply_add(L::multiply(dots, scale), self.scales[half], sum);
                 if F::MINS {
-                    let x = L::splat(shared.scale * shared.halves[half] as f32);
+                    let x = L::splat(shared.half_sums[half]);
                     sum = L::multiply_add(self.mins[half], x, sum);
                 }
             }

@@ -2,7 +2,9 @@
 
 #[allow(clippy::wildcard_imports, reason = "thirty intrinsics by name say nothing")]
 use std::arch::x86_64::*;
+use std::sync::atomic::{Ordering, compiler_fence};
 
+use crate::kernel::activations::Codes;
 use crate::kernel::lanes::Lanes;
 use crate::kernel::packed::{OUTPUTS, QUADS};
 
@@ -86,6 +88,37 @@ impl Lanes for Avx512 {
         unsafe { _mm512_add_epi32(_mm512_slli_epi32::<8>(high), low) }
     }
 
+    /// One sum for both bytes of a row, and quad after quad for all rows: a product waits four
+    /// cycles for the one before it in its sum, and the processor looks for others to start not
+    /// far ahead.
+    #[inline(always)]
+    unsafe fn both_dots<const BITS: usize, const COUNT: usize, const N: usize>(
+        codes: &[__m512i; QUADS],
+        first: usize,
+        x: *const Codes,
+        rests: *const Codes,
+    ) -> [__m512i; N] {
+        // SAFETY: see above.
+        unsafe {
+            let mut sums = [_mm512_setzero_si512(); N];
+            if N == 1 {
+                let low = add_dots::<COUNT, N>(sums, codes, first, rests);
+                compiler_fence(Ordering::SeqCst);
+                let high = add_dots::<COUNT, N>(sums, codes, first, x);
+                sums[0] = Self::both(high[0], low[0]);
+                return sums;
+            }
+            sums = add_dots::<COUNT, N>(sums, codes, first, x);
+            for sum in &mut sums {
+                *sum = _mm512_slli_epi32::<8>(*sum);
+            }
+            sums = add_dots::<COUNT, N>(sums, codes, first, rests);
+            // The compiler would go on to further rows, and keep their sums in memory.
+            compiler_fence(Ordering::SeqCst);
+            sums
+        }
+    }
+
     #[inline(always)]
     unsafe fn floats<const SHIFT: u32>(ints: __m512i, value: i32) -> __m512 {
         // SAFETY: see above.
@@ -155,4 +188,24 @@ impl Lanes for Avx512 {
         // SAFETY: a prefetch of any address is allowed.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
+}
+
+/// `sums` plus the products of `COUNT` quads from `first` on with the codes of as many rows.
+#[inline(always)]
+unsafe fn add_dots<const COUNT: usize, const N: usize>(
+    mut sums: [__m512i; N],
+    codes: &[__m512i; QUADS],
+    first: usize,
+    x: *const Codes,
+) -> [__m512i; N] {
+    for quad in first..first + COUNT {
+        for (row, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: see above.
+            unsafe {
+                let four = x.add(row).cast::<i32>().add(quad).read();
+                *sum = _mm512_dpbusd_epi32(*sum, codes[quad], _mm512_set1_epi32(four));
+            }
+        }
+    }
+    sums
 }
