@@ -224,6 +224,20 @@ impl UnifiedMemory {
     /// # Errors
     /// The base is another one, the memory refuses an input, or decides otherwise than the log says.
     pub fn replay(log: &MemoryLog, base: Option<&UnifiedMemory>) -> Result<Self, LogError> {
+        Self::replay_watched(log, base, |_| {})
+    }
+
+    /// As [`UnifiedMemory::replay`].
+    ///
+    /// * `watch`: sees the memory after each record
+    ///
+    /// # Errors
+    /// As [`UnifiedMemory::replay`].
+    pub fn replay_watched(
+        log: &MemoryLog,
+        base: Option<&UnifiedMemory>,
+        mut watch: impl FnMut(&UnifiedMemory),
+    ) -> Result<Self, LogError> {
         let mut memory = log.beginning(base)?;
         for (record, LogRecord { input, events }) in log.records.iter().enumerate() {
             let record = record as u64;
@@ -235,6 +249,7 @@ impl UnifiedMemory {
             if outcome.events != *events {
                 return Err(LogError::OtherDecisions { record, op: input.name() });
             }
+            watch(&memory);
         }
         Ok(memory)
     }

@@ -55,6 +55,18 @@ impl UnifiedMemory {
         Ok(Reflection { novelty, known })
     }
 
+    /// How alike the slots of a store are: the cosine of each pair, in order of position.
+    pub fn cosines(&self, store: StoreKind) -> Vec<f32> {
+        let bank = self.bank(store);
+        let units: Vec<&[f32]> = bank.iter().map(|(position, _)| bank.unit(position)).collect();
+        let metric = self.normalization.metric();
+        let with_later = |(index, a): (usize, &&[f32])| {
+            let later: Vec<f32> = units[index + 1..].iter().map(|b| metric.cosine(a, b)).collect();
+            later
+        };
+        units.iter().enumerate().flat_map(with_later).collect()
+    }
+
     /// What the goal points to: the `top_k` nearest slots of both stores, nearest first, whatever they
     /// are worth; their `score` is the cosine with the goal. None while there is no goal.
     pub fn wanted(&self, top_k: usize) -> Vec<Recalled> {

@@ -6,6 +6,7 @@ mod export;
 mod goal;
 mod graph;
 mod import;
+mod plot;
 mod recall;
 mod reflect;
 mod remembered;
@@ -22,7 +23,7 @@ use clap::{Args, Subcommand};
 use crate::context::Context;
 use crate::failure::Failure;
 
-/// Look into what an agent remembers, add to it, tidy it up
+/// Look into what an agent remembers, add to it, tidy it up, draw it
 #[derive(Args)]
 pub(crate) struct MemoryArgs {
     #[command(subcommand)]
@@ -40,6 +41,7 @@ enum Memory {
     Dream(dream::DreamArgs),
     Export(export::ExportArgs),
     Import(import::ImportArgs),
+    Plot(plot::PlotArgs),
     Replay(replay::ReplayArgs),
 }
 
@@ -54,6 +56,7 @@ pub(crate) fn run(context: &Context, args: &MemoryArgs) -> Result<(), Failure> {
         Memory::Dream(args) => dream::run(context, args),
         Memory::Export(args) => export::run(context, args),
         Memory::Import(args) => import::run(context, args),
+        Memory::Plot(args) => plot::run(context, args),
         Memory::Replay(args) => replay::run(context, args),
     }
 }

@@ -143,6 +143,23 @@ fn what_the_goal_points_to_comes_by_cosine_whatever_it_is_worth() {
     assert!((next - 0.05 * (-1e-3_f32).exp()).abs() < 1e-8);
 }
 
+#[test]
+fn how_alike_slots_are_is_said_of_each_pair() {
+    let mut memory = memory(2, quiet());
+    for (at, (text, key)) in
+        [("a", [1.0, 0.0]), ("b", [0.0, 2.0]), ("c", [3.0, 3.0])].into_iter().enumerate()
+    {
+        assert_eq!(memory.cosines(StoreKind::Stm).len(), [0, 0, 1][at]);
+        memory.observe(at as u64, &seen(text, &key, 0.5)).unwrap();
+    }
+    let found = memory.cosines(StoreKind::Stm);
+    let half = std::f32::consts::FRAC_1_SQRT_2;
+    for (cosine, expected) in found.iter().zip([0.0, half, half]) {
+        assert!((cosine - expected).abs() < 1e-6, "{found:?}");
+    }
+    assert_eq!((found.len(), memory.cosines(StoreKind::Ltm).len()), (3, 0));
+}
+
 /// Its goal points along the second axis.
 fn memory_with_a_goal() -> cart_memory::UnifiedMemory {
     let mut memory = memory(2, eager());

@@ -48,18 +48,18 @@ struct GraphReport {
 }
 
 #[derive(Serialize)]
-struct NodeRow {
-    store: &'static str,
-    slot: u64,
+pub(super) struct NodeRow {
+    pub(super) store: &'static str,
+    pub(super) slot: u64,
     energy: f32,
-    text: String,
+    pub(super) text: String,
 }
 
 #[derive(Serialize)]
-struct LinkRow {
-    from: u64,
-    to: u64,
-    strength: f32,
+pub(super) struct LinkRow {
+    pub(super) from: u64,
+    pub(super) to: u64,
+    pub(super) strength: f32,
 }
 
 pub(crate) fn run(context: &Context, args: &GraphArgs) -> Result<(), Failure> {
@@ -89,7 +89,8 @@ pub(crate) fn run(context: &Context, args: &GraphArgs) -> Result<(), Failure> {
     }
 }
 
-fn parts(memory: &UnifiedMemory) -> (Vec<NodeRow>, Vec<LinkRow>) {
+/// The slots that have links, in order of id, and the links, strongest first.
+pub(super) fn parts(memory: &UnifiedMemory) -> (Vec<NodeRow>, Vec<LinkRow>) {
     let mut links: Vec<Link> = memory.links().collect();
     links.sort_by(|a, b| {
         b.strength.total_cmp(&a.strength).then((a.from, a.to).cmp(&(b.from, b.to)))

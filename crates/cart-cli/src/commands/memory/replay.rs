@@ -95,16 +95,7 @@ fn replay_log(context: &Context, path: &Path, args: &ReplayArgs) -> Result<(), F
     let bytes = std::fs::read(path).map_err(|source| {
         Failure::refused_with(format!("{} can't be read: {source}", path.display()), "give a log")
     })?;
-    let refused = |error: LogError| {
-        let hint = match error.operations_before() {
-            Some(before) => format!("`--until {before}` replays what comes before"),
-            None if matches!(error, LogError::Base { .. }) => {
-                "`--base REF` names a cartridge with that memory".to_owned()
-            }
-            None => "spec/37-memory-log.md describes the format".to_owned(),
-        };
-        Failure::refused_with(format!("{}: {error}", path.display()), hint)
-    };
+    let refused = |error: LogError| refused_log(path, &error);
     let log = MemoryLog::open_first(&bytes, args.until.unwrap_or(u64::MAX)).map_err(refused)?;
     let base = match &args.base {
         Some(reference) => history::memory_of(&history::open(context, reference)?)?,
@@ -141,6 +132,20 @@ fn replay_log(context: &Context, path: &Path, args: &ReplayArgs) -> Result<(), F
         stm.lifetimes.len(),
         ltm.lifetimes.len(),
     ))
+}
+
+/// A log that can't be replayed, with what can be done.
+pub(super) fn refused_log(path: &Path, error: &LogError) -> Failure {
+    let hint = match error.operations_before() {
+        Some(before) => {
+            format!("`cart memory replay --log FILE --until {before}` replays what comes before")
+        }
+        None if matches!(error, LogError::Base { .. }) => {
+            "`--base REF` names a cartridge with that memory".to_owned()
+        }
+        None => "spec/37-memory-log.md describes the format".to_owned(),
+    };
+    Failure::refused_with(format!("{}: {error}", path.display()), hint)
 }
 
 fn replay_trace(context: &Context, path: &Path, states: States) -> Result<(), Failure> {

@@ -1,0 +1,367 @@
+//! The charts, each on an area of its own.
+
+use std::f64::consts::TAU;
+
+use cart_memory::StoreKind;
+use cart_memory::log::Curve;
+use plotters::chart::{ChartBuilder, ChartContext, SeriesLabelPosition};
+use plotters::coord::Shift;
+use plotters::coord::types::RangedCoordf64;
+use plotters::prelude::*;
+
+use super::figure::Figure;
+use super::life::Life;
+use super::{Material, NodeRow};
+
+const STM: RGBColor = RGBColor(31, 102, 173);
+const LTM: RGBColor = RGBColor(201, 92, 12);
+const GREY: RGBColor = RGBColor(110, 110, 110);
+/// How far an axis goes beyond 1, so that the legend hides nothing.
+const ROOM: f64 = 1.25;
+/// Bars of the histogram of cosines, over −1 to 1.
+const BARS: usize = 50;
+/// Shades of what a slot is worth.
+const SHADES: f32 = 32.0;
+/// Most links that are drawn, the strongest.
+const MOST_LINKS: usize = 120;
+/// Characters of a text beside a slot.
+const LABEL: usize = 18;
+
+type Area<DB> = DrawingArea<DB, Shift>;
+type Done<DB> = Result<(), DrawingAreaErrorKind<<DB as DrawingBackend>::ErrorType>>;
+type Chart<'a, DB> = ChartContext<'a, DB, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+
+/// Draws a figure of which there is something to draw.
+pub(super) fn draw<DB: DrawingBackend>(area: &Area<DB>, figure: Figure, of: &Material) -> Done<DB> {
+    match (figure, &of.life) {
+        (Figure::Slots, Some(life)) => slots(area, life),
+        (Figure::Survival, Some(life)) => survival(area, life),
+        (Figure::Energy, Some(life)) => energy(area, life),
+        (Figure::Goal, Some(life)) => goal(area, life),
+        (Figure::Cosines, _) => cosines(area, of),
+        (Figure::Graph, _) => graph(area, of),
+        (_, None) => Ok(()),
+    }
+}
+
+/// Axes with names and a title.
+struct Axes<'t> {
+    title: &'t str,
+    x: (&'t str, f64, f64),
+    y: (&'t str, f64, f64),
+}
+
+impl Axes<'_> {
+    fn on<'a, DB: DrawingBackend>(
+        &self,
+        area: &'a Area<DB>,
+    ) -> Result<Chart<'a, DB>, DrawingAreaErrorKind<DB::ErrorType>> {
+        let ((x, x0, x1), (y, y0, y1)) = (self.x, self.y);
+        // A range of no width can't be drawn.
+        let x1 = if x1 > x0 { x1 } else { x0 + 1.0 };
+        let mut chart = ChartBuilder::on(area)
+            .caption(self.title, ("sans-serif", 20))
+            .margin(14)
+            .x_label_area_size(44)
+            .y_label_area_size(60)
+            .build_cartesian_2d(x0..x1, y0..y1)?;
+        chart
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(GREY.mix(0.2))
+            .label_style(("sans-serif", 14))
+            .axis_desc_style(("sans-serif", 15))
+            .x_label_formatter(&|at| number(*at, x1 - x0))
+            .y_label_formatter(&|at| number(*at, y1 - y0))
+            .x_desc(x)
+            .y_desc(y)
+            .draw()?;
+        Ok(chart)
+    }
+}
+
+/// A place on an axis: whole where the axis is long.
+fn number(at: f64, range: f64) -> String {
+    if range > 5.0 { format!("{at:.0}") } else { format!("{at:.1}") }
+}
+
+/// A line with its name in the legend.
+fn line<DB: DrawingBackend>(
+    chart: &mut Chart<'_, DB>,
+    name: &str,
+    colour: RGBColor,
+    points: Vec<(f64, f64)>,
+) -> Done<DB> {
+    if points.is_empty() {
+        return Ok(());
+    }
+    chart
+        .draw_series(std::iter::once(PathElement::new(points, colour.stroke_width(2))))?
+        .label(name)
+        .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+    Ok(())
+}
+
+fn legend<'a, DB: DrawingBackend + 'a>(
+    chart: &mut Chart<'a, DB>,
+    at: SeriesLabelPosition,
+) -> Done<DB> {
+    chart
+        .configure_series_labels()
+        .position(at)
+        .background_style(WHITE.mix(0.85))
+        .border_style(GREY.mix(0.5))
+        .label_font(("sans-serif", 14))
+        .draw()?;
+    Ok(())
+}
+
+fn ticks(life: &Life) -> (f64, f64) {
+    let (first, last) = life.statistics.ticks;
+    (first as f64, last as f64)
+}
+
+/// What each slot was worth: a row a slot, darker where it was worth more.
+fn slots<DB: DrawingBackend>(area: &Area<DB>, life: &Life) -> Done<DB> {
+    let most = life.columns.values().flat_map(|slots| slots.values()).copied().fold(0.0, f32::max);
+    let older = match life.older {
+        0 => String::new(),
+        older => format!("; {older} older ones not shown"),
+    };
+    let title = format!("Slots over time: σ(A) · energy · decay, 0 (white) to {most:.2}{older}");
+    let (first, last) = ticks(life);
+    let y = ("slots, the youngest of each store on top", 0.0, life.rows.len() as f64 * ROOM);
+    let mut chart = Axes { title: &title, x: ("tick", first, last + 1.0), y }.on(area)?;
+    let starts: Vec<u64> = life.columns.keys().copied().collect();
+    for (row, at) in life.rows.iter().enumerate() {
+        let shade = |start: &u64| {
+            let worth = life.columns[start].get(at)?;
+            Some((worth / most.max(f32::MIN_POSITIVE) * SHADES).ceil() as u8)
+        };
+        let shades: Vec<Option<u8>> = starts.iter().map(shade).collect();
+        let mut column = 0;
+        for run in shades.chunk_by(|a, b| a == b) {
+            let end = starts.get(column + run.len()).map_or(last + 1.0, |&next| next as f64);
+            if let Some(shade) = run[0] {
+                let corners = [(starts[column] as f64, row as f64), (end, row as f64 + 1.0)];
+                let style = hue(at.store).mix(0.04 + 0.96 * f64::from(shade) / f64::from(SHADES));
+                chart.draw_series(std::iter::once(Rectangle::new(corners, style.filled())))?;
+            }
+            column += run.len();
+        }
+    }
+    for (store, name) in [(StoreKind::Stm, "short-term"), (StoreKind::Ltm, "long-term")] {
+        chart.draw_series(std::iter::empty::<Rectangle<(f64, f64)>>())?.label(name).legend(
+            move |(x, y)| Rectangle::new([(x, y - 5), (x + 12, y + 5)], hue(store).filled()),
+        );
+    }
+    legend(&mut chart, SeriesLabelPosition::UpperLeft)
+}
+
+fn hue(store: StoreKind) -> RGBColor {
+    match store {
+        StoreKind::Stm => STM,
+        StoreKind::Ltm => LTM,
+    }
+}
+
+/// Kaplan and Meier's estimate for both stores.
+fn survival<DB: DrawingBackend>(area: &Area<DB>, life: &Life) -> Done<DB> {
+    let curves =
+        [("short-term", STM, &life.statistics.stm), ("long-term", LTM, &life.statistics.ltm)];
+    let oldest = |curve: &Curve| curve.lifetimes.iter().chain(&curve.ages).copied().max();
+    let most = curves.iter().filter_map(|(_, _, curve)| oldest(curve)).max().unwrap_or(1) as f64;
+    let axes = Axes {
+        title: "How long slots live (Kaplan and Meier)",
+        x: ("ticks", 0.0, most),
+        y: ("share that lives longer", 0.0, 1.02),
+    };
+    let mut chart = axes.on(area)?;
+    for (name, colour, curve) in curves {
+        if let Some(end) = oldest(curve) {
+            line(&mut chart, name, colour, steps(&curve.survival, end as f64))?;
+        }
+    }
+    legend(&mut chart, SeriesLabelPosition::LowerLeft)
+}
+
+/// A curve that is level between its points, from 1 at 0 to where it ends.
+fn steps(curve: &[(u64, f64)], end: f64) -> Vec<(f64, f64)> {
+    let (mut points, mut share) = (vec![(0.0, 1.0)], 1.0);
+    for &(at, next) in curve {
+        points.extend([(at as f64, share), (at as f64, next)]);
+        share = next;
+    }
+    points.push((end, share));
+    points
+}
+
+fn energy<DB: DrawingBackend>(area: &Area<DB>, life: &Life) -> Done<DB> {
+    let (first, last) = ticks(life);
+    let axes = Axes {
+        title: "Energy of the slot that each observation went into",
+        x: ("tick", first, last),
+        y: ("energy", 0.0, ROOM),
+    };
+    let mut chart = axes.on(area)?;
+    let curve = &life.statistics.energy_curve;
+    let points: Vec<(f64, f64)> =
+        curve.iter().map(|&(at, energy)| (at as f64, f64::from(energy))).collect();
+    chart.draw_series(points.iter().map(|&at| Circle::new(at, 3, STM.mix(0.6).filled())))?;
+    line(&mut chart, "each", STM, points.clone())?;
+    line(&mut chart, "running mean (α 0.1)", LTM, smooth(&points))?;
+    legend(&mut chart, SeriesLabelPosition::UpperRight)
+}
+
+/// Exponential running mean with rate 0.1, begun at the first point.
+fn smooth(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let mut mean = points.first().map_or(0.0, |&(_, value)| value);
+    let next = |&(at, value): &(f64, f64)| {
+        mean += 0.1 * (value - mean);
+        (at, mean)
+    };
+    points.iter().map(next).collect()
+}
+
+fn goal<DB: DrawingBackend>(area: &Area<DB>, life: &Life) -> Done<DB> {
+    let steps = &life.statistics.goal;
+    let length: Vec<(f64, f64)> =
+        steps.iter().map(|&(at, _, norm, _)| (at as f64, f64::from(norm))).collect();
+    let turned: Vec<(f64, f64)> = (steps.iter())
+        .filter_map(|&(at, _, _, drift)| Some((at as f64, f64::from(drift?))))
+        .collect();
+    let least = turned.iter().map(|&(_, cosine)| cosine).fold(0.0, f64::min);
+    let (first, last) = ticks(life);
+    let axes = Axes {
+        title: "The goal, step by step",
+        x: ("tick", first, last),
+        y: ("length, cosine", least, ROOM),
+    };
+    let mut chart = axes.on(area)?;
+    line(&mut chart, "length", STM, length)?;
+    line(&mut chart, "cosine with the step before", LTM, turned)?;
+    legend(&mut chart, SeriesLabelPosition::UpperRight)
+}
+
+/// Histograms of all pairs of slots, a store each.
+fn cosines<DB: DrawingBackend>(area: &Area<DB>, of: &Material) -> Done<DB> {
+    let counts = of.cosines.each_ref().map(|cosines| counted(cosines));
+    let most = counts.iter().flatten().copied().max().unwrap_or(1).max(1);
+    let axes = Axes {
+        title: "How alike slots are: cosines of all pairs",
+        x: ("cosine", -1.0, 1.0),
+        y: ("pairs", 0.0, most as f64 * 1.05),
+    };
+    let mut chart = axes.on(area)?;
+    let width = 2.0 / BARS as f64;
+    for (counts, (name, colour)) in counts.iter().zip([("short-term", STM), ("long-term", LTM)]) {
+        let bar = |(index, &count): (usize, &usize)| {
+            let left = width.mul_add(index as f64, -1.0);
+            let corners = [(left, 0.0), (left + width, count as f64)];
+            Rectangle::new(corners, colour.mix(0.5).filled())
+        };
+        chart
+            .draw_series(counts.iter().enumerate().filter(|(_, count)| **count > 0).map(bar))?
+            .label(name)
+            .legend(move |(x, y)| {
+                Rectangle::new([(x, y - 5), (x + 12, y + 5)], colour.mix(0.5).filled())
+            });
+    }
+    legend(&mut chart, SeriesLabelPosition::UpperLeft)
+}
+
+fn counted(cosines: &[f32]) -> [usize; BARS] {
+    let mut counts = [0; BARS];
+    for cosine in cosines {
+        let place = ((cosine + 1.0) / 2.0 * BARS as f32).max(0.0) as usize;
+        counts[place.min(BARS - 1)] += 1;
+    }
+    counts
+}
+
+/// The slots in a circle, links as lines that are thick at their end.
+fn graph<DB: DrawingBackend>(area: &Area<DB>, of: &Material) -> Done<DB> {
+    let links = &of.links[..of.links.len().min(MOST_LINKS)];
+    let linked =
+        |node: &&NodeRow| links.iter().any(|link| link.from == node.slot || link.to == node.slot);
+    let nodes: Vec<&NodeRow> = of.nodes.iter().filter(linked).collect();
+    let shown = match of.links.len() - links.len() {
+        0 => String::new(),
+        weaker => format!("; {weaker} weaker ones not shown"),
+    };
+    let title =
+        format!("Which memory leads to which: {} links, towards the dot{shown}", links.len());
+    let area = area.margin(10, 10, 10, 10);
+    let area = area.titled(&title, ("sans-serif", 20))?;
+    let (width, height) = area.dim_in_pixel();
+    let place = |slot: u64, radius: f64| {
+        let index = nodes.iter().position(|node| node.slot == slot).unwrap_or(0);
+        let angle = TAU * (index as f64 + 0.5) / nodes.len() as f64;
+        let x = (f64::from(width) * 0.28 * radius).mul_add(angle.cos(), f64::from(width) * 0.5);
+        let y = (f64::from(height) * 0.40 * radius).mul_add(angle.sin(), f64::from(height) * 0.5);
+        (x as i32, y as i32)
+    };
+    for link in links.iter().rev() {
+        let (from, to) = (place(link.from, 1.0), place(link.to, 1.0));
+        let near = |a: i32, b: i32| a + (f64::from(b - a) * 0.93) as i32;
+        let end = (near(from.0, to.0), near(from.1, to.1));
+        let colour = GREY.mix(f64::from(link.strength).mul_add(0.7, 0.3).min(1.0));
+        let thick = 1 + (link.strength * 4.0) as u32;
+        area.draw(&PathElement::new([from, end], colour.stroke_width(thick)))?;
+        area.draw(&Circle::new(end, 3 + thick as i32 / 2, colour.filled()))?;
+    }
+    for node in &nodes {
+        let colour = if node.store == "ltm" { LTM } else { STM };
+        area.draw(&Circle::new(place(node.slot, 1.0), 6, colour.filled()))?;
+    }
+    for left in [true, false] {
+        let is_left = |at: (i32, i32)| at.0 < width as i32 / 2;
+        let mut texts: Vec<((i32, i32), String)> = (nodes.iter())
+            .map(|node| (place(node.slot, 1.06), label(node)))
+            .filter(|&(at, _)| is_left(at) == left)
+            .collect();
+        texts.sort_by_key(|&((_, y), _)| y);
+        let mut free = 0;
+        for ((x, y), text) in texts {
+            let style = ("sans-serif", 13).into_text_style(&area);
+            let (wide, high) = area.estimate_text_size(&text, &style)?;
+            // Texts of a side go down until they do not meet the one above.
+            let top = (y - high as i32 / 2).max(free);
+            free = top + high as i32 + 3;
+            let x = if left { x - wide as i32 } else { x };
+            area.draw(&Text::new(text, (x, top), style))?;
+        }
+    }
+    Ok(())
+}
+
+fn label(node: &NodeRow) -> String {
+    let text: String = node
+        .text
+        .trim()
+        .chars()
+        .take(LABEL)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    let cut = if node.text.trim().chars().count() > LABEL { "…" } else { "" };
+    format!("{} {text}{cut}", node.slot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cosines_are_counted_from_minus_one_to_one() {
+        let counts = counted(&[-1.0, -0.999, 0.0, 0.99, 1.0, 1.000_001]);
+        assert_eq!((counts[0], counts[BARS / 2], counts[BARS - 1]), (2, 1, 3));
+        assert_eq!(counts.iter().sum::<usize>(), 6);
+    }
+
+    #[test]
+    fn survival_is_level_between_its_steps() {
+        assert_eq!(steps(&[], 5.0), [(0.0, 1.0), (5.0, 1.0)]);
+        let drawn = steps(&[(2, 0.5)], 4.0);
+        assert_eq!(drawn, [(0.0, 1.0), (2.0, 1.0), (2.0, 0.5), (4.0, 0.5)]);
+    }
+}
