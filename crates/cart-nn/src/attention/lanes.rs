@@ -288,6 +288,18 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn sum(self) -> f32 {
+            // SAFETY: passed on to the caller.
+            unsafe { _mm512_reduce_add_ps(self) }
+        }
+
+        #[inline(always)]
+        unsafe fn largest(self) -> f32 {
+            // SAFETY: passed on to the caller.
+            unsafe { _mm512_reduce_max_ps(self) }
+        }
+
+        #[inline(always)]
         unsafe fn power_of_two(self) -> Self {
             // SAFETY: passed on to the caller.
             unsafe {

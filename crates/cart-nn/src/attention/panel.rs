@@ -42,9 +42,9 @@ pub(super) struct Left<'a> {
     pub(super) depth: usize,
 }
 
-/// `out[row] = left[row] · right`, or that added to `out[row] · factors[row]`.
+/// `out[row] = left[row] · right`, or that added to `out[row] · factors[row]`, in the first `columns`.
 ///
-/// * `right`: `[depth, width]`, `width` a multiple of [`LANE_PAD`]
+/// * `right`: `[depth, width]`, `columns` a multiple of [`LANE_PAD`]
 /// * `out`: `[rows, width]`
 ///
 /// # Safety
@@ -53,19 +53,19 @@ pub(super) struct Left<'a> {
 pub(super) unsafe fn multiply<L: Lanes, E: Element>(
     left: Left<'_>,
     right: &[E],
-    width: usize,
+    (columns, width): (usize, usize),
     out: &mut [f32],
     factors: Option<&[f32]>,
 ) {
     let Left { numbers, stride, rows, depth } = left;
-    assert!(rows > 0 && depth > 0 && width.is_multiple_of(LANE_PAD));
+    assert!(rows > 0 && depth > 0 && columns <= width && columns.is_multiple_of(LANE_PAD));
     const { assert!(L::PANEL * L::COUNT == LANE_PAD || L::COUNT == LANE_PAD && L::PANEL == 4) };
     assert!(numbers.len() >= (rows - 1) * stride + depth);
     assert!(right.len() >= depth * width && out.len() >= rows * width);
     assert!(factors.is_none_or(|factors| factors.len() >= rows));
     let mut column = 0;
-    while column < width {
-        let whole = width - column >= L::PANEL * L::COUNT;
+    while column < columns {
+        let whole = columns - column >= L::PANEL * L::COUNT;
         let mut row = 0;
         while row < rows {
             let count = (rows - row).min(ROWS);

@@ -9,7 +9,7 @@ use super::lanes::{Lanes, Work};
 use super::panel::{Element, Left, multiply};
 use crate::kernel::Kernels;
 use crate::kernel::vector::{exp, soft_cap};
-use crate::kv::{BLOCK, HeadBlock, KvCache};
+use crate::kv::{BLOCK, HeadBlock, KvCache, LANE_PAD};
 
 /// From this many rows on, stored numbers are made floats once for all of them.
 const WIDEN: usize = 9;
@@ -113,7 +113,7 @@ impl Work for Sweep<'_> {
             unsafe {
                 match stored {
                     HeadBlock::F16 { keys, values } if rows.len() < WIDEN => {
-                        self.score::<L, f16>(rows.clone(), keys);
+                        self.score::<L, f16>(rows.clone(), count, keys);
                         self.weigh::<L>(block, rows.clone(), count);
                         self.mix::<L, f16>(rows, count, values);
                     }
@@ -157,7 +157,7 @@ impl Sweep<'_> {
         let mut wide = std::mem::take(&mut self.scratch.wide);
         // SAFETY: passed on to the caller.
         unsafe {
-            self.score::<L, f32>(rows.clone(), float_keys::<L>(stored, &mut wide));
+            self.score::<L, f32>(rows.clone(), count, float_keys::<L>(stored, &mut wide));
             self.weigh::<L>(block, rows.clone(), count);
             let padded = self.cache.shape().padded();
             self.mix::<L, f32>(rows, count, float_values::<L>(stored, padded, &mut wide));
@@ -165,15 +165,18 @@ impl Sweep<'_> {
         self.scratch.wide = wide;
     }
 
-    /// Scores of the rows over the block.
+    /// Scores of the rows over the first `count` positions of the block.
     #[inline(always)]
-    unsafe fn score<L: Lanes, E: Element>(&mut self, rows: Range<usize>, keys: &[E]) {
+    unsafe fn score<L: Lanes, E: Element>(&mut self, rows: Range<usize>, count: usize, keys: &[E]) {
         let depth = self.cache.shape().head_dim;
         let numbers = &self.scratch.queries[rows.start * depth..rows.end * depth];
         let left = Left { numbers, stride: depth, rows: rows.len(), depth };
         let scores = &mut self.scratch.scores[rows.start * BLOCK..rows.end * BLOCK];
         // SAFETY: passed on to the caller.
-        unsafe { multiply::<L, E>(left, keys, BLOCK, scores, None) };
+        unsafe {
+            let columns = (count.next_multiple_of(LANE_PAD), BLOCK);
+            multiply::<L, E>(left, keys, columns, scores, None);
+        }
     }
 
     /// Makes scores weights, and counts them.
@@ -209,7 +212,7 @@ impl Sweep<'_> {
         let mixed = &mut self.sums.mixed[rows.start * width..rows.end * width];
         let factors = &self.scratch.factors[rows];
         // SAFETY: passed on to the caller.
-        unsafe { multiply::<L, E>(left, values, width, mixed, Some(factors)) };
+        unsafe { multiply::<L, E>(left, values, (width, width), mixed, Some(factors)) };
     }
 }
 
