@@ -1,5 +1,6 @@
 //! `cart memory export`.
 
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use cart_format::json;
@@ -88,9 +89,9 @@ pub(crate) fn run(context: &Context, args: &ExportArgs) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    std::fs::write(path, &bytes).map_err(|source| {
+    write_whole(path, &bytes).map_err(|source| {
         let message = format!("{} can't be written: {source}", path.display());
-        Failure::refused_with(message, "give a path in a folder that is there, or `-`")
+        Failure::refused_with(message, "give a path in a folder that is there and has room, or `-`")
     })?;
     let body = ExportReport {
         manifest: found.manifest.hex(),
@@ -107,6 +108,18 @@ pub(crate) fn run(context: &Context, args: &ExportArgs) -> Result<(), Failure> {
     }
     let count = counted(entries as u64, "slot");
     report::line(&format!("{count} in {}, {}", args.output, human(bytes.len() as u64)))
+}
+
+/// Writes a file beside its place first, so that the place never has half of it.
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder.unwrap_or(Path::new(".")))?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path).map(drop).map_err(|error| error.error)
 }
 
 /// Every slot as a line, in order of the tick at which it was made; and how many there are.
