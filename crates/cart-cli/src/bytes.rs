@@ -1,5 +1,7 @@
 //! Sizes, counts and times as people read them.
 
+use jiff::Timestamp;
+
 /// `98.4 MB`, in powers of 1000, three digits.
 pub(crate) fn human(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
@@ -56,27 +58,13 @@ pub(crate) fn milliseconds(field: &serde_json::Value) -> String {
     field.as_f64().map_or_else(|| "?".to_owned(), |milliseconds| seconds(milliseconds / 1e3))
 }
 
-/// `2026-11-21 04:05:06Z` from seconds since 1970.
+/// `2026-11-21 04:05:06Z` from seconds since 1970; the seconds themselves after the year 9999.
 pub(crate) fn timestamp(unix: u64) -> String {
-    let days = unix / 86_400;
-    let (hour, minute, second) = (unix / 3600 % 24, unix / 60 % 60, unix % 60);
-    let (year, month, day) = civil_from_days(days);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z")
-}
-
-/// Days since 1970 as a date of the Gregorian calendar (Hinnant, "chrono-Compatible Low-Level Date
-/// Algorithms").
-fn civil_from_days(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let day_of_era = shifted % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+    let moment = i64::try_from(unix).ok().and_then(|unix| Timestamp::from_second(unix).ok());
+    moment.map_or_else(
+        || format!("{unix} s"),
+        |moment| moment.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
+    )
 }
 
 #[cfg(test)]
