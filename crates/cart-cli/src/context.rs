@@ -25,7 +25,7 @@ pub(crate) struct GlobalOptions {
     /// Worker threads [default: all cores]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// Force the kernels of a processor: portable, avx2, avx512vnni [default: the best it has]
+    /// Force the kernels of a processor: portable, avx2, avx512vnni, amx, neon [default: the best it has]
     #[arg(long, global = true, value_name = "LEVEL")]
     kernels: Option<KernelLevel>,
     /// Bits of activations to quantized weights: exact (16) or mixed (8, and 16 where they stand

@@ -1,6 +1,8 @@
 //! Products of weights with activations, at the level that the processor allows.
 
 pub(crate) mod activations;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
 pub(crate) mod float;
 pub(crate) mod format;
 mod lanes;
@@ -28,6 +30,8 @@ pub enum KernelLevel {
     Avx2,
     /// x86-64 with AVX-512 (F, BW, VL) and its 8-bit dot products (VNNI).
     Avx512Vnni,
+    /// The same with tiles of 8-bit products (Intel AMX) where whole blocks of rows are multiplied.
+    Amx,
     /// 64-bit Arm with NEON and its 8-bit dot products (`dotprod`).
     Neon,
 }
@@ -44,7 +48,7 @@ pub enum KernelError {
         best: KernelLevel,
     },
     /// No level has this name.
-    #[error("unknown kernel level `{found}`; known: portable, avx2, avx512vnni, neon")]
+    #[error("unknown kernel level `{found}`; known: portable, avx2, avx512vnni, amx, neon")]
     Unknown {
         /// The name found.
         found: String,
@@ -53,7 +57,8 @@ pub enum KernelError {
 
 impl KernelLevel {
     /// Every level, slowest first.
-    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512Vnni, Self::Neon];
+    pub const ALL: [Self; 5] =
+        [Self::Portable, Self::Avx2, Self::Avx512Vnni, Self::Amx, Self::Neon];
 
     /// The best level of this processor.
     pub fn detect() -> Self {
@@ -78,6 +83,8 @@ impl KernelLevel {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni")
             }
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Self::Avx512Vnni.is_supported() && amx::is_supported(),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => std::arch::is_aarch64_feature_detected!("dotprod"),
             #[cfg(any(not(target_arch = "x86_64"), not(target_arch = "aarch64")))]
@@ -91,6 +98,7 @@ impl KernelLevel {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512Vnni => "avx512vnni",
+            Self::Amx => "amx",
             Self::Neon => "neon",
         }
     }

@@ -8,6 +8,8 @@ use std::sync::Barrier;
 use std::time::Instant;
 
 use crate::kernel::KernelLevel;
+#[cfg(target_arch = "x86_64")]
+use crate::kernel::amx;
 
 /// Bytes that [`read_bandwidth`] reads in one pass: several times the caches of today.
 const BUFFER: usize = 256 << 20;
@@ -93,6 +95,7 @@ fn products_of_a_step(level: KernelLevel) -> usize {
         KernelLevel::Portable | KernelLevel::Neon => 4 * 16,
         KernelLevel::Avx2 => 8 * 32,
         KernelLevel::Avx512Vnni => 12 * 64,
+        KernelLevel::Amx => 4 * 16 * 16 * 64,
     }
 }
 
@@ -104,6 +107,8 @@ fn products(level: KernelLevel, steps: usize) -> i32 {
         KernelLevel::Avx2 => unsafe { avx2(steps) },
         // SAFETY: as above.
         KernelLevel::Avx512Vnni => unsafe { vnni(steps) },
+        // SAFETY: as above.
+        KernelLevel::Amx => unsafe { amx::products(steps) },
     }
 }
 

@@ -68,6 +68,15 @@ impl GroupScale {
         Self::new(self.scale / 256.0, halves, self.rests)
     }
 
+    /// Sum of the codes, scale, and the sum times the scale, of a part: the whole group, or a half.
+    #[inline(always)]
+    pub(crate) fn of_part(&self, part: usize, parts: usize) -> (i32, f32, f32) {
+        match parts {
+            1 => (self.halves[0].wrapping_add(self.halves[1]), self.scale, self.sum),
+            _ => (self.halves[part], self.scale, self.half_sums[part]),
+        }
+    }
+
     /// The same for the rests as if they were the codes, where activations are mixed.
     #[inline(always)]
     pub(crate) fn of_rests(&self) -> Self {
@@ -247,7 +256,7 @@ fn quantize(kernels: Kernels, values: &[f32], largest: &mut [f32], places: &mut 
     match kernels.level() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Kernels` says that the processor has these instructions.
-        KernelLevel::Avx2 | KernelLevel::Avx512Vnni => unsafe {
+        KernelLevel::Avx2 | KernelLevel::Avx512Vnni | KernelLevel::Amx => unsafe {
             x86::quantize(values, largest, places);
         },
         _ => quantize_portable(values, largest, places),

@@ -146,7 +146,9 @@ pub(crate) fn widen<T: Float>(kernels: Kernels, values: &[T], wide: &mut [f32]) 
     match kernels.level() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Kernels` says that the processor has these instructions.
-        KernelLevel::Avx2 | KernelLevel::Avx512Vnni => unsafe { avx2(values, wide) },
+        KernelLevel::Avx2 | KernelLevel::Avx512Vnni | KernelLevel::Amx => unsafe {
+            avx2(values, wide);
+        },
         // SAFETY: plain Rust.
         _ => unsafe { body::<T, false>(values, wide) },
     }
@@ -236,7 +238,9 @@ fn few<T: Float, const R: usize>(
     match kernels.level() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Kernels` says that the processor has these instructions.
-        KernelLevel::Avx2 | KernelLevel::Avx512Vnni => unsafe { avx2(weights, width, input, out) },
+        KernelLevel::Avx2 | KernelLevel::Avx512Vnni | KernelLevel::Amx => unsafe {
+            avx2(weights, width, input, out);
+        },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: NEON is part of every such processor.
         KernelLevel::Neon => unsafe { few_body::<T, true, R>(weights, width, input, out) },

@@ -210,7 +210,9 @@ pub(crate) fn pack_tile<F: Format>(
     match kernels.level() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Kernels` says that the processor has these instructions.
-        KernelLevel::Avx2 | KernelLevel::Avx512Vnni => unsafe { avx2::<F>(rows, row_bytes, tile) },
+        KernelLevel::Avx2 | KernelLevel::Avx512Vnni | KernelLevel::Amx => unsafe {
+            avx2::<F>(rows, row_bytes, tile);
+        },
         _ => pack_tile_body::<F>(rows, row_bytes, tile, turned),
     }
 }

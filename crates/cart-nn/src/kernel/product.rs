@@ -5,11 +5,15 @@
 //! does not depend on its neighbours.
 
 mod group;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod matrix_unit;
 
 use std::ops::Range;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use crate::kernel::activations::{BLOCK, Codes, Quantized};
+#[cfg(target_arch = "x86_64")]
+use crate::kernel::amx::Amx;
 use crate::kernel::format::{Format, GROUP};
 #[cfg(target_arch = "aarch64")]
 use crate::kernel::lanes::neon::Neon;
@@ -20,6 +24,8 @@ use crate::kernel::packed::{LINE, OUTPUTS, Packed, tile_bytes};
 use crate::kernel::{Activations, KernelLevel, Kernels};
 use crate::parallel::Rows;
 use group::Group;
+#[cfg(target_arch = "x86_64")]
+use matrix_unit::MatrixUnit;
 
 /// How far ahead memory is asked for, in bytes.
 const AHEAD: usize = 4096;
@@ -54,6 +60,8 @@ pub(crate) unsafe fn product<F: Format>(
             KernelLevel::Avx2 => run_avx2::<F>(weights, tiles, input, target),
             #[cfg(target_arch = "x86_64")]
             KernelLevel::Avx512Vnni => run_avx512::<F>(weights, tiles, input, target),
+            #[cfg(target_arch = "x86_64")]
+            KernelLevel::Amx => run_by_unit::<Amx, F>(weights, tiles, input, target),
             #[cfg(target_arch = "aarch64")]
             KernelLevel::Neon => run::<Neon, F>(weights, tiles, input, target),
             _ => run::<Portable, F>(weights, tiles, input, target),
@@ -85,6 +93,35 @@ unsafe fn run_avx512<F: Format>(
     unsafe { run::<Avx512, F>(weights, tiles, input, target) }
 }
 
+/// As AVX-512, with whole blocks of rows by a unit.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn run_by_unit<U: MatrixUnit, F: Format>(
+    weights: &Packed,
+    tiles: Range<usize>,
+    input: &Quantized,
+    target: Target<'_>,
+) {
+    for index in tiles {
+        let tile = weights.tile::<F>(index);
+        let outputs = index * OUTPUTS..weights.outputs.min((index + 1) * OUTPUTS);
+        let columns = target.column + outputs.start..target.column + outputs.end;
+        for block in 0..input.blocks() {
+            let rows = input.block_rows(block);
+            let job = Job { tile, input, block, at: 0 };
+            // SAFETY: this function has the instructions; the rest is the caller's promise.
+            unsafe {
+                if rows.len() == BLOCK && input.activations == Activations::Exact {
+                    let sums = job.sums_by_unit::<U, F>();
+                    put(&sums, (target.rows, rows.start, &columns));
+                } else {
+                    job.block::<Avx512, F>((target.rows, rows.start, &columns));
+                }
+            }
+        }
+    }
+}
+
 /// # Safety
 /// As [`product`], and the processor has the instructions of `L`.
 #[inline(always)]
@@ -99,21 +136,10 @@ unsafe fn run<L: Lanes, F: Format>(
         let outputs = index * OUTPUTS..weights.outputs.min((index + 1) * OUTPUTS);
         let columns = target.column + outputs.start..target.column + outputs.end;
         for block in 0..input.blocks() {
-            let rows = input.block_rows(block);
-            let mut at = 0;
-            while at < rows.len() {
-                let job = Job { tile, input, block, at };
-                let place = (target.rows, rows.start + at, &columns);
-                // SAFETY: passed on to the caller.
-                at += unsafe {
-                    match rows.len() - at {
-                        16.. if L::ROWS >= 16 => job.rows::<L, F, 16>(place),
-                        4.. if L::ROWS >= 4 => job.rows::<L, F, 4>(place),
-                        2.. if L::ROWS == 2 => job.rows::<L, F, 2>(place),
-                        _ => job.rows::<L, F, 1>(place),
-                    }
-                };
-            }
+            let job = Job { tile, input, block, at: 0 };
+            let first = input.block_rows(block).start;
+            // SAFETY: passed on to the caller.
+            unsafe { job.block::<L, F>((target.rows, first, &columns)) };
         }
     }
 }
@@ -131,6 +157,27 @@ macro_rules! each_row {
     };
 }
 
+/// Rows of the target, the first of them, and its columns.
+type Place<'a> = (Rows<'a, f32>, usize, &'a Range<usize>);
+
+/// Writes the sums of some rows.
+///
+/// # Safety
+/// Nobody else has these columns.
+#[inline(always)]
+unsafe fn put(sums: &[[f32; OUTPUTS]], (rows, first, columns): Place<'_>) {
+    for (row, sums) in sums.iter().enumerate() {
+        // SAFETY: the caller has these columns alone.
+        unsafe {
+            if columns.len() == OUTPUTS {
+                rows.write(first + row, columns.start, sums);
+            } else {
+                rows.write(first + row, columns.start, &sums[..columns.len()]);
+            }
+        }
+    }
+}
+
 /// A tile and some rows of a block.
 struct Job<'a> {
     tile: &'a [u8],
@@ -141,28 +188,34 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
+    /// Writes the products of the block's rows.
+    #[inline(always)]
+    unsafe fn block<L: Lanes, F: Format>(mut self, (rows, first, columns): Place<'_>) {
+        let count = self.input.block_rows(self.block).len();
+        while self.at < count {
+            let place = (rows, first + self.at, columns);
+            // SAFETY: passed on to the caller.
+            self.at += unsafe {
+                match count - self.at {
+                    16.. if L::ROWS >= 16 => self.rows::<L, F, 16>(place),
+                    4.. if L::ROWS >= 4 => self.rows::<L, F, 4>(place),
+                    2.. if L::ROWS == 2 => self.rows::<L, F, 2>(place),
+                    _ => self.rows::<L, F, 1>(place),
+                }
+            };
+        }
+    }
+
     /// Writes the products of `R` rows, and returns `R`.
     #[inline(always)]
-    unsafe fn rows<L: Lanes, F: Format, const R: usize>(
-        &self,
-        (rows, first, columns): (Rows<'_, f32>, usize, &Range<usize>),
-    ) -> usize {
+    unsafe fn rows<L: Lanes, F: Format, const R: usize>(&self, place: Place<'_>) -> usize {
         // SAFETY: passed on to the caller.
-        let sums = unsafe {
-            match self.input.activations {
+        unsafe {
+            let sums = match self.input.activations {
                 Activations::Exact => self.sums::<L, F, R, true>(),
                 Activations::Mixed => self.sums::<L, F, R, false>(),
-            }
-        };
-        for (row, sums) in sums.iter().enumerate() {
-            // SAFETY: the caller has these columns alone.
-            unsafe {
-                if columns.len() == OUTPUTS {
-                    rows.write(first + row, columns.start, sums);
-                } else {
-                    rows.write(first + row, columns.start, &sums[..columns.len()]);
-                }
-            }
+            };
+            put(&sums, place);
         }
         R
     }
@@ -277,5 +330,28 @@ impl Job<'_> {
                 }
             }
         }
+    }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+pub(crate) use of_tests::product_by_model;
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod of_tests {
+    use super::*;
+    use crate::kernel::amx::Model;
+
+    /// [`product`] at the level of AMX, with the model for the unit.
+    ///
+    /// # Safety
+    /// As there, and the processor has AVX-512.
+    pub(crate) unsafe fn product_by_model<F: Format>(
+        weights: &Packed,
+        tiles: Range<usize>,
+        input: &Quantized,
+        target: Target<'_>,
+    ) {
+        // SAFETY: passed on to the caller.
+        unsafe { run_by_unit::<Model, F>(weights, tiles, input, target) }
     }
 }

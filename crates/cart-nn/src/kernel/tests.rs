@@ -178,6 +178,15 @@ fn check_format<F: Format>(dtype: DType, rows: usize, outputs: usize, blocks: us
         let found: Vec<f32> =
             out.chunks_exact(outputs + 3).flat_map(|row| &row[2..outputs + 2]).copied().collect();
         assert_close(&found, &exact, &format!("{dtype} {kernels:?}"));
+        #[cfg(target_arch = "x86_64")]
+        if kernels.level() == KernelLevel::Avx512Vnni {
+            let mut by_unit = vec![0.0; out.len()];
+            let target = Target { rows: Rows::new(&mut by_unit, outputs + 3), column: 2 };
+            let tiles = 0..outputs.div_ceil(OUTPUTS);
+            // SAFETY: the processor has AVX-512; the output is this test's alone.
+            unsafe { product::product_by_model::<F>(&packed, tiles, &codes, target) };
+            assert_eq!(by_unit, out, "{dtype} by a model of a matrix unit");
+        }
         let outside = |row: &[f32]| row[..2] == [0.0; 2] && row[outputs + 2..] == [0.0];
         assert!(out.chunks_exact(outputs + 3).all(outside), "{dtype} writes other columns");
         for row in 0..rows {

@@ -27,7 +27,7 @@ macro_rules! vectorized {
             match kernels.level() {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: `Kernels` says that the processor has these instructions.
-                KernelLevel::Avx2 | KernelLevel::Avx512Vnni => unsafe { avx2($($arg),*) },
+                KernelLevel::Avx2 | KernelLevel::Avx512Vnni | KernelLevel::Amx => unsafe { avx2($($arg),*) },
                 // NEON is part of every such processor.
                 #[cfg(target_arch = "aarch64")]
                 KernelLevel::Neon => body::<true>($($arg),*),

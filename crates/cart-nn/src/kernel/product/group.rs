@@ -9,7 +9,7 @@ use crate::kernel::packed::{
 
 /// A group of some outputs' weights in registers.
 pub(super) struct Group<L: Lanes> {
-    codes: [L::Codes; QUADS],
+    pub(super) codes: [L::Codes; QUADS],
     /// For each half; the first for both where the group has one part.
     scales: [L::Floats; 2],
     mins: [L::Floats; 2],
@@ -89,9 +89,7 @@ impl<L: Lanes> Group<L> {
                     _ => L::both_dots::<8, QUADS, N>(&self.codes, 0, x, rests),
                 };
                 for (row, (sum, dots)) in sums.iter_mut().zip(dots).enumerate() {
-                    let shared = &*shared.add(row);
-                    let codes = shared.halves[0].wrapping_add(shared.halves[1]);
-                    let of_group = (codes, shared.scale, shared.sum);
+                    let of_group = (*shared.add(row)).of_part(0, 1);
                     self.add_dots::<F>(&mut sum.as_mut()[vector], 0, dots, of_group);
                 }
                 return;
@@ -103,8 +101,7 @@ impl<L: Lanes> Group<L> {
                     _ => L::both_dots::<6, { QUADS / 2 }, N>(&self.codes, first, x, rests),
                 };
                 for (row, (sum, dots)) in sums.iter_mut().zip(dots).enumerate() {
-                    let shared = &*shared.add(row);
-                    let of_half = (shared.halves[half], shared.scale, shared.half_sums[half]);
+                    let of_half = (*shared.add(row)).of_part(half, 2);
                     self.add_dots::<F>(&mut sum.as_mut()[vector], half, dots, of_half);
                 }
             }
@@ -115,7 +112,7 @@ impl<L: Lanes> Group<L> {
     ///
     /// * `codes`, `scale`, `scaled`: the sum of the activations' codes, their scale, the sum times the scale
     #[inline(always)]
-    unsafe fn add_dots<F: Format>(
+    pub(super) unsafe fn add_dots<F: Format>(
         &self,
         sum: &mut L::Floats,
         part: usize,
