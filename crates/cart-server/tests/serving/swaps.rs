@@ -161,7 +161,10 @@ fn a_rollback_brings_back_the_generation_before_with_its_memory() {
     let write = json!({"prompt": "The code of the red boat is 4821.", "max_tokens": 8,
         "temperature": 0, "memory": {"write": true}});
     post(&server, "/v1/completions", &write);
-    server.wait_until("memory", |state| state["memory"]["stm"]["slots"].as_u64() > Some(0));
+    // The prompt and the answer are observed one after the other, the answer's end after its response.
+    server.wait_until("both observations", |state| {
+        state["streams"] == 0 && state["memory"]["counters"]["observations"].as_u64() >= Some(2)
+    });
     let before = server.state()["memory"].clone();
     swap(&server, &json!({"ref": "two"}));
     assert_eq!(server.state()["memory"], Value::Null, "the new cartridge's own memory");

@@ -137,9 +137,7 @@ fn replay_log(context: &Context, path: &Path, args: &ReplayArgs) -> Result<(), F
 /// A log that can't be replayed, with what can be done.
 pub(super) fn refused_log(path: &Path, error: &LogError) -> Failure {
     let hint = match error.operations_before() {
-        Some(before) => {
-            format!("`cart memory replay --log FILE --until {before}` replays what comes before")
-        }
+        Some(before) => format!("`--until {before}` of `cart memory replay` stops before it"),
         None if matches!(error, LogError::Base { .. }) => {
             "`--base REF` names a cartridge with that memory".to_owned()
         }
