@@ -1,6 +1,5 @@
 //! Causal self-attention with grouped keys and values, over a cache.
 
-mod lanes;
 mod panel;
 mod plan;
 mod sweep;
@@ -10,11 +9,11 @@ mod tests;
 use std::ops::Range;
 
 use crate::kernel::Kernels;
+use crate::kernel::floats::at_level;
 use crate::kv::KvCache;
 use crate::norm::Norm;
 use crate::parallel::{Rows, split};
 use crate::rope::RopeTable;
-use lanes::at_level;
 use plan::{Pass, plan};
 use sweep::{Scratch, Sums, Sweep};
 

@@ -159,9 +159,7 @@ impl Model {
             .iter()
             .map(|rope| rope.table(pieces.iter().flat_map(Piece::positions)))
             .collect();
-        // All pieces of a chunk are steps, or there is one.
-        let steps = pieces.iter().all(|piece| piece.is_step(runs));
-        let kernels = if steps { self.kernels.by_row() } else { self.kernels };
+        let kernels = self.kernels;
         let mut hidden = self.embed(runs, pieces)?;
         for (index, layer) in self.layers.iter().enumerate() {
             hidden = Self::layer((index, layer), kernels, &hidden, &tables, runs, pieces)?;

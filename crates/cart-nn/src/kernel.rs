@@ -4,6 +4,7 @@ pub(crate) mod activations;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
 pub(crate) mod float;
+pub(crate) mod floats;
 pub(crate) mod format;
 mod lanes;
 pub(crate) mod memory;
@@ -125,7 +126,6 @@ impl FromStr for KernelLevel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Kernels {
     level: KernelLevel,
-    by_row: bool,
     activations: Activations,
 }
 
@@ -187,17 +187,11 @@ impl Kernels {
 
     pub(crate) fn detect() -> Self {
         let activations = Activations::default();
-        Self { level: KernelLevel::detect(), by_row: false, activations }
+        Self { level: KernelLevel::detect(), activations }
     }
 
     pub(crate) fn level(self) -> KernelLevel {
         self.level
-    }
-
-    /// The same, with every row multiplied as if it were alone: sums are taken in one order,
-    /// however many rows there are. So a session's text does not depend on the sessions beside it.
-    pub(crate) fn by_row(self) -> Self {
-        Self { by_row: true, ..self }
     }
 
     /// The same with activations of other bits.
@@ -207,10 +201,5 @@ impl Kernels {
 
     pub(crate) fn activations(self) -> Activations {
         self.activations
-    }
-
-    /// Whether rows are multiplied as if alone.
-    pub(crate) fn is_by_row(self) -> bool {
-        self.by_row
     }
 }

@@ -12,7 +12,7 @@ use crate::kernel::memory::Arena;
 use crate::kernel::packed::{OUTPUTS, Packed};
 use crate::kernel::product::{self, Target};
 use crate::kernel::tiles::Tiles;
-use crate::kernel::{Kernels, float, vector};
+use crate::kernel::{Kernels, float, floats, vector};
 use crate::parallel::{Rows, split, written};
 
 /// Bytes of weights that are worth a task of their own.
@@ -161,7 +161,7 @@ impl Matrix {
 }
 
 /// Bytes as little-endian numbers; loading aligned them.
-fn cast<T: float::Float>(bytes: &[u8]) -> &[T] {
+fn cast<T: floats::Element>(bytes: &[u8]) -> &[T] {
     const { assert!(cfg!(target_endian = "little"), "weights are little-endian and not copied") };
     // SAFETY: `Float` types are plain numbers, for which every bit pattern is valid.
     let (before, values, after) = unsafe { bytes.align_to::<T>() };

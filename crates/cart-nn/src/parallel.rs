@@ -109,9 +109,4 @@ impl<'a, T> Rows<'a, T> {
             )
         }
     }
-
-    /// Distance between rows.
-    pub(crate) fn width(&self) -> usize {
-        self.width
-    }
 }

@@ -1,35 +1,10 @@
 //! Products of a few rows with a block of keys or values, sums in registers.
 
-use half::f16;
-
-use super::lanes::Lanes;
+use crate::kernel::floats::{Element, Lanes};
 use crate::kv::LANE_PAD;
 
 /// Rows whose sums are in registers together.
 const ROWS: usize = 6;
-
-/// A stored number that becomes a float on the way into a register.
-pub(super) trait Element: Copy {
-    /// # Safety
-    /// As for [`Lanes::load`].
-    unsafe fn lanes<L: Lanes>(from: *const Self) -> L;
-}
-
-impl Element for f32 {
-    #[inline(always)]
-    unsafe fn lanes<L: Lanes>(from: *const Self) -> L {
-        // SAFETY: passed on to the caller.
-        unsafe { L::load(from) }
-    }
-}
-
-impl Element for f16 {
-    #[inline(always)]
-    unsafe fn lanes<L: Lanes>(from: *const Self) -> L {
-        // SAFETY: passed on to the caller.
-        unsafe { L::load_f16(from) }
-    }
-}
 
 /// Some rows of a matrix.
 #[derive(Clone, Copy)]

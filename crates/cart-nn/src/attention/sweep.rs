@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use half::f16;
 
-use super::lanes::{Lanes, Work};
-use super::panel::{Element, Left, multiply};
+use super::panel::{Left, multiply};
 use crate::kernel::Kernels;
+use crate::kernel::floats::{Element, Lanes, SIDE_BY_SIDE, Work};
 use crate::kernel::vector::{exp, soft_cap};
 use crate::kv::{BLOCK, HeadBlock, KvCache, LANE_PAD};
 
@@ -230,14 +230,15 @@ unsafe fn exponentials<L: Lanes>(scores: &mut [f32], largest: f32) -> (f32, f32,
         }
         let most = most.largest();
         let shift = L::splat(most);
-        let mut sum = L::splat(0.0);
+        let mut sums = [L::splat(0.0); 2];
         for at in (0..BLOCK).step_by(L::COUNT) {
             let weights = L::load(start.add(at)).sub(shift).exp();
             weights.store(start.add(at));
-            sum = sum.add(weights);
+            let sum = &mut sums[at % SIDE_BY_SIDE / L::COUNT];
+            *sum = sum.add(weights);
         }
         let factor = L::splat(largest - most).exp().spread()[0];
-        (most, sum.sum(), factor)
+        (most, L::sum_of(sums), factor)
     }
 }
 

@@ -15,7 +15,6 @@
 //! | over 1.25 of the mean: a fifth | 5.1e-4 | 2.2e-3 |
 //! | as here: a third | 3.1e-4 | 1.2e-3 |
 
-use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -33,10 +32,7 @@ pub(crate) const BLOCK: usize = 16;
 #[repr(C, align(32))]
 pub(crate) struct Codes(pub(crate) [i8; GROUP]);
 
-/// What a group of 32 activation codes shares.
-///
-/// Where activations are mixed, `value ≈ scale · (code + rest / 256)`. Where they are exact, the rests
-/// are no afterthought: `value ≈ scale · (256 · code + rest)`, and `halves` are sums of what is in the brackets.
+/// What a group of 32 activation codes shares: `value ≈ scale · (256 · code + rest)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[repr(C)]
 pub(crate) struct GroupScale {
@@ -45,27 +41,22 @@ pub(crate) struct GroupScale {
     pub(crate) sum: f32,
     /// `scale · halves`, the same for formats with a minimum for each half.
     pub(crate) half_sums: [f32; 2],
-    /// Sums of the first and of the second 16 codes.
+    /// Sums of the first and of the second 16 of what is in the brackets.
     pub(crate) halves: [i32; 2],
-    /// The same of the rests; 0 where the group is not wide.
-    pub(crate) rests: [i32; 2],
 }
 
 impl GroupScale {
+    /// * `step`: of the codes
+    /// * `codes`, `rests`: their sums, by halves
     #[inline(always)]
-    pub(crate) fn new(scale: f32, halves: [i32; 2], rests: [i32; 2]) -> Self {
-        let sum = scale * halves[0].wrapping_add(halves[1]) as f32;
-        Self { scale, sum, half_sums: halves.map(|half| scale * half as f32), halves, rests }
-    }
-
-    /// The same for codes and rests as one number.
-    #[inline(always)]
-    pub(super) fn exact(self) -> Self {
+    pub(crate) fn new(step: f32, codes: [i32; 2], rests: [i32; 2]) -> Self {
+        let scale = step / 256.0;
         let halves = [0, 1].map(|half| {
-            let codes: i32 = self.halves[half];
-            codes.wrapping_mul(256).wrapping_add(self.rests[half])
+            let codes: i32 = codes[half];
+            codes.wrapping_mul(256).wrapping_add(rests[half])
         });
-        Self::new(self.scale / 256.0, halves, self.rests)
+        let sum = scale * halves[0].wrapping_add(halves[1]) as f32;
+        Self { scale, sum, half_sums: halves.map(|half| scale * half as f32), halves }
     }
 
     /// Sum of the codes, scale, and the sum times the scale, of a part: the whole group, or a half.
@@ -76,12 +67,6 @@ impl GroupScale {
             _ => (self.halves[part], self.scale, self.half_sums[part]),
         }
     }
-
-    /// The same for the rests as if they were the codes, where activations are mixed.
-    #[inline(always)]
-    pub(crate) fn of_rests(&self) -> Self {
-        Self::new(self.scale / 256.0, self.rests, [0; 2])
-    }
 }
 
 /// Rows of activations, `[rows, groups · 32]`, in blocks of [`BLOCK`] rows (the last may have fewer):
@@ -90,11 +75,10 @@ impl GroupScale {
 pub(crate) struct Quantized {
     pub(crate) rows: usize,
     pub(crate) groups: usize,
-    pub(crate) activations: Activations,
     codes: Box<[Codes]>,
     scales: Box<[GroupScale]>,
-    /// Rests of the wide groups.
-    rests: Box<[MaybeUninit<Codes>]>,
+    /// Zeros where the group is not wide.
+    rests: Box<[Codes]>,
     /// For each group of each block a bit for each row: whether it is wide; all are where they are exact.
     wide: Vec<AtomicU16>,
 }
@@ -103,26 +87,15 @@ pub(crate) struct Quantized {
 pub(crate) struct Block<'a> {
     pub(crate) codes: &'a [Codes],
     pub(crate) scales: &'a [GroupScale],
-    /// Those of the wide groups are initialized.
-    pub(crate) rests: &'a [MaybeUninit<Codes>],
+    pub(crate) rests: &'a [Codes],
     wide: &'a [AtomicU16],
 }
 
 impl Block<'_> {
-    /// For each row of the block a bit: whether group `group` is wide.
+    /// For each row of the block a bit: whether group `group` is wide. The rests of the others are zeros.
     #[inline(always)]
     pub(crate) fn wide(&self, group: usize) -> u32 {
         self.wide[group].load(Ordering::Relaxed).into()
-    }
-
-    /// The rests at a place.
-    ///
-    /// # Safety
-    /// The group is wide in that row.
-    #[inline(always)]
-    pub(crate) unsafe fn rests(&self, at: usize) -> &Codes {
-        // SAFETY: the rests of a wide group were written before its bit was set.
-        unsafe { self.rests[at].assume_init_ref() }
     }
 }
 
@@ -144,6 +117,7 @@ pub(super) struct Places<'a> {
 }
 
 impl Places<'_> {
+    /// * `rests`: none where the group is not wide
     #[inline(always)]
     pub(super) fn put(
         &mut self,
@@ -152,19 +126,16 @@ impl Places<'_> {
         scale: GroupScale,
         rests: Option<Codes>,
     ) {
-        let scale = if self.exact { scale.exact() } else { scale };
         let at = self.first + group * self.rows + self.row;
         // SAFETY: each row is written by one task, so nobody else has its places.
         unsafe {
             self.codes.write(at, 0, &[codes]);
             self.scales.write(at, 0, &[scale]);
-            if let Some(rests) = rests {
-                self.rests.write(at, 0, &[rests]);
-                // Lines of these words are shared between cores, so they are left alone where all is known.
-                if !self.exact {
-                    self.wide[group].fetch_or(1 << self.row, Ordering::Relaxed);
-                }
-            }
+            self.rests.write(at, 0, &[rests.unwrap_or_default()]);
+        }
+        // Lines of these words are shared between cores, so they are left alone where all is known.
+        if rests.is_some() && !self.exact {
+            self.wide[group].fetch_or(1 << self.row, Ordering::Relaxed);
         }
     }
 }
@@ -207,9 +178,10 @@ impl Quantized {
                 }
             });
         }
-        // SAFETY: every group of every row was written, but for the rests.
-        let (codes, scales) = unsafe { (codes.assume_init(), scales.assume_init()) };
-        Self { rows, groups, activations: kernels.activations(), codes, scales, rests, wide }
+        // SAFETY: every group of every row was written.
+        let (codes, scales, rests) =
+            unsafe { (codes.assume_init(), scales.assume_init(), rests.assume_init()) };
+        Self { rows, groups, codes, scales, rests, wide }
     }
 
     /// Blocks of rows.
@@ -236,16 +208,14 @@ impl Quantized {
         }
     }
 
-    /// Codes, scale and rests of group `group` of row `row`.
+    /// Codes, scale and rests of group `group` of row `row`, and whether it is wide.
     #[cfg(test)]
-    pub(crate) fn group(&self, row: usize, group: usize) -> (&Codes, &GroupScale, Option<&Codes>) {
+    pub(crate) fn group(&self, row: usize, group: usize) -> (&Codes, &GroupScale, &Codes, bool) {
         let rows = self.block_rows(row / BLOCK);
         let block = self.block(row / BLOCK);
         let at = group * rows.len() + row % BLOCK;
         let wide = block.wide(group) >> (row % BLOCK) & 1 == 1;
-        // SAFETY: the group is wide.
-        let rests = wide.then(|| unsafe { &*block.rests[at].as_ptr() });
-        (&block.codes[at], &block.scales[at], rests)
+        (&block.codes[at], &block.scales[at], &block.rests[at], wide)
     }
 }
 

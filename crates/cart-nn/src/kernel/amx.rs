@@ -60,7 +60,7 @@ impl MatrixUnit for Amx {
     }
 
     #[inline(always)]
-    unsafe fn products(
+    unsafe fn products<const RESTS: bool>(
         &mut self,
         weights: *const u8,
         x: *const i8,
@@ -75,20 +75,27 @@ impl MatrixUnit for Amx {
                 "tileloadd tmm2, [{x} + {row}]",
                 "tilezero tmm0",
                 "tdpbsud tmm0, tmm2, tmm4",
-                "tileloadd tmm3, [{rests} + {row}]",
-                "tilezero tmm1",
-                "tdpbsud tmm1, tmm3, tmm4",
                 "tilestored [{high} + {line}], tmm0",
-                "tilestored [{low} + {line}], tmm1",
                 weights = in(reg) weights,
                 x = in(reg) x,
-                rests = in(reg) rests,
                 high = in(reg) std::ptr::from_mut(high),
-                low = in(reg) std::ptr::from_mut(low),
                 line = in(reg) LINE,
                 row = in(reg) ROW,
                 options(nostack, preserves_flags),
             );
+            if RESTS {
+                asm!(
+                    "tileloadd tmm3, [{rests} + {row}]",
+                    "tilezero tmm1",
+                    "tdpbsud tmm1, tmm3, tmm4",
+                    "tilestored [{low} + {line}], tmm1",
+                    rests = in(reg) rests,
+                    low = in(reg) std::ptr::from_mut(low),
+                    line = in(reg) LINE,
+                    row = in(reg) ROW,
+                    options(nostack, preserves_flags),
+                );
+            }
         }
     }
 
@@ -205,31 +212,33 @@ unsafe fn multiplies<U: MatrixUnit>() -> bool {
     let (x, rests) = (codes(53), codes(101));
     [QUADS, QUADS / 2].into_iter().all(|quads| {
         let results = [0, 1].map(|of_model| {
-            let mut out = [Sums([[-1; 16]; BLOCK]); 2];
+            let mut out = [[Sums([[-1; 16]; BLOCK]); 2]; 2];
             let places = (weights.as_ptr(), x.as_ptr().cast(), rests.as_ptr().cast());
             // SAFETY: the caller has the instructions; the places have a group's bytes for 16 rows.
             unsafe {
                 if of_model == 1 {
-                    once::<Model>(quads, places, &mut out);
+                    twice::<Model>(quads, places, &mut out);
                 } else {
-                    once::<U>(quads, places, &mut out);
+                    twice::<U>(quads, places, &mut out);
                 }
             }
-            out.map(|sums| sums.0)
+            out.map(|sums| sums.map(|sums| sums.0))
         });
         results[0] == results[1]
     })
 }
 
-unsafe fn once<U: MatrixUnit>(
+/// Without rests and with them.
+unsafe fn twice<U: MatrixUnit>(
     quads: usize,
     (weights, x, rests): (*const u8, *const i8, *const i8),
-    out: &mut [Sums; 2],
+    [without, with]: &mut [[Sums; 2]; 2],
 ) {
     // SAFETY: passed on to the caller.
     unsafe {
         let mut unit = U::begin(quads);
-        unit.products(weights, x, rests, out);
+        unit.products::<false>(weights, x, rests, without);
+        unit.products::<true>(weights, x, rests, with);
         unit.end();
     }
 }
@@ -244,14 +253,14 @@ impl MatrixUnit for Model {
         Self { quads }
     }
 
-    unsafe fn products(
+    unsafe fn products<const RESTS: bool>(
         &mut self,
         weights: *const u8,
         x: *const i8,
         rests: *const i8,
         out: &mut [Sums; 2],
     ) {
-        for (codes, sums) in [x, rests].into_iter().zip(out) {
+        for (codes, sums) in [x, rests].into_iter().zip(out).take(if RESTS { 2 } else { 1 }) {
             for (row, sums) in sums.0.iter_mut().enumerate() {
                 for (output, sum) in sums.iter_mut().enumerate() {
                     *sum = (0..4 * self.quads)
@@ -285,7 +294,7 @@ mod tests {
             Self(unsafe { Model::begin(quads) })
         }
 
-        unsafe fn products(
+        unsafe fn products<const RESTS: bool>(
             &mut self,
             weights: *const u8,
             x: *const i8,
@@ -293,7 +302,7 @@ mod tests {
             out: &mut [Sums; 2],
         ) {
             // SAFETY: passed on to the caller.
-            unsafe { self.0.products(weights, x, x, out) };
+            unsafe { self.0.products::<RESTS>(weights, x, x, out) };
         }
 
         unsafe fn end(self) {}

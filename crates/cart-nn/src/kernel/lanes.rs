@@ -52,9 +52,15 @@ pub(crate) trait Lanes: Copy {
     ) -> Self::Ints;
     /// `256 · high + low`.
     unsafe fn both(high: Self::Ints, low: Self::Ints) -> Self::Ints;
-    /// [`Lanes::both`] of the dots with `x` and with `rests`, for each of `N` rows of a block.
+    /// [`Lanes::both`] of the dots with `x` and with `rests`, for each of `N` rows of a block; of zeros
+    /// for those with the rests where not `RESTS`.
     #[inline(always)]
-    unsafe fn both_dots<const BITS: usize, const COUNT: usize, const N: usize>(
+    unsafe fn both_dots<
+        const BITS: usize,
+        const COUNT: usize,
+        const N: usize,
+        const RESTS: bool,
+    >(
         codes: &[Self::Codes; QUADS],
         first: usize,
         x: *const Codes,
@@ -66,7 +72,11 @@ pub(crate) trait Lanes: Copy {
             let mut all = [zero; N];
             for (row, both) in all.iter_mut().enumerate() {
                 let high = Self::dots::<BITS, COUNT>(codes, first, x.add(row).cast());
-                let low = Self::dots::<BITS, COUNT>(codes, first, rests.add(row).cast());
+                let low = if RESTS {
+                    Self::dots::<BITS, COUNT>(codes, first, rests.add(row).cast())
+                } else {
+                    zero
+                };
                 *both = Self::both(high, low);
             }
             all
@@ -77,8 +87,6 @@ pub(crate) trait Lanes: Copy {
 
     /// The same number for every output.
     unsafe fn splat(value: f32) -> Self::Floats;
-    /// `a + b`.
-    unsafe fn add(a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `a · b`.
     unsafe fn multiply(a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `a · b + c`.

@@ -1,8 +1,8 @@
 //! Products of packed weights with quantized activations.
 //!
-//! The arithmetic of a row is the same however many rows there are: whole numbers within a group,
-//! then a float sum, group after group, and one of the rests of the wide groups. So a row's result
-//! does not depend on its neighbours.
+//! The arithmetic of a row is the same however many rows there are, and at every level: whole numbers
+//! within a group, then a float sum, group after group. So a row's result depends neither on its
+//! neighbours nor on the processor.
 
 mod group;
 #[cfg(target_arch = "x86_64")]
@@ -11,7 +11,7 @@ pub(crate) mod matrix_unit;
 use std::ops::Range;
 use std::sync::atomic::{Ordering, compiler_fence};
 
-use crate::kernel::activations::{BLOCK, Codes, Quantized};
+use crate::kernel::activations::{BLOCK, Quantized};
 #[cfg(target_arch = "x86_64")]
 use crate::kernel::amx::Amx;
 use crate::kernel::format::{Format, GROUP};
@@ -21,16 +21,16 @@ use crate::kernel::lanes::{Lanes, portable::Portable};
 #[cfg(target_arch = "x86_64")]
 use crate::kernel::lanes::{avx2::Avx2, avx512::Avx512};
 use crate::kernel::packed::{LINE, OUTPUTS, Packed, tile_bytes};
-use crate::kernel::{Activations, KernelLevel, Kernels};
+use crate::kernel::{KernelLevel, Kernels};
 use crate::parallel::Rows;
 use group::Group;
 #[cfg(target_arch = "x86_64")]
-use matrix_unit::MatrixUnit;
+use matrix_unit::ByUnit;
 
 /// How far ahead memory is asked for, in bytes.
 const AHEAD: usize = 4096;
 
-/// Rows whose products are taken turn about, where activations are exact.
+/// Rows whose products are taken turn about; with rests where one of them is wide.
 const FEW: usize = 4;
 
 /// Where a product's results go: columns from `column` on.
@@ -59,12 +59,12 @@ pub(crate) unsafe fn product<F: Format>(
             #[cfg(target_arch = "x86_64")]
             KernelLevel::Avx2 => run_avx2::<F>(weights, tiles, input, target),
             #[cfg(target_arch = "x86_64")]
-            KernelLevel::Avx512Vnni => run_avx512::<F>(weights, tiles, input, target),
+            KernelLevel::Avx512Vnni => run_avx512::<OneByOne, F>(weights, tiles, input, target),
             #[cfg(target_arch = "x86_64")]
-            KernelLevel::Amx => run_by_unit::<Amx, F>(weights, tiles, input, target),
+            KernelLevel::Amx => run_avx512::<ByUnit<Amx>, F>(weights, tiles, input, target),
             #[cfg(target_arch = "aarch64")]
-            KernelLevel::Neon => run::<Neon, F>(weights, tiles, input, target),
-            _ => run::<Portable, F>(weights, tiles, input, target),
+            KernelLevel::Neon => run::<Neon, OneByOne, F>(weights, tiles, input, target),
+            _ => run::<Portable, OneByOne, F>(weights, tiles, input, target),
         }
     }
 }
@@ -78,54 +78,25 @@ unsafe fn run_avx2<F: Format>(
     target: Target<'_>,
 ) {
     // SAFETY: this function has the instructions; the rest is the caller's promise.
-    unsafe { run::<Avx2, F>(weights, tiles, input, target) }
+    unsafe { run::<Avx2, OneByOne, F>(weights, tiles, input, target) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn run_avx512<F: Format>(
+unsafe fn run_avx512<W: WholeBlock, F: Format>(
     weights: &Packed,
     tiles: Range<usize>,
     input: &Quantized,
     target: Target<'_>,
 ) {
     // SAFETY: this function has the instructions; the rest is the caller's promise.
-    unsafe { run::<Avx512, F>(weights, tiles, input, target) }
-}
-
-/// As AVX-512, with whole blocks of rows by a unit.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn run_by_unit<U: MatrixUnit, F: Format>(
-    weights: &Packed,
-    tiles: Range<usize>,
-    input: &Quantized,
-    target: Target<'_>,
-) {
-    for index in tiles {
-        let tile = weights.tile::<F>(index);
-        let outputs = index * OUTPUTS..weights.outputs.min((index + 1) * OUTPUTS);
-        let columns = target.column + outputs.start..target.column + outputs.end;
-        for block in 0..input.blocks() {
-            let rows = input.block_rows(block);
-            let job = Job { tile, input, block, at: 0 };
-            // SAFETY: this function has the instructions; the rest is the caller's promise.
-            unsafe {
-                if rows.len() == BLOCK && input.activations == Activations::Exact {
-                    let sums = job.sums_by_unit::<U, F>();
-                    put(&sums, (target.rows, rows.start, &columns));
-                } else {
-                    job.block::<Avx512, F>((target.rows, rows.start, &columns));
-                }
-            }
-        }
-    }
+    unsafe { run::<Avx512, W, F>(weights, tiles, input, target) }
 }
 
 /// # Safety
-/// As [`product`], and the processor has the instructions of `L`.
+/// As [`product`], and the processor has the instructions of `L` and `W`.
 #[inline(always)]
-unsafe fn run<L: Lanes, F: Format>(
+unsafe fn run<L: Lanes, W: WholeBlock, F: Format>(
     weights: &Packed,
     tiles: Range<usize>,
     input: &Quantized,
@@ -139,7 +110,7 @@ unsafe fn run<L: Lanes, F: Format>(
             let job = Job { tile, input, block, at: 0 };
             let first = input.block_rows(block).start;
             // SAFETY: passed on to the caller.
-            unsafe { job.block::<L, F>((target.rows, first, &columns)) };
+            unsafe { job.block::<L, W, F>((target.rows, first, &columns)) };
         }
     }
 }
@@ -178,6 +149,25 @@ unsafe fn put(sums: &[[f32; OUTPUTS]], (rows, first, columns): Place<'_>) {
     }
 }
 
+/// How blocks of [`BLOCK`] rows are multiplied.
+trait WholeBlock {
+    /// The sums of a block's rows; none where rows are multiplied by [`Job::rows`].
+    ///
+    /// # Safety
+    /// As [`product`], and the processor has the instructions.
+    unsafe fn sums<F: Format>(job: &Job<'_>) -> Option<[[f32; OUTPUTS]; BLOCK]>;
+}
+
+/// As blocks of fewer rows.
+struct OneByOne;
+
+impl WholeBlock for OneByOne {
+    #[inline(always)]
+    unsafe fn sums<F: Format>(_job: &Job<'_>) -> Option<[[f32; OUTPUTS]; BLOCK]> {
+        None
+    }
+}
+
 /// A tile and some rows of a block.
 struct Job<'a> {
     tile: &'a [u8],
@@ -190,8 +180,19 @@ struct Job<'a> {
 impl Job<'_> {
     /// Writes the products of the block's rows.
     #[inline(always)]
-    unsafe fn block<L: Lanes, F: Format>(mut self, (rows, first, columns): Place<'_>) {
+    unsafe fn block<L: Lanes, W: WholeBlock, F: Format>(
+        mut self,
+        (rows, first, columns): Place<'_>,
+    ) {
         let count = self.input.block_rows(self.block).len();
+        if count == BLOCK {
+            // SAFETY: passed on to the caller.
+            let sums = unsafe { W::sums::<F>(&self) };
+            if let Some(sums) = sums {
+                // SAFETY: passed on to the caller.
+                return unsafe { put(&sums, (rows, first, columns)) };
+            }
+        }
         while self.at < count {
             let place = (rows, first + self.at, columns);
             // SAFETY: passed on to the caller.
@@ -210,20 +211,12 @@ impl Job<'_> {
     #[inline(always)]
     unsafe fn rows<L: Lanes, F: Format, const R: usize>(&self, place: Place<'_>) -> usize {
         // SAFETY: passed on to the caller.
-        unsafe {
-            let sums = match self.input.activations {
-                Activations::Exact => self.sums::<L, F, R, true>(),
-                Activations::Mixed => self.sums::<L, F, R, false>(),
-            };
-            put(&sums, place);
-        }
+        unsafe { put(&self.sums::<L, F, R>(), place) };
         R
     }
 
     #[inline(always)]
-    unsafe fn sums<L: Lanes, F: Format, const R: usize, const EXACT: bool>(
-        &self,
-    ) -> [[f32; OUTPUTS]; R] {
+    unsafe fn sums<L: Lanes, F: Format, const R: usize>(&self) -> [[f32; OUTPUTS]; R] {
         const { assert!(R <= BLOCK) };
         let groups = self.input.groups;
         let count = self.input.block_rows(self.block).len();
@@ -236,13 +229,14 @@ impl Job<'_> {
         // and a tile has the bytes that `packed` says for as many groups.
         unsafe {
             let mut sums = [L::zeros(); R];
-            let mut rests = L::zeros();
             let ahead = self.tile.as_ptr().wrapping_add(AHEAD);
             let step = self.tile.len() / groups;
             for group in 0..groups {
-                let x = block.codes.as_ptr().add(group * count + self.at);
-                let low = block.rests.as_ptr().cast::<Codes>().add(group * count + self.at);
-                let scales = block.scales.as_ptr().add(group * count + self.at);
+                let first = group * count + self.at;
+                let x = block.codes.as_ptr().add(first);
+                let rests = block.rests.as_ptr().add(first);
+                let scales = block.scales.as_ptr().add(first);
+                let wide = block.wide(group) >> self.at;
                 if R == 1 {
                     for line in 0..=F::BITS {
                         L::prefetch(ahead.wrapping_add(group * step + line * LINE));
@@ -255,81 +249,34 @@ impl Job<'_> {
                     if R == 1 {
                         compiler_fence(Ordering::SeqCst);
                     }
-                    if EXACT {
-                        each_row!(ROW < R {
-                            let at = (x.add(ROW), low.add(ROW), scales.add(ROW));
-                            if R < FEW {
-                                weights.add_exact::<F, 1>(&mut sums[ROW..][..1], vector, at);
-                            } else if ROW.is_multiple_of(FEW) {
-                                weights.add_exact::<F, FEW>(&mut sums[ROW..][..FEW], vector, at);
-                            }
-                        });
-                        continue;
-                    }
                     // A loop over rows would keep the sums in memory.
                     each_row!(ROW < R {
-                        let sum = &mut sums[ROW].as_mut()[vector];
-                        *sum = weights.add_to::<F>(*sum, x.add(ROW), &*scales.add(ROW));
+                        let at = (x.add(ROW), rests.add(ROW), scales.add(ROW));
+                        if R < FEW {
+                            let sums = &mut sums[ROW..][..1];
+                            if wide >> ROW & 1 == 0 {
+                                weights.add::<F, 1, false>(sums, vector, at);
+                            } else {
+                                weights.add::<F, 1, true>(sums, vector, at);
+                            }
+                        } else if ROW.is_multiple_of(FEW) {
+                            let sums = &mut sums[ROW..][..FEW];
+                            if wide >> ROW & ((1 << FEW) - 1) == 0 {
+                                weights.add::<F, FEW, false>(sums, vector, at);
+                            } else {
+                                weights.add::<F, FEW, true>(sums, vector, at);
+                            }
+                        }
                     });
-                    // One row's weights are not unpacked twice.
-                    if R == 1 && block.wide(group) >> self.at & 1 == 1 {
-                        let x = block.rests(group * count + self.at);
-                        let sum = &mut rests.as_mut()[vector];
-                        *sum = weights.add_to::<F>(*sum, x, &(*scales).of_rests());
-                    }
                 }
             }
-            let mut all_rests = [rests; R];
-            if R > 1 && !EXACT {
-                self.rests::<L, F, R>(&mut all_rests);
-            }
-            if EXACT {
-                for (out, sums) in out.iter_mut().zip(&sums) {
-                    for (vector, sum) in sums.as_ref().iter().enumerate() {
-                        L::store(*sum, out.as_mut_ptr().add(vector * L::LANES));
-                    }
-                }
-                return out;
-            }
-            for (out, (sums, rests)) in out.iter_mut().zip(sums.iter().zip(&all_rests)) {
-                let parts = sums.as_ref().iter().zip(rests.as_ref());
-                for (vector, (sum, rest)) in parts.enumerate() {
-                    L::store(L::add(*sum, *rest), out.as_mut_ptr().add(vector * L::LANES));
+            for (out, sums) in out.iter_mut().zip(&sums) {
+                for (vector, sum) in sums.as_ref().iter().enumerate() {
+                    L::store(*sum, out.as_mut_ptr().add(vector * L::LANES));
                 }
             }
         }
         out
-    }
-
-    /// Adds up the products of the wide groups' rests.
-    ///
-    /// # Safety
-    /// As [`Self::sums`].
-    #[inline(always)]
-    unsafe fn rests<L: Lanes, F: Format, const R: usize>(&self, sums: &mut [L::Tile; R]) {
-        let groups = self.input.groups;
-        let count = self.input.block_rows(self.block).len();
-        let block = self.input.block(self.block);
-        for group in 0..groups {
-            let wide = block.wide(group) >> self.at & ((1 << R) - 1);
-            if wide == 0 {
-                continue;
-            }
-            for vector in 0..OUTPUTS / L::LANES {
-                // SAFETY: passed on to the caller.
-                let weights = unsafe { Group::<L>::new::<F>(self.tile, groups, group, vector) };
-                let mut left = wide;
-                while left != 0 {
-                    let row = left.trailing_zeros() as usize;
-                    left &= left - 1;
-                    let at = group * count + self.at + row;
-                    let shared = block.scales[at].of_rests();
-                    let sum = &mut sums[row].as_mut()[vector];
-                    // SAFETY: the caller has the instructions.
-                    *sum = unsafe { weights.add_to::<F>(*sum, block.rests(at), &shared) };
-                }
-            }
-        }
     }
 }
 
@@ -352,6 +299,6 @@ mod of_tests {
         target: Target<'_>,
     ) {
         // SAFETY: passed on to the caller.
-        unsafe { run_by_unit::<Model, F>(weights, tiles, input, target) }
+        unsafe { run_avx512::<ByUnit<Model>, F>(weights, tiles, input, target) }
     }
 }

@@ -1,5 +1,6 @@
 //! Every kernel against plain arithmetic on the same codes, at every level of this processor.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use cart_format::DType;
@@ -7,6 +8,7 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 
 use crate::kernel::activations::{Codes, GroupScale, Quantized};
+use crate::kernel::floats::Element;
 use crate::kernel::format::{Format, GROUP, with_format};
 use crate::kernel::memory::Arena;
 use crate::kernel::packed::OUTPUTS;
@@ -101,16 +103,10 @@ fn assert_close(found: &[f32], exact: &[(f64, f64)], what: &str) {
 
 /// The values that codes stand for.
 fn values(codes: &Quantized) -> Vec<f32> {
-    let mode = codes.activations;
     let group = |(row, group)| {
-        let (codes, shared, rests) = codes.group(row, group);
+        let (codes, shared, rests, _) = codes.group(row, group);
         std::array::from_fn::<f32, GROUP, _>(|index| {
-            let rest = f32::from(rests.map_or(0, |rests| rests.0[index]));
-            let code = f32::from(codes.0[index]);
-            match mode {
-                Activations::Exact => shared.scale * (256.0 * code + rest),
-                Activations::Mixed => shared.scale * (code + rest / 256.0),
-            }
+            shared.scale * (256.0 * f32::from(codes.0[index]) + f32::from(rests.0[index]))
         })
     };
     (0..codes.rows)
@@ -136,7 +132,7 @@ fn dequantize<F: Format>(rows: &[u8]) -> Vec<f32> {
 }
 
 /// Every group.
-fn groups(codes: &Quantized) -> impl Iterator<Item = (&Codes, &GroupScale, Option<&Codes>)> {
+fn groups(codes: &Quantized) -> impl Iterator<Item = (&Codes, &GroupScale, &Codes, bool)> {
     (0..codes.rows).flat_map(move |row| (0..codes.groups).map(move |group| codes.group(row, group)))
 }
 
@@ -164,6 +160,7 @@ fn check_format<F: Format>(dtype: DType, rows: usize, outputs: usize, blocks: us
         assert_eq!(found, expected, "{dtype} row {row}");
     }
     let input = stream.activations(rows * width);
+    let mut first = BTreeMap::new();
     for kernels in levels() {
         let codes = Quantized::new(kernels, &input, width);
         let taken = values(&codes);
@@ -178,6 +175,8 @@ fn check_format<F: Format>(dtype: DType, rows: usize, outputs: usize, blocks: us
         let found: Vec<f32> =
             out.chunks_exact(outputs + 3).flat_map(|row| &row[2..outputs + 2]).copied().collect();
         assert_close(&found, &exact, &format!("{dtype} {kernels:?}"));
+        let first = first.entry(kernels.activations()).or_insert_with(|| found.clone());
+        assert_eq!(*first, found, "{dtype} {kernels:?} differs from portable");
         #[cfg(target_arch = "x86_64")]
         if kernels.level() == KernelLevel::Avx512Vnni {
             let mut by_unit = vec![0.0; out.len()];
@@ -223,14 +222,10 @@ fn activations_lose_at_most_a_step() {
         let taken = self::values(&codes);
         let mut wide = 0;
         for (index, value) in values.iter().enumerate() {
-            let (_, shared, rests) = codes.group(index / 160, index % 160 / GROUP);
-            // Half a step; of the rests a whole one, which would be 128 or −128.
-            let step = match (kernels.activations(), rests) {
-                (Activations::Exact, _) => 1.01,
-                (Activations::Mixed, Some(_)) => 1.01 / 256.0,
-                (Activations::Mixed, None) => 0.501,
-            };
-            wide += usize::from(rests.is_some());
+            let (_, shared, _, is_wide) = codes.group(index / 160, index % 160 / GROUP);
+            // A step of the rests, whose 128 and −128 are left out; half a step of the codes.
+            let step = if is_wide { 1.01 } else { 0.501 * 256.0 };
+            wide += usize::from(is_wide);
             let error = (value - taken[index]).abs();
             assert!(error <= shared.scale * step, "{kernels:?} {index}: {value}");
         }
@@ -238,18 +233,14 @@ fn activations_lose_at_most_a_step() {
             Activations::Exact => assert_eq!(wide, values.len()),
             Activations::Mixed => assert!((GROUP..values.len()).contains(&wide), "{wide}"),
         }
-        for (codes, shared, rests) in groups(&codes) {
-            let half = |codes: Option<&Codes>, range: Range<usize>| -> i32 {
-                codes.map_or(0, |codes| range.map(|index| i32::from(codes.0[index])).sum())
+        for (codes, shared, rests, wide) in groups(&codes) {
+            let half = |range: Range<usize>| -> i32 {
+                let both =
+                    |index: usize| 256 * i32::from(codes.0[index]) + i32::from(rests.0[index]);
+                range.map(both).sum()
             };
-            let halves = |codes| [half(codes, 0..16), half(codes, 16..32)];
-            let (codes, rests) = (halves(Some(codes)), halves(rests));
-            let expected = match kernels.activations() {
-                Activations::Exact => [0, 1].map(|half| 256 * codes[half] + rests[half]),
-                Activations::Mixed => codes,
-            };
-            assert_eq!(shared.halves, expected);
-            assert_eq!(shared.rests, rests);
+            assert_eq!(shared.halves, [half(0..16), half(16..32)]);
+            assert!(wide || *rests == Codes::default());
             let sum = shared.scale * (shared.halves[0] + shared.halves[1]) as f32;
             assert_eq!(shared.sum, sum);
         }
@@ -267,10 +258,10 @@ fn activations_that_are_no_numbers_stay_visible() {
             let scale = |group| codes.group(0, group).1.scale;
             assert!(scale(0).is_finite() && !scale(1).is_finite());
             let exact = kernels.activations() == Activations::Exact;
-            assert!(!exact || codes.group(0, 1).2.is_some(), "exact products read all rests");
+            assert!(!exact || codes.group(0, 1).3, "exact products read all rests");
         }
         let codes = Quantized::new(kernels, &[1e-38; 32], 32);
-        let (codes, shared, _) = codes.group(0, 0);
+        let (codes, shared, ..) = codes.group(0, 0);
         assert!(*codes == Codes::default() && shared.sum == 0.0);
     }
 }
@@ -288,22 +279,31 @@ fn every_level_quantizes_alike() {
     }
 }
 
-fn check_float<T: float::Float>(convert: fn(f32) -> T, rows: usize, outputs: usize, width: usize) {
+fn check_float<T: Element>(convert: fn(f32) -> T, rows: usize, outputs: usize, width: usize) {
     let mut stream = Stream((rows * 1000 + outputs) as u64);
     let weights: Vec<T> = (0..outputs * width).map(|_| convert(stream.unit())).collect();
-    let wide: Vec<f32> = weights.iter().map(|weight| weight.one()).collect();
+    let wide: Vec<f32> = weights.iter().map(|weight| weight.wide()).collect();
     let input = stream.activations(rows * width);
     let exact = reference(&wide, width, &input);
+    let mut first = None;
     for kernels in levels() {
         let mut widened = vec![0.0; wide.len()];
         float::widen(kernels, &weights, &mut widened);
         assert_eq!(widened, wide);
-        for kernels in [kernels, kernels.by_row()] {
-            let mut out = vec![0.0; rows * outputs];
-            let target = Target { rows: Rows::new(&mut out, outputs), column: 0 };
+        let mut out = vec![0.0; rows * outputs];
+        let target = Target { rows: Rows::new(&mut out, outputs), column: 0 };
+        // SAFETY: the output is this test's alone.
+        unsafe { float::product(kernels, &weights, width, 0..outputs, &input, target) };
+        assert_close(&out, &exact, &format!("{kernels:?}"));
+        let first = first.get_or_insert_with(|| out.clone());
+        assert_eq!(*first, out, "{kernels:?} differs from portable");
+        for row in 0..rows {
+            let mut alone = vec![0.0; outputs];
+            let target = Target { rows: Rows::new(&mut alone, outputs), column: 0 };
+            let input = &input[row * width..][..width];
             // SAFETY: the output is this test's alone.
-            unsafe { float::product(kernels, &weights, width, 0..outputs, &input, target) };
-            assert_close(&out, &exact, &format!("{kernels:?}"));
+            unsafe { float::product(kernels, &weights, width, 0..outputs, input, target) };
+            assert_eq!(alone, out[row * outputs..][..outputs], "{kernels:?} row {row}");
         }
     }
 }

@@ -2,10 +2,33 @@
 
 use crate::kernel::{KernelLevel, Kernels};
 
-/// `a · b + c`: one rounding where the processor has the instruction, else two.
+/// `a · b + c`, rounded once: by the processor's instruction where `FMA`, else by [`fused`].
 #[inline(always)]
 pub(crate) fn multiply_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
-    if FMA { a.mul_add(b, c) } else { a * b + c }
+    if FMA { a.mul_add(b, c) } else { fused(a, b, c) }
+}
+
+/// `a · b + c`, rounded once, on every processor.
+///
+/// In 64 bits the product is exact. The sum is rounded to odd there, so that rounding it again is
+/// rounding once (Boldo & Melquiond, "Emulation of FMA and correctly rounded sums", 2008).
+#[inline(always)]
+pub(crate) fn fused(a: f32, b: f32, c: f32) -> f32 {
+    if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
+        return a.mul_add(b, c);
+    }
+    let (product, addend) = (f64::from(a) * f64::from(b), f64::from(c));
+    let sum = product + addend;
+    let added = sum - product;
+    // What rounding left out (Knuth's two-sum); no number where the sum is not finite.
+    let left = (product - (sum - added)) + (addend - added);
+    let is_inexact = left.abs() > 0.0;
+    let bits = sum.to_bits();
+    // The neighbour towards what was left out has an odd last bit.
+    let towards =
+        if (left > 0.0) == (sum > 0.0) { bits.wrapping_add(1) } else { bits.wrapping_sub(1) };
+    let odd = if is_inexact && bits & 1 == 0 { towards } else { bits };
+    f64::from_bits(odd) as f32
 }
 
 /// Defines a function whose body is compiled once in plain Rust and once with AVX2, and chosen by
@@ -120,7 +143,36 @@ vectorized! {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// By the instruction of the processor, or by the library's function.
+    fn exactly(a: f32, b: f32, c: f32) -> f32 {
+        std::hint::black_box(a).mul_add(std::hint::black_box(b), std::hint::black_box(c))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+        #[test]
+        fn fused_rounds_once(
+            a in proptest::num::f32::ANY,
+            b in proptest::num::f32::ANY,
+            c in proptest::num::f32::ANY,
+            near in -60..60_i32,
+        ) {
+            // An addend of another size, and one that is near the product or half of its last bit.
+            let close = -(a * b) * (1.0 + near as f32 * f32::EPSILON);
+            for c in [c, close, close * f32::EPSILON, close * f32::EPSILON / 2.0] {
+                let (found, expected) = (fused(a, b, c), exactly(a, b, c));
+                prop_assert!(
+                    found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(),
+                    "{a:e} · {b:e} + {c:e}: {found:e}, exactly {expected:e}"
+                );
+            }
+        }
+    }
 
     #[test]
     fn exp_and_tanh_are_close_to_the_real_ones() {

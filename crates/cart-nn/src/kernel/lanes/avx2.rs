@@ -132,12 +132,6 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn add(a: __m256, b: __m256) -> __m256 {
-        // SAFETY: see above.
-        unsafe { _mm256_add_ps(a, b) }
-    }
-
-    #[inline(always)]
     unsafe fn store(floats: __m256, to: *mut f32) {
         // SAFETY: see above.
         unsafe { _mm256_storeu_ps(to, floats) }

@@ -92,7 +92,12 @@ impl Lanes for Avx512 {
     /// cycles for the one before it in its sum, and the processor looks for others to start not
     /// far ahead.
     #[inline(always)]
-    unsafe fn both_dots<const BITS: usize, const COUNT: usize, const N: usize>(
+    unsafe fn both_dots<
+        const BITS: usize,
+        const COUNT: usize,
+        const N: usize,
+        const RESTS: bool,
+    >(
         codes: &[__m512i; QUADS],
         first: usize,
         x: *const Codes,
@@ -101,7 +106,7 @@ impl Lanes for Avx512 {
         // SAFETY: see above.
         unsafe {
             let mut sums = [_mm512_setzero_si512(); N];
-            if N == 1 {
+            if N == 1 && RESTS {
                 let low = add_dots::<COUNT, N>(sums, codes, first, rests);
                 compiler_fence(Ordering::SeqCst);
                 let high = add_dots::<COUNT, N>(sums, codes, first, x);
@@ -112,7 +117,9 @@ impl Lanes for Avx512 {
             for sum in &mut sums {
                 *sum = _mm512_slli_epi32::<8>(*sum);
             }
-            sums = add_dots::<COUNT, N>(sums, codes, first, rests);
+            if RESTS {
+                sums = add_dots::<COUNT, N>(sums, codes, first, rests);
+            }
             // The compiler would go on to further rows, and keep their sums in memory.
             compiler_fence(Ordering::SeqCst);
             sums
@@ -169,12 +176,6 @@ impl Lanes for Avx512 {
             let low = _mm512_and_si512(bytes, _mm512_set1_epi32(15));
             [_mm512_cvtepi32_ps(low), _mm512_cvtepi32_ps(_mm512_srli_epi32::<4>(bytes))]
         }
-    }
-
-    #[inline(always)]
-    unsafe fn add(a: __m512, b: __m512) -> __m512 {
-        // SAFETY: see above.
-        unsafe { _mm512_add_ps(a, b) }
     }
 
     #[inline(always)]

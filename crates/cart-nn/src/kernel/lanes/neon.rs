@@ -143,12 +143,6 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
-    unsafe fn add(a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        // SAFETY: see above.
-        unsafe { vaddq_f32(a, b) }
-    }
-
-    #[inline(always)]
     unsafe fn store(floats: float32x4_t, to: *mut f32) {
         // SAFETY: see above.
         unsafe { vst1q_f32(to, floats) }

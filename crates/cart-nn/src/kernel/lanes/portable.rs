@@ -5,6 +5,7 @@ use half::f16;
 use crate::kernel::format::GROUP;
 use crate::kernel::lanes::Lanes;
 use crate::kernel::packed::{LINE, OUTPUTS, QUADS};
+use crate::kernel::vector::fused;
 
 /// Arrays.
 #[derive(Clone, Copy)]
@@ -87,7 +88,7 @@ impl Lanes for Portable {
 
     #[inline(always)]
     unsafe fn multiply_add(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
-        std::array::from_fn(|lane| a[lane] * b[lane] + c[lane])
+        std::array::from_fn(|lane| fused(a[lane], b[lane], c[lane]))
     }
 
     #[inline(always)]
@@ -109,11 +110,6 @@ impl Lanes for Portable {
         // SAFETY: see above.
         let bytes = unsafe { at.cast::<[u8; OUTPUTS]>().read() };
         [bytes.map(|byte| f32::from(byte & 15)), bytes.map(|byte| f32::from(byte >> 4))]
-    }
-
-    #[inline(always)]
-    unsafe fn add(a: Self::Floats, b: Self::Floats) -> Self::Floats {
-        std::array::from_fn(|lane| a[lane] + b[lane])
     }
 
     #[inline(always)]

@@ -69,12 +69,12 @@ impl<L: Lanes> Group<L> {
         }
     }
 
-    /// Adds the products with a group of `N` rows' activations, of two bytes each, to vector
-    /// `vector` of the rows' sums.
+    /// Adds the products with a group of `N` rows' activations to vector `vector` of the rows' sums.
     ///
+    /// * `RESTS`: whether there are rests; what comes out without them is what zeros give
     /// * `at`: codes, rests and what the groups share, `[N]` each
     #[inline(always)]
-    pub(super) unsafe fn add_exact<F: Format, const N: usize>(
+    pub(super) unsafe fn add<F: Format, const N: usize, const RESTS: bool>(
         &self,
         sums: &mut [L::Tile],
         vector: usize,
@@ -82,33 +82,39 @@ impl<L: Lanes> Group<L> {
     ) {
         // SAFETY: the caller has the instructions; the pointers are to groups.
         unsafe {
-            if F::PARTS == 1 {
-                let dots = match F::BITS {
-                    4 => L::both_dots::<4, QUADS, N>(&self.codes, 0, x, rests),
-                    5 => L::both_dots::<5, QUADS, N>(&self.codes, 0, x, rests),
-                    _ => L::both_dots::<8, QUADS, N>(&self.codes, 0, x, rests),
-                };
+            for part in 0..F::PARTS {
+                let dots = self.dots::<F, N, RESTS>(part, x, rests);
                 for (row, (sum, dots)) in sums.iter_mut().zip(dots).enumerate() {
-                    let of_group = (*shared.add(row)).of_part(0, 1);
-                    self.add_dots::<F>(&mut sum.as_mut()[vector], 0, dots, of_group);
-                }
-                return;
-            }
-            for half in 0..2 {
-                let first = half * (QUADS / 2);
-                let dots = match F::BITS {
-                    2 | 3 => L::both_dots::<3, { QUADS / 2 }, N>(&self.codes, first, x, rests),
-                    _ => L::both_dots::<6, { QUADS / 2 }, N>(&self.codes, first, x, rests),
-                };
-                for (row, (sum, dots)) in sums.iter_mut().zip(dots).enumerate() {
-                    let of_half = (*shared.add(row)).of_part(half, 2);
-                    self.add_dots::<F>(&mut sum.as_mut()[vector], half, dots, of_half);
+                    let of_part = (*shared.add(row)).of_part(part, F::PARTS);
+                    self.add_dots::<F>(&mut sum.as_mut()[vector], part, dots, of_part);
                 }
             }
         }
     }
 
-    /// `sum` plus the dots with a part of exact activations, as floats.
+    /// The dots of a part with `N` rows.
+    #[inline(always)]
+    unsafe fn dots<F: Format, const N: usize, const RESTS: bool>(
+        &self,
+        part: usize,
+        x: *const Codes,
+        rests: *const Codes,
+    ) -> [L::Ints; N] {
+        const HALF: usize = QUADS / 2;
+        let (codes, first) = (&self.codes, part * HALF);
+        // SAFETY: passed on to the caller.
+        unsafe {
+            match (F::BITS, F::PARTS) {
+                (4, 1) => L::both_dots::<4, QUADS, N, RESTS>(codes, 0, x, rests),
+                (5, 1) => L::both_dots::<5, QUADS, N, RESTS>(codes, 0, x, rests),
+                (_, 1) => L::both_dots::<8, QUADS, N, RESTS>(codes, 0, x, rests),
+                (2 | 3, _) => L::both_dots::<3, HALF, N, RESTS>(codes, first, x, rests),
+                _ => L::both_dots::<6, HALF, N, RESTS>(codes, first, x, rests),
+            }
+        }
+    }
+
+    /// `sum` plus the dots with a part of the activations, as floats.
     ///
     /// * `codes`, `scale`, `scaled`: the sum of the activations' codes, their scale, the sum times the scale
     #[inline(always)]
@@ -126,48 +132,6 @@ impl<L: Lanes> Group<L> {
             if F::MINS {
                 *sum = L::multiply_add(self.mins[part], L::splat(scaled), *sum);
             }
-        }
-    }
-
-    /// `sum` plus the products with a group of activations.
-    #[inline(always)]
-    pub(super) unsafe fn add_to<F: Format>(
-        &self,
-        mut sum: L::Floats,
-        x: *const Codes,
-        shared: &GroupScale,
-    ) -> L::Floats {
-        let x = x.cast::<i8>();
-        // SAFETY: the caller has the instructions; the pointer is to a group.
-        unsafe {
-            let scale = L::splat(shared.scale);
-            if F::PARTS == 1 {
-                let dots = match F::BITS {
-                    4 => L::dots::<4, QUADS>(&self.codes, 0, x),
-                    5 => L::dots::<5, QUADS>(&self.codes, 0, x),
-                    _ => L::dots::<8, QUADS>(&self.codes, 0, x),
-                };
-                let dots = less_zero::<L, F>(dots, shared.halves[0].wrapping_add(shared.halves[1]));
-                sum = L::multiply_add(L::multiply(dots, scale), self.scales[0], sum);
-                if F::MINS {
-                    sum = L::multiply_add(self.mins[0], L::splat(shared.sum), sum);
-                }
-                return sum;
-            }
-            for half in 0..2 {
-                let first = half * (QUADS / 2);
-                let dots = match F::BITS {
-                    2 | 3 => L::dots::<3, { QUADS / 2 }>(&self.codes, first, x),
-                    _ => L::dots::<6, { QUADS / 2 }>(&self.codes, first, x),
-                };
-                let dots = less_zero::<L, F>(dots, shared.halves[half]);
-                sum = L::multiply_add(L::multiply(dots, scale), self.scales[half], sum);
-                if F::MINS {
-                    let x = L::splat(shared.half_sums[half]);
-                    sum = L::multiply_add(self.mins[half], x, sum);
-                }
-            }
-            sum
         }
     }
 }

@@ -4,9 +4,10 @@
 
 #[allow(clippy::wildcard_imports, reason = "intrinsics by name say nothing")]
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
-use super::Job;
 use super::group::Group;
+use super::{Job, WholeBlock};
 use crate::kernel::activations::BLOCK;
 use crate::kernel::format::Format;
 use crate::kernel::lanes::Lanes;
@@ -32,11 +33,12 @@ pub(crate) trait MatrixUnit {
     /// Makes the unit ready for parts of a group: a whole one of 8 quads, or half of 4.
     unsafe fn begin(quads: usize) -> Self;
 
-    /// Writes the sums of the products of 16 rows with both bytes of their codes.
+    /// Writes the sums of the products of 16 rows with both bytes of their codes; with the second one only
+    /// where `RESTS`.
     ///
     /// * `weights`: quads `[quads, 16 outputs, 4 inputs]`
     /// * `x`, `rests`: the first row's codes of the part; rows follow at the distance of [`Codes`](crate::kernel::activations::Codes)
-    unsafe fn products(
+    unsafe fn products<const RESTS: bool>(
         &mut self,
         weights: *const u8,
         x: *const i8,
@@ -48,39 +50,43 @@ pub(crate) trait MatrixUnit {
     unsafe fn end(self);
 }
 
-impl Job<'_> {
-    /// The sums of a whole block of rows.
-    ///
-    /// # Safety
-    /// As [`Job::sums`], with AVX-512 and `U`, and exact activations.
+/// Whole blocks by a unit.
+pub(super) struct ByUnit<U>(PhantomData<U>);
+
+impl<U: MatrixUnit> WholeBlock for ByUnit<U> {
     #[inline(always)]
-    pub(super) unsafe fn sums_by_unit<U: MatrixUnit, F: Format>(&self) -> [[f32; OUTPUTS]; BLOCK] {
-        let (groups, block) = (self.input.groups, self.input.block(self.block));
+    unsafe fn sums<F: Format>(job: &Job<'_>) -> Option<[[f32; OUTPUTS]; BLOCK]> {
+        let (groups, block) = (job.input.groups, job.input.block(job.block));
         assert!(block.codes.len() == groups * BLOCK && block.rests.len() == block.codes.len());
         assert!(block.scales.len() == block.codes.len());
         let quads = QUADS / F::PARTS;
-        let mut products = [[Sums([[0; OUTPUTS]; BLOCK]); 2]; 2];
+        let mut products = [Sums([[0; OUTPUTS]; BLOCK]); 2];
         let mut out = [[0.0; OUTPUTS]; BLOCK];
         // SAFETY: the caller has the instructions. Activations are `[groups, 16]`, as asserted.
         unsafe {
             let mut unit = U::begin(quads);
             let mut sums = [Avx512::zeros(); BLOCK];
             for group in 0..groups {
-                let weights = Group::<Avx512>::new::<F>(self.tile, groups, group, 0);
+                let weights = Group::<Avx512>::new::<F>(job.tile, groups, group, 0);
                 let bytes = quads_of(&weights);
                 let x = block.codes.as_ptr().add(group * BLOCK).cast::<i8>();
                 let rests = block.rests.as_ptr().add(group * BLOCK).cast::<i8>();
+                let with_rests = block.wide(group) != 0;
+                let shared = &block.scales[group * BLOCK..][..BLOCK];
                 for part in 0..F::PARTS {
                     let first = part * quads;
-                    let weights = bytes.0.as_ptr().add(first).cast();
+                    let at = bytes.0.as_ptr().add(first).cast();
                     let (x, rests) = (x.add(first * 4), rests.add(first * 4));
-                    unit.products(weights, x, rests, &mut products[part]);
-                }
-                let shared = &block.scales[group * BLOCK..][..BLOCK];
-                for (part, [high, low]) in products.iter().enumerate().take(F::PARTS) {
+                    if with_rests {
+                        unit.products::<true>(at, x, rests, &mut products);
+                    } else {
+                        unit.products::<false>(at, x, rests, &mut products);
+                    }
                     for (row, sum) in sums.iter_mut().enumerate() {
                         let load = |sums: &Sums| _mm512_load_si512(sums.0[row].as_ptr().cast());
-                        let dots = Avx512::both(load(high), load(low));
+                        let low =
+                            if with_rests { load(&products[1]) } else { _mm512_setzero_si512() };
+                        let dots = Avx512::both(load(&products[0]), low);
                         let of_part = shared[row].of_part(part, F::PARTS);
                         weights.add_dots::<F>(&mut sum.as_mut()[0], part, dots, of_part);
                     }
@@ -91,7 +97,7 @@ impl Job<'_> {
                 Avx512::store(sum[0], out.as_mut_ptr());
             }
         }
-        out
+        Some(out)
     }
 }
 

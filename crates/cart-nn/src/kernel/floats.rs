@@ -1,15 +1,19 @@
 //! Numbers side by side, written once for every level.
 
-use half::f16;
+use half::{bf16, f16};
 
+use crate::kernel::vector::fused;
 use crate::kernel::{KernelLevel, Kernels};
+
+/// Numbers that are summed up side by side, at every level, so that sums come out the same.
+pub(crate) const SIDE_BY_SIDE: usize = 16;
 
 /// A vector of floats.
 ///
 /// # Safety
 /// Every method asks that the processor has the implementation's instructions, and every pointer
 /// that `COUNT` numbers lie there.
-pub(super) trait Lanes: Copy {
+pub(crate) trait Lanes: Copy {
     /// Numbers in it.
     const COUNT: usize;
     /// Vectors side by side in a panel, so that the sums of six rows stay in registers: 4 of 16
@@ -19,9 +23,10 @@ pub(super) trait Lanes: Copy {
     unsafe fn splat(number: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn load_f16(from: *const f16) -> Self;
+    unsafe fn load_bf16(from: *const bf16) -> Self;
     unsafe fn load_i8(from: *const i8) -> Self;
     unsafe fn store(self, to: *mut f32);
-    /// `self · factor + addend`.
+    /// `self · factor + addend`, rounded once.
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self;
     unsafe fn mul(self, factor: Self) -> Self;
     unsafe fn add(self, other: Self) -> Self;
@@ -44,7 +49,7 @@ pub(super) trait Lanes: Copy {
         numbers
     }
 
-    /// The sum, in pairs.
+    /// The sum of the first half and the second one, of their halves, and so on.
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
         // SAFETY: passed on to the caller.
@@ -57,6 +62,18 @@ pub(super) trait Lanes: Copy {
             }
         }
         numbers[0]
+    }
+
+    /// The sum of [`SIDE_BY_SIDE`] numbers, as [`Lanes::sum`] takes it, in one vector or two.
+    #[inline(always)]
+    unsafe fn sum_of(parts: [Self; 2]) -> f32 {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            match SIDE_BY_SIDE / Self::COUNT {
+                1 => parts[0].sum(),
+                _ => parts[0].add(parts[1]).sum(),
+            }
+        }
     }
 
     /// The largest.
@@ -90,15 +107,48 @@ pub(super) trait Lanes: Copy {
     }
 }
 
+/// A stored number that becomes a float on the way into a register.
+pub(crate) trait Element: Copy + Send + Sync + 'static {
+    /// # Safety
+    /// As for [`Lanes::load`].
+    unsafe fn lanes<L: Lanes>(from: *const Self) -> L;
+
+    /// It as a float.
+    fn wide(self) -> f32;
+}
+
+macro_rules! element {
+    ($($of:ty: $load:ident, $wide:expr;)*) => {
+        $(impl Element for $of {
+            #[inline(always)]
+            unsafe fn lanes<L: Lanes>(from: *const Self) -> L {
+                // SAFETY: passed on to the caller.
+                unsafe { L::$load(from) }
+            }
+
+            #[inline(always)]
+            fn wide(self) -> f32 {
+                $wide(self)
+            }
+        })*
+    };
+}
+
+element! {
+    f32: load, std::convert::identity;
+    f16: load_f16, f16::to_f32;
+    bf16: load_bf16, bf16::to_f32;
+}
+
 /// Work that is compiled once for each level. `run` must be `inline(always)`.
-pub(super) trait Work {
+pub(crate) trait Work {
     /// # Safety
     /// The processor has the instructions of `L`.
     unsafe fn run<L: Lanes>(self);
 }
 
 /// Does the work with the widest vectors of the level.
-pub(super) fn at_level(kernels: Kernels, work: impl Work) {
+pub(crate) fn at_level(kernels: Kernels, work: impl Work) {
     #[cfg(target_arch = "x86_64")]
     {
         if kernels.level() >= KernelLevel::Avx512Vnni {
@@ -148,6 +198,12 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
+    unsafe fn load_bf16(from: *const bf16) -> Self {
+        // SAFETY: passed on to the caller.
+        Self(unsafe { from.cast::<[bf16; 8]>().read_unaligned() }.map(bf16::to_f32))
+    }
+
+    #[inline(always)]
     unsafe fn load_i8(from: *const i8) -> Self {
         // SAFETY: passed on to the caller.
         Self(unsafe { from.cast::<[i8; 8]>().read_unaligned() }.map(f32::from))
@@ -161,7 +217,7 @@ impl Lanes for Plain {
 
     #[inline(always)]
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
-        Self(std::array::from_fn(|at| self.0[at] * factor.0[at] + addend.0[at]))
+        Self(std::array::from_fn(|at| fused(self.0[at], factor.0[at], addend.0[at])))
     }
 
     #[inline(always)]
@@ -208,7 +264,7 @@ mod x86 {
     #[allow(clippy::wildcard_imports, reason = "thirty intrinsics by name say nothing")]
     use std::arch::x86_64::*;
 
-    use half::f16;
+    use half::{bf16, f16};
 
     use super::{Lanes, Work};
 
@@ -270,6 +326,15 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn load_bf16(from: *const bf16) -> Self {
+            // SAFETY: passed on to the caller.
+            unsafe {
+                let high = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(high))
+            }
+        }
+
+        #[inline(always)]
         unsafe fn load_i8(from: *const i8) -> Self {
             // SAFETY: passed on to the caller.
             unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
@@ -290,7 +355,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn sum(self) -> f32 {
             // SAFETY: passed on to the caller.
-            unsafe { _mm512_reduce_add_ps(self) }
+            unsafe {
+                let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(self)));
+                Lanes::sum(_mm256_add_ps(_mm512_castps512_ps256(self), high))
+            }
         }
 
         #[inline(always)]
@@ -347,6 +415,15 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn load_bf16(from: *const bf16) -> Self {
+            // SAFETY: passed on to the caller.
+            unsafe {
+                let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high))
+            }
+        }
+
+        #[inline(always)]
         unsafe fn load_i8(from: *const i8) -> Self {
             // SAFETY: passed on to the caller.
             unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) }
@@ -362,6 +439,17 @@ mod x86 {
         unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
             // SAFETY: passed on to the caller.
             unsafe { _mm256_fmadd_ps(self, factor, addend) }
+        }
+
+        #[inline(always)]
+        unsafe fn sum(self) -> f32 {
+            // SAFETY: passed on to the caller.
+            unsafe {
+                let four =
+                    _mm_add_ps(_mm256_castps256_ps128(self), _mm256_extractf128_ps::<1>(self));
+                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+                _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+            }
         }
 
         #[inline(always)]
