@@ -29,7 +29,7 @@ pub(crate) struct GlobalOptions {
     #[arg(long, global = true, value_name = "LEVEL")]
     kernels: Option<KernelLevel>,
     /// Bits of activations to quantized weights: exact (16) or mixed (8, and 16 where they stand
-    /// out) [default: exact]
+    /// out) [default: mixed]
     #[arg(long, global = true, value_name = "BITS")]
     activations: Option<Activations>,
     /// What computes: cpu, graph, cuda, cuda:N, metal, metal:N (GPUs where built in) [default: cpu]

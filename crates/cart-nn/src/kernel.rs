@@ -132,13 +132,11 @@ pub(crate) struct Kernels {
 /// In how many bits the products of quantized weights take their other side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Activations {
-    /// Sixteen: the products of `f32`. Processors whose sums differ by rounding agree.
-    #[default]
+    /// Sixteen: the products of `f32`, to within its rounding.
     Exact,
-    /// Eight, and sixteen for the third of the groups that stand out of their rows: faster where
-    /// many rows are multiplied, and four to sixteen times as near to exact as eight for all. As
-    /// with all steps so coarse, rounding that differs between processors can change a logit by
-    /// tenths.
+    /// Eight, and sixteen for the groups that stand out of their rows: faster where many rows are
+    /// multiplied, and four times as near to exact as eight for all.
+    #[default]
     Mixed,
 }
 

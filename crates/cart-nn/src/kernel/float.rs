@@ -141,11 +141,17 @@ impl<T: Element> Product<'_, T> {
             }
             for (index, sums) in sums.into_iter().enumerate() {
                 let input = &input[index * width..][..width];
-                let out = sums.map(|parts| L::sum_of(parts));
-                let out: [f32; O] = std::array::from_fn(|output| {
-                    let rest = weights[output * width + whole..].iter().zip(&input[whole..]);
-                    rest.fold(out[output], |sum, (weight, input)| sum + weight.wide() * input)
-                });
+                let mut out = [0.0; O];
+                // No closures here: they don't take over the instructions that this may use.
+                for (output, (out, parts)) in out.iter_mut().zip(sums).enumerate() {
+                    *out = L::sum_of(parts);
+                    for (weight, input) in weights[output * width + whole..][..width - whole]
+                        .iter()
+                        .zip(&input[whole..])
+                    {
+                        *out += weight.wide() * input;
+                    }
+                }
                 self.target.rows.write(row + index, self.target.column + output, &out);
             }
         }
