@@ -34,11 +34,12 @@ fn assert_close(found: &[f32], expected: impl IntoIterator<Item = f64>, what: &s
 }
 
 #[test]
-fn logits_are_those_of_plain_arithmetic() {
+fn logits_are_those_of_plain_arithmetic_and_the_same_at_every_level() {
     for (name, specimen) in all() {
         let tokens = tokens(75);
         let plain = Plain { spec: &specimen.spec, weights: &specimen.weights };
         let expected = plain.logits(&tokens, &|_, _| Some(0.0)).concat();
+        let mut first = None;
         for level in KernelLevel::ALL.into_iter().filter(|level| level.is_supported()) {
             let model = model(&specimen).with_kernel_level(level).unwrap();
             assert_eq!(model.kernel_level(), level);
@@ -50,6 +51,9 @@ fn logits_are_those_of_plain_arithmetic() {
                 .flat_map(|token| forward(&model, &mut state, &[*token], LogitsFor::Last))
                 .collect();
             assert_close(&steps, expected.iter().copied(), &format!("{name} {level} steps"));
+            let found = (whole, steps);
+            let first = first.get_or_insert_with(|| found.clone());
+            assert!(*first == found, "{name}: {level} gives other bits than portable");
         }
     }
 }
