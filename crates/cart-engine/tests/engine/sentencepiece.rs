@@ -1,4 +1,5 @@
-//! SentencePiece models against SentencePiece itself: every string of the fuzzed set.
+//! SentencePiece models against SentencePiece itself, and BPE over bytes from a vocabulary and its merges
+//! against transformers: every string of the fuzzed set.
 
 use std::path::Path;
 
@@ -18,6 +19,11 @@ fn tokenizer(shelf: &Shelf, id: ManifestId) -> Tokenizer {
 
 /// The tokenizer of the tiny model with a SentencePiece model in place of its own.
 fn small(name: &str, configuration: &str) -> Tokenizer {
+    of_files(&[(&format!("sp-{name}.model"), "tokenizer.model")], configuration)
+}
+
+/// The tokenizer of the tiny model with files of fixtures/tokenizer in place of its own.
+fn of_files(files: &[(&str, &str)], configuration: &str) -> Tokenizer {
     let folder = tempfile::tempdir().unwrap();
     let weights = "model.safetensors";
     std::fs::copy(fixture("tiny").join(weights), folder.path().join(weights)).unwrap();
@@ -26,8 +32,9 @@ fn small(name: &str, configuration: &str) -> Tokenizer {
     let mut config: Value = serde_json::from_slice(&config).unwrap();
     config.as_object_mut().unwrap().retain(|field, _| !field.ends_with("_token_id"));
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    let model = fixture(&format!("tokenizer/sp-{name}.model"));
-    std::fs::copy(model, folder.path().join("tokenizer.model")).unwrap();
+    for (from, to) in files {
+        std::fs::copy(fixture("tokenizer").join(from), folder.path().join(to)).unwrap();
+    }
     std::fs::write(folder.path().join("tokenizer_config.json"), configuration).unwrap();
     let shelf = shelf();
     let id = shelf.import(folder.path());
@@ -73,6 +80,25 @@ fn small_models_cut_text_as_sentencepiece_does() {
     for name in ["bpe", "bpe-unknown", "unigram", "unigram-charsmap"] {
         let digests = fixture(&format!("tokenizer/sp-{name}.digests"));
         let apart = apart(&small(name, "{}"), &digests);
+        assert!(
+            apart.is_empty(),
+            "{name}: {} apart, {:?}",
+            apart.len(),
+            &apart[..apart.len().min(8)]
+        );
+    }
+}
+
+#[test]
+fn a_vocabulary_with_merges_cuts_text_as_transformers_does() {
+    let files = [("bl/vocab.json", "vocab.json"), ("bl/merges.txt", "merges.txt")];
+    for (name, configuration) in [
+        ("gpt2", r#"{"tokenizer_class": "GPT2Tokenizer"}"#),
+        ("gpt2-prefix", r#"{"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": true}"#),
+        ("qwen2", r#"{"tokenizer_class": "Qwen2Tokenizer"}"#),
+    ] {
+        let tokenizer = of_files(&files, configuration);
+        let apart = apart(&tokenizer, &fixture(&format!("tokenizer/bl-{name}.digests")));
         assert!(
             apart.is_empty(),
             "{name}: {} apart, {:?}",
