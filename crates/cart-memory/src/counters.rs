@@ -46,6 +46,29 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Adds up.
+    pub(crate) fn add(&mut self, other: &Self) {
+        let mut sum = |own: fn(&mut Self) -> &mut u64| {
+            let mut other = *other;
+            *own(self) += *own(&mut other);
+        };
+        sum(|counters| &mut counters.observations);
+        sum(|counters| &mut counters.added);
+        sum(|counters| &mut counters.blended);
+        sum(|counters| &mut counters.evicted);
+        sum(|counters| &mut counters.consolidated);
+        sum(|counters| &mut counters.merged);
+        sum(|counters| &mut counters.replaced);
+        sum(|counters| &mut counters.outranked);
+        sum(|counters| &mut counters.pruned);
+        sum(|counters| &mut counters.recalls);
+        sum(|counters| &mut counters.surprising);
+        sum(|counters| &mut counters.withheld);
+        sum(|counters| &mut counters.weakened);
+        sum(|counters| &mut counters.cycles);
+        sum(|counters| &mut counters.faded);
+    }
+
     /// Whether something has happened that version 1 of the state did not count.
     pub(crate) fn has_later_counts(&self) -> bool {
         self.surprising + self.withheld + self.weakened + self.cycles + self.faded > 0

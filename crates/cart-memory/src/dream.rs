@@ -309,7 +309,7 @@ impl DreamOptions {
 
 impl Slot {
     /// Takes in what another slot that says the same has, except for its key.
-    fn absorb(&mut self, other: &Self) {
+    pub(crate) fn absorb(&mut self, other: &Self) {
         let worth = |slot: &Self| sigmoid(f64::from(slot.gate)) * f64::from(slot.energy);
         if worth(other) > worth(self) {
             self.gate = other.gate;

@@ -85,7 +85,7 @@ impl Goal {
         MemoryEvent::GoalMoved { rate, norm: self.norm(), drift, confidence }
     }
 
-    fn cut(&mut self, cap: f32) {
+    pub(crate) fn cut(&mut self, cap: f32) {
         let norm = vector::norm(&self.vector);
         if norm <= f64::from(cap) {
             return;

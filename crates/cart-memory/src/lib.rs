@@ -11,6 +11,7 @@
 //! [`MemorySnapshot`], by which it is saved.
 
 mod addressing;
+pub mod affine;
 mod associate;
 mod bank;
 pub mod config;
@@ -34,6 +35,7 @@ mod observation;
 mod observer;
 mod recall;
 mod reflect;
+mod relocation;
 mod report;
 mod seeded;
 mod shuffle;
@@ -43,6 +45,7 @@ mod stm;
 mod surprise;
 pub mod trace;
 mod unified;
+mod union;
 mod vector;
 
 pub use addressing::Addressed;
@@ -61,6 +64,7 @@ pub use observation::{MAX_CYCLES, MAX_TICK, MemoryError, Observation};
 pub use observer::{Counterfactual, Perturbation};
 pub use recall::Recalled;
 pub use reflect::{Novelty, Reflection};
+pub use relocation::{GoalRelocated, Relocated, RelocationError};
 pub use report::{MemoryReport, Spread, StoreReport};
 pub use slot::{
     Consolidation, KeyStatistics, Slot, SlotId, SlotRef, SlotValue, StoreKind, Tick, TokenKeys,
@@ -69,4 +73,5 @@ pub use slot::{
 pub use snapshot::{GraphProblem, MemorySnapshot, MemoryTensor, RestoreError, SlotProblem};
 pub use surprise::{SurpriseStatistics, energy_from_surprise};
 pub use unified::{ForeignSpace, UnifiedMemory};
+pub use union::UnionReport;
 pub use vector::VectorError;

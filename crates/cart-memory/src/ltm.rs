@@ -107,7 +107,7 @@ impl Offer<'_> {
 /// The entry that gives way first, whether it holds, and its gated energy: one that has ended before
 /// one that holds, then the one with the least gated energy; of equals, the one accessed longest
 /// ago, then the one with the lowest id.
-fn least_worth(bank: &Bank, at: Tick) -> (usize, bool, f32) {
+pub(crate) fn least_worth(bank: &Bank, at: Tick) -> (usize, bool, f32) {
     bank.iter()
         .map(|(position, slot)| (position, slot.validity.holds(at), slot.gated_energy(), slot))
         .min_by(|a, b| {
