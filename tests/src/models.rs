@@ -55,6 +55,59 @@ pub fn small_gguf() -> Vec<u8> {
     )
 }
 
+/// A folder with a Llama of two layers whose weights are drawn from a seed, and the tokenizer of the tiny model.
+/// It says nothing that makes sense, but its hidden states tell its tokens apart.
+///
+/// * `hidden`: its width, a multiple of 32
+pub fn drawn_llama(folder: &Path, hidden: u64, seed: u64) {
+    let tiny = fixtures().join("tiny");
+    std::fs::create_dir_all(folder).unwrap();
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(tiny.join(file), folder.join(file)).unwrap();
+    }
+    let config = std::fs::read(tiny.join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    let (inner, heads) = (2 * hidden, hidden / 32);
+    for (field, value) in [
+        ("hidden_size", hidden),
+        ("intermediate_size", inner),
+        ("num_attention_heads", heads),
+        ("num_key_value_heads", heads),
+        ("num_hidden_layers", 2),
+    ] {
+        config[field] = value.into();
+    }
+    config["dtype"] = "float32".into();
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let mut chance = Chance::new(seed);
+    let mut drawn = |name: &str, rows: u64, columns: u64| {
+        // Uniform, with a variance of 1 over the columns.
+        let most = (3.0 / columns as f64).sqrt();
+        let mut value = || (2.0 * (chance.below(1 << 24) as f64 / f64::from(1 << 24)) - 1.0) * most;
+        let bytes = (0..rows * columns).flat_map(|_| (value() as f32).to_le_bytes()).collect();
+        RawTensor::f32(name, &[rows, columns], bytes)
+    };
+    let ones = |name: &str| {
+        let bytes = (0..hidden).flat_map(|_| 1_f32.to_le_bytes()).collect();
+        RawTensor::f32(name, &[hidden], bytes)
+    };
+    let mut tensors =
+        vec![drawn("model.embed_tokens.weight", 1024, hidden), ones("model.norm.weight")];
+    for layer in 0..2 {
+        let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
+        tensors.push(ones(&name("input_layernorm")));
+        tensors.push(ones(&name("post_attention_layernorm")));
+        for part in ["q_proj", "k_proj", "v_proj", "o_proj"] {
+            tensors.push(drawn(&name(&format!("self_attn.{part}")), hidden, hidden));
+        }
+        tensors.push(drawn(&name("mlp.gate_proj"), inner, hidden));
+        tensors.push(drawn(&name("mlp.up_proj"), inner, hidden));
+        tensors.push(drawn(&name("mlp.down_proj"), hidden, inner));
+    }
+    let file = safetensors_bytes(&tensors, &[("format", "pt")]);
+    std::fs::write(folder.join("model.safetensors"), file).unwrap();
+}
+
 /// Copies the files of a folder.
 pub fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();

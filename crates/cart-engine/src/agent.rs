@@ -389,14 +389,18 @@ impl Agent {
     }
 
     /// An empty memory for this model.
-    fn new_memory(&self) -> Result<UnifiedMemory, CalibrationError> {
-        let normalization = if let Some(fitted) = self.core.normalization.get() {
-            fitted.clone()
-        } else {
-            let fitted = calibration::normalization(self)?;
-            self.core.normalization.get_or_init(|| fitted).clone()
-        };
-        Ok(UnifiedMemory::new(self.core.space, normalization, self.core.memory_config.clone())?)
+    pub(crate) fn new_memory(&self) -> Result<UnifiedMemory, CalibrationError> {
+        let config = self.core.memory_config.clone();
+        Ok(UnifiedMemory::new(self.core.space, self.normalization()?, config)?)
+    }
+
+    /// Centre and scale of a new memory's keys.
+    pub(crate) fn normalization(&self) -> Result<Normalization, CalibrationError> {
+        if let Some(fitted) = self.core.normalization.get() {
+            return Ok(fitted.clone());
+        }
+        let fitted = calibration::normalization(self)?;
+        Ok(self.core.normalization.get_or_init(|| fitted).clone())
     }
 
     /// Runs a batch through the model.

@@ -46,6 +46,7 @@ mod memory_cell;
 mod memory_log;
 mod memory_loop;
 mod memory_section;
+mod migration;
 mod options;
 mod perplexity;
 mod prefix_cache;
@@ -77,6 +78,10 @@ pub use memory_log::MemoryLogError;
 pub use memory_loop::{EncodeError, MemoryLoopError, MemoryQuery, Observations, Telling};
 pub use memory_section::{
     MemorySectionError, SaveError, Saved, read_memory, with_memory, without_memory,
+};
+pub use migration::{
+    MAP_THRESHOLD, MapReport, MigrateBy, MigrationError, MigrationOptions, MigrationReport,
+    RecallReport, migrate, migrate_by_text,
 };
 pub use options::{
     GenerateOptions, KnnOptions, KnnScope, MAX_STOPS, MAX_TOP_LOGPROBS, MemoryControl,

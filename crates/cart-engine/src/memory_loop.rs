@@ -23,6 +23,7 @@ use crate::memory_log::MemoryLogError;
 use crate::options::{MemoryControl, MemoryOptions};
 use crate::prompt_text::PromptText;
 use crate::tokenizer::TokenizerError;
+pub(crate) use encoder::Reading;
 pub use encoder::{EncodeError, MemoryQuery, Observations, Telling};
 use neighbours::Neighbours;
 use usage::Usage;

@@ -6,6 +6,7 @@ mod export;
 mod goal;
 mod graph;
 mod import;
+mod migrate;
 mod plot;
 mod recall;
 mod reflect;
@@ -23,7 +24,7 @@ use clap::{Args, Subcommand};
 use crate::context::Context;
 use crate::failure::Failure;
 
-/// Look into what an agent remembers, add to it, tidy it up, draw it
+/// Look into what an agent remembers, add to it, tidy it up, draw it, take it to another model
 #[derive(Args)]
 pub(crate) struct MemoryArgs {
     #[command(subcommand)]
@@ -41,6 +42,7 @@ enum Memory {
     Dream(dream::DreamArgs),
     Export(export::ExportArgs),
     Import(import::ImportArgs),
+    Migrate(migrate::MigrateArgs),
     Plot(plot::PlotArgs),
     Replay(replay::ReplayArgs),
 }
@@ -56,6 +58,7 @@ pub(crate) fn run(context: &Context, args: &MemoryArgs) -> Result<(), Failure> {
         Memory::Dream(args) => dream::run(context, args),
         Memory::Export(args) => export::run(context, args),
         Memory::Import(args) => import::run(context, args),
+        Memory::Migrate(args) => migrate::run(context, args),
         Memory::Plot(args) => plot::run(context, args),
         Memory::Replay(args) => replay::run(context, args),
     }

@@ -27,6 +27,14 @@ pub enum EncodeError {
     /// Nothing was said.
     #[error("the text has no tokens; give at least a word")]
     Empty,
+    /// It does not fit into the context.
+    #[error("the text has {found} tokens, and the context has room for {allowed}")]
+    TooLong {
+        /// Its tokens.
+        found: usize,
+        /// Most tokens.
+        allowed: usize,
+    },
     /// The tokenizer fails on the text.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -45,7 +53,47 @@ pub struct MemoryQuery {
     pub key: Vec<f32>,
 }
 
+/// A text that was read alone.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Reading {
+    /// Its tokens, each with the bytes that it stands for.
+    pub(crate) tokens: Vec<(u32, Range<usize>)>,
+    /// Their hidden states, `[tokens, dim]`, raw, flat.
+    pub(crate) rows: Vec<f32>,
+    /// The key that an observation of it has, `[dim]`, raw.
+    pub(crate) key: Vec<f32>,
+    /// Whether the first row says where it stands and not what was said.
+    pub(crate) at_start: bool,
+}
+
 impl Agent {
+    /// A text as memory is told it at the beginning of a context, as one span.
+    ///
+    /// # Errors
+    /// There is no tokenizer, the text has no tokens or more than the context has room for, or the model
+    /// fails.
+    pub(crate) fn read_alone(&self, text: &str) -> Result<Reading, EncodeError> {
+        let tokenizer = self.tokenizer().ok_or(EncodeError::NoTokenizer)?;
+        let tokens = tokenizer.encode_with_ranges(text, ParseSpecial::No)?;
+        if tokens.is_empty() {
+            return Err(EncodeError::Empty);
+        }
+        let bos = tokenizer.special().bos.filter(|_| tokenizer.special().add_bos);
+        let (found, skipped) = (tokens.len(), usize::from(bos.is_some()));
+        let allowed = self.context_length().saturating_sub(skipped);
+        if found > allowed {
+            return Err(EncodeError::TooLong { found, allowed });
+        }
+        let read: Vec<u32> =
+            bos.into_iter().chain(tokens.iter().map(|&(token, _)| token)).collect();
+        let dim = self.model().spec().hidden_size as usize;
+        let rows = hidden_of(self, &read)?.split_off(skipped * dim);
+        let at_start = bos.is_none();
+        let pooled = if at_start { without_first(&rows, dim) } else { &rows };
+        let key = writer::mean_row(pooled, dim);
+        Ok(Reading { tokens, rows, key, at_start })
+    }
+
     /// A text as the prompt of a generation asks memory with it.
     ///
     /// # Errors
@@ -160,15 +208,20 @@ impl Observations<'_> {
     fn hidden(&self, tokens: Range<usize>) -> Result<Vec<f32>, ForwardError> {
         let read: Vec<u32> =
             self.bos.into_iter().chain(self.tokens[tokens].iter().copied()).collect();
-        let mut tap = HiddenTap::new(self.agent.tap_layer());
-        self.agent.forward(&mut [Run {
-            state: &mut self.agent.new_state(),
-            tokens: &read,
-            logits: LogitsFor::None,
-            taps: Some(&mut tap),
-        }])?;
-        Ok(tap.rows().to_vec())
+        hidden_of(self.agent, &read)
     }
+}
+
+/// The hidden states of these tokens, read alone, `[tokens, dim]`, flat.
+fn hidden_of(agent: &Agent, tokens: &[u32]) -> Result<Vec<f32>, ForwardError> {
+    let mut tap = HiddenTap::new(agent.tap_layer());
+    agent.forward(&mut [Run {
+        state: &mut agent.new_state(),
+        tokens,
+        logits: LogitsFor::None,
+        taps: Some(&mut tap),
+    }])?;
+    Ok(tap.rows().to_vec())
 }
 
 /// Rows without the first, where there are others.
