@@ -25,7 +25,8 @@ use cart_store::Cartridge;
 use thiserror::Error;
 
 use crate::swap::candidate::{Staged, Warm};
-use crate::swap::{InFlight, MemoryPolicy, SwapError, SwapFailure, SwapReport, SwapRequest};
+use crate::swap::moving::Moving;
+use crate::swap::{InFlight, SwapError, SwapFailure, SwapReport, SwapRequest};
 use crate::{GenerateOptions, LoadOptions, OptionsError, Prompt};
 use generations::Generations;
 use owner::{Command, Incoming, Owner};
@@ -211,13 +212,10 @@ impl RuntimeHandle {
             failure: Box::new(failure),
         };
         let running = self.active().map_err(|_| SwapError::Stopped)?;
-        let carried = match request.memory {
-            MemoryPolicy::Carry => Some(running.agent().clone()),
-            MemoryPolicy::Replace => None,
-        };
+        let moving = Moving::new(request.memory, running.agent().clone());
         let lifecycle = Arc::clone(turn.lifecycle());
         let staged = Staged { cartridge: request.cartridge.clone(), lifecycle };
-        let warm = prepare(staged, &self.shared.options, carried.as_ref()).map_err(refuse)?;
+        let warm = prepare(staged, &self.shared.options, moving).map_err(refuse)?;
         let SwapRequest { name, in_flight, memory, cartridge: _ } = request;
         let incoming = Incoming { name, warm, in_flight, memory };
         self.ask(|reply| Command::Activate { incoming, reply }).ok_or(SwapError::Stopped)
@@ -258,7 +256,7 @@ impl RuntimeHandle {
 fn prepare(
     staged: Staged,
     options: &RuntimeOptions,
-    carried: Option<&crate::Agent>,
+    moving: Option<Moving>,
 ) -> Result<Warm, SwapFailure> {
-    staged.verify(options.verify_threads, &options.load)?.load(carried)?.warm()
+    staged.verify(options.verify_threads, &options.load)?.load(moving)?.warm()
 }

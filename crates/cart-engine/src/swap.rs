@@ -11,6 +11,7 @@
 
 pub(crate) mod candidate;
 pub(crate) mod lifecycle;
+pub(crate) mod moving;
 mod peak;
 mod refusal;
 
@@ -38,13 +39,22 @@ pub enum InFlight {
 
 /// What becomes of the memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum MemoryPolicy {
     /// The new cartridge's own.
     #[default]
     Replace,
     /// The running memory moves over. It must belong to the new cartridge's space.
     Carry,
+    /// The running memory moves over, into the new cartridge's space: its texts are read by the new model where
+    /// that is another one.
+    Migrate,
+    /// The new cartridge's own, joined with the running one. They must be of one space.
+    Merge,
+    /// The new cartridge's own, with the short-term memory of the running one. They must be of one space.
+    StmOnly,
+    /// The new cartridge's own, with the goal of the running one. They must be of one space.
+    GoalOnly,
 }
 
 /// A swap that is asked for.

@@ -17,7 +17,8 @@ use crate::report;
 #[derive(Args)]
 #[command(after_help = "Examples:
   cart swap smol:v2 --server http://127.0.0.1:8080
-  cart swap smol:v2 --server http://127.0.0.1:8080 --in-flight boundary --memory carry")]
+  cart swap smol:v2 --server http://127.0.0.1:8080 --in-flight boundary --memory carry
+  cart swap gemma --server http://127.0.0.1:8080 --memory migrate")]
 pub(crate) struct SwapArgs {
     /// A cartridge of the server's store
     #[arg(value_name = "REF")]
@@ -31,7 +32,7 @@ pub(crate) struct SwapArgs {
     /// What becomes of running streams: finish on the old cartridge, or go on with the new one
     #[arg(long, value_name = "MODE", default_value = "finish")]
     in_flight: InFlight,
-    /// Whose memory is used after: the new cartridge's, or the running one's
+    /// What is remembered after
     #[arg(long, value_name = "POLICY", default_value = "replace")]
     memory: Memory,
 }
@@ -44,8 +45,18 @@ enum InFlight {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Memory {
+    /// What the new cartridge remembers
     Replace,
+    /// The running memory; of the same model
     Carry,
+    /// The running memory, whose texts another model reads again
+    Migrate,
+    /// Both joined; of the same model
+    Merge,
+    /// The new cartridge's memory with the running short-term memory; of the same model
+    StmOnly,
+    /// The new cartridge's memory with the running goal; of the same model
+    GoalOnly,
 }
 
 pub(crate) fn run(context: &Context, args: &SwapArgs) -> Result<(), Failure> {
@@ -53,7 +64,7 @@ pub(crate) fn run(context: &Context, args: &SwapArgs) -> Result<(), Failure> {
     let body = json!({
         "ref": args.reference,
         "in_flight": match args.in_flight { InFlight::Finish => "finish", InFlight::Boundary => "boundary" },
-        "memory": match args.memory { Memory::Replace => "replace", Memory::Carry => "carry" },
+        "memory": args.memory.to_possible_value().expect("no policy is hidden").get_name(),
     });
     let config = ureq::Agent::config_builder()
         .http_status_as_error(false)

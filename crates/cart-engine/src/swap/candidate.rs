@@ -8,6 +8,7 @@ use cart_format::Probe;
 use cart_store::{Cartridge, Silent, VerifyOptions};
 
 use super::lifecycle::{Lifecycle, SwapState};
+use super::moving::{Moved, Moving};
 use super::refusal::SwapFailure;
 use crate::{Agent, LoadOptions, Prepared, check_probe, finite_check};
 
@@ -27,6 +28,7 @@ pub(crate) struct Checked {
 /// Weights, tokenizer and memory are loaded and fit each other.
 pub(crate) struct Loaded {
     agent: Agent,
+    moved: Option<Moved>,
     probes: Vec<Probe>,
     lifecycle: Arc<Lifecycle>,
     pub(crate) took: Took,
@@ -71,10 +73,8 @@ impl Staged {
 }
 
 impl Checked {
-    /// Loads it, and gives it the running memory where that is to be carried over.
-    ///
-    /// * `carried`: the agent whose memory moves over, if one does
-    pub(crate) fn load(self, carried: Option<&Agent>) -> Result<Loaded, SwapFailure> {
+    /// Loads it, and gives it what it is to have of the running memory.
+    pub(crate) fn load(self, moving: Option<Moving>) -> Result<Loaded, SwapFailure> {
         let begun = Instant::now();
         let commit = self.prepared.verified().cartridge().commit();
         let probes = commit.map(|(_, commit)| commit.probes.clone()).unwrap_or_default();
@@ -82,19 +82,20 @@ impl Checked {
         if agent.tokenizer().is_none() {
             return Err(SwapFailure::NoTokenizer);
         }
-        if let Some(carried) = carried {
-            agent = agent.with_memory_of(carried)?;
+        let mut moved = None;
+        if let Some(moving) = moving {
+            (agent, moved) = moving.move_to(agent).map(|(agent, moved)| (agent, Some(moved)))?;
         }
         step(&self.lifecycle, SwapState::Loaded);
         let took = Took { load_ms: millis_since(begun), ..self.took };
-        Ok(Loaded { agent, probes, lifecycle: self.lifecycle, took })
+        Ok(Loaded { agent, moved, probes, lifecycle: self.lifecycle, took })
     }
 }
 
 impl Loaded {
     /// Reads a few texts, whose logits must be finite and not all the same, then runs the golden
-    /// probes of its commit.
-    pub(crate) fn warm(self) -> Result<Warm, SwapFailure> {
+    /// probes of its commit; then moves what was written to the running memory meanwhile.
+    pub(crate) fn warm(mut self) -> Result<Warm, SwapFailure> {
         let begun = Instant::now();
         let finite = finite_check(&self.agent)?;
         for (index, probe) in self.probes.iter().enumerate() {
@@ -102,6 +103,9 @@ impl Loaded {
             if !outcome.passed {
                 return Err(SwapFailure::ProbeFailed { index, outcome: Box::new(outcome) });
             }
+        }
+        if let Some(moved) = &mut self.moved {
+            moved.catch_up(&self.agent)?;
         }
         step(&self.lifecycle, SwapState::Warm);
         let took = Took {

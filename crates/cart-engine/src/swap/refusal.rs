@@ -5,7 +5,10 @@ use cart_store::VerifyError;
 use thiserror::Error;
 
 use super::lifecycle::SwapState;
-use crate::{FiniteError, LoadError, ProbeError, ProbeFailure, ProbeOutcome};
+use crate::{
+    CalibrationError, FiniteError, LoadError, MigrationError, ProbeError, ProbeFailure,
+    ProbeOutcome,
+};
 
 /// Why there was no swap. The running generation is as it was.
 #[derive(Debug, Error)]
@@ -49,8 +52,14 @@ pub enum SwapFailure {
     #[error("the cartridge has no tokenizer; pack it with one (--tokenizer FILE)")]
     NoTokenizer,
     /// To `Loaded`: the running memory belongs to another space.
-    #[error("the memory can't be carried over: {0}; or swap with memory `replace`")]
+    #[error("the memory can't be carried over: {0}; or swap with memory `migrate` or `replace`")]
     Memory(#[from] ForeignSpace),
+    /// To `Loaded`: the running memory can't be brought into the new one's space.
+    #[error("the memory can't be migrated: {0}; or swap with memory `replace`")]
+    Migration(#[from] MigrationError),
+    /// To `Loaded`: the new cartridge has no memory, and none can be begun.
+    #[error("a memory can't be begun: {0}")]
+    Begin(#[from] CalibrationError),
     /// To `Warm`: it can't compute, or what it computes is not finite.
     #[error("the warm-up failed: {0}")]
     Warm(#[from] FiniteError),
@@ -87,6 +96,7 @@ impl SwapFailure {
             Self::Load(_) => "load_failed",
             Self::NoTokenizer => "no_tokenizer",
             Self::Memory(_) => "memory_of_another_space",
+            Self::Migration(_) | Self::Begin(_) => "memory_not_migrated",
             Self::Warm(_) => "warm_up_failed",
             Self::Probe(_) | Self::ProbeFailed { .. } => "probe_failed",
         }

@@ -5,6 +5,7 @@
 mod answers;
 mod client;
 mod given;
+mod memories;
 mod refusals;
 mod shutdown;
 mod swaps;

@@ -1,0 +1,116 @@
+//! What is remembered after a swap.
+
+use cart_engine::Telling;
+use cart_format::ManifestId;
+use cart_memory::Input;
+use cart_store::Cartridge;
+use serde_json::{Value, json};
+
+use crate::client::post;
+use crate::given::{Server, Shelf, agent, shelf};
+
+/// Zero in a cartridge of another space.
+const CHANGED: &str = "model.layers.1.mlp.down_proj.weight";
+
+/// The cartridge with a memory that was told two things.
+fn told(shelf: &Shelf, cartridge: &Cartridge) -> ManifestId {
+    let agent = agent(cartridge);
+    let telling = Telling {
+        text: "The key of Tom is in box 12. The map of Mia is in box 31.",
+        whole: false,
+        energy: 0.9,
+        source: "test",
+    };
+    for reading in agent.observations(telling).unwrap() {
+        for seen in reading.unwrap() {
+            agent.tell_memory(|memory| Input::Observe { at: memory.now() + 1, seen }).unwrap();
+        }
+    }
+    agent.save_memory(&shelf.store).unwrap().id
+}
+
+/// A store with `one`, `again` (the same weights, and a memory) and `two` (another space), and a server over `one` that was
+/// told something.
+fn given() -> (Shelf, Server, Value) {
+    let shelf = shelf();
+    let one = shelf.tiny("one");
+    let manifest = told(&shelf, &one);
+    shelf.recommit("again", &one, |commit| commit.manifest = manifest);
+    shelf.without(CHANGED, "two");
+    let server = shelf.serve("one");
+    let write = json!({"prompt": "The code of the red boat is 4821.", "max_tokens": 8,
+        "temperature": 0, "memory": {"write": true}});
+    post(&server, "/v1/completions", &write);
+    server.wait_until("both observations", |state| {
+        state["streams"] == 0 && state["memory"]["counters"]["observations"].as_u64() >= Some(2)
+    });
+    let memory = server.state()["memory"].clone();
+    (shelf, server, memory)
+}
+
+/// Swaps, and gives what is remembered then.
+fn swapped(server: &Server, to: &str, memory: &str) -> Value {
+    let answer = post(server, "/cart/swap", &json!({"ref": to, "memory": memory}));
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(answer.json()["memory"], memory);
+    server.wait_until("the new generation", |state| state["active"]["name"] == to);
+    server.state()["memory"].clone()
+}
+
+fn slots(memory: &Value, store: &str) -> u64 {
+    memory[store]["slots"].as_u64().unwrap()
+}
+
+#[test]
+fn a_memory_is_migrated_into_another_space_and_back() {
+    let (_shelf, server, before) = given();
+    for to in ["two", "one"] {
+        let after = swapped(&server, to, "migrate");
+        for store in ["stm", "ltm"] {
+            assert_eq!(slots(&after, store), slots(&before, store));
+        }
+        assert_eq!(after["counters"], before["counters"]);
+    }
+    // The new generation writes to it and reads it.
+    let ask = json!({"prompt": "What is the code of the red boat? The code of the red boat is",
+        "max_tokens": 4, "temperature": 0, "memory": {"write": true}});
+    assert_eq!(post(&server, "/v1/completions", &ask).status, 200);
+    server.wait_until("one more", |state| {
+        state["memory"]["counters"]["observations"].as_u64()
+            > before["counters"]["observations"].as_u64()
+    });
+}
+
+#[test]
+fn memories_of_one_space_are_joined_whole_or_in_part() {
+    let counted = |memory: &Value| memory["counters"]["observations"].as_u64().unwrap();
+    let (_shelf, server, before) = given();
+    let merged = swapped(&server, "again", "merge");
+    assert_eq!(slots(&merged, "stm"), slots(&before, "stm") + 2);
+    assert_eq!(counted(&merged), counted(&before) + 2);
+
+    let (_shelf, server, before) = given();
+    let moved = swapped(&server, "again", "stm-only");
+    assert_eq!((slots(&moved, "stm"), counted(&moved)), (slots(&before, "stm"), 2));
+
+    let (_shelf, server, _) = given();
+    let wanting = swapped(&server, "again", "goal-only");
+    assert_eq!((slots(&wanting, "stm"), counted(&wanting)), (2, 2));
+    // Into a cartridge that remembers nothing.
+    let alone = swapped(&server, "one", "stm-only");
+    assert_eq!((slots(&alone, "stm"), slots(&alone, "ltm"), counted(&alone)), (2, 0, 0));
+}
+
+#[test]
+fn parts_of_a_memory_of_another_space_are_refused() {
+    let (_shelf, server, before) = given();
+    for memory in ["merge", "stm-only", "goal-only"] {
+        let refused = post(&server, "/cart/swap", &json!({"ref": "two", "memory": memory}));
+        assert_eq!(refused.status, 422, "{}", refused.body);
+        assert_eq!(refused.error()["code"], json!("memory_of_another_space"));
+        assert!(refused.body.contains("migrate"), "{}", refused.body);
+    }
+    assert_eq!(server.state()["memory"], before);
+    let refused = post(&server, "/cart/swap", &json!({"ref": "two", "memory": "half"}));
+    assert_eq!(refused.status, 400, "{}", refused.body);
+}
