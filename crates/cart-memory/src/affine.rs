@@ -68,61 +68,91 @@ impl Pairs {
     }
 }
 
-/// Sums over the pairs, from which a map follows for every strength of the ridge.
+/// Sums over pairs, from which a map follows for every strength of the ridge.
 #[derive(Clone, Debug)]
 pub struct Regression {
-    from_mean: Vec<f64>,
-    to_mean: Vec<f64>,
-    /// `Σ (x − x̄)(x − x̄)ᵀ`, `[from_dim, from_dim]`, flat; the upper half.
+    pairs: usize,
+    /// `Σ w`.
+    weight: f64,
+    /// `Σ w x`, `[from_dim]`.
+    from_sum: Vec<f64>,
+    /// `Σ w y`, `[to_dim]`.
+    to_sum: Vec<f64>,
+    /// `Σ w x xᵀ`, `[from_dim, from_dim]`, flat; the upper half.
     gram: Vec<f64>,
-    /// `Σ (x − x̄)(y − ȳ)ᵀ`, `[from_dim, to_dim]`, flat.
+    /// `Σ w x yᵀ`, `[from_dim, to_dim]`, flat.
     cross: Vec<f64>,
 }
 
 impl Regression {
-    /// Sums up.
-    ///
-    /// # Errors
-    /// There are fewer than two pairs.
-    pub fn of(pairs: &Pairs) -> Result<Self, AffineError> {
-        let (found, from_dim, to_dim) = (pairs.len(), pairs.from_dim, pairs.to_dim);
-        if found < 2 {
-            return Err(AffineError::TooFew { found });
-        }
+    /// Sums up, each pair with weight 1.
+    pub fn of(pairs: &Pairs) -> Self {
+        let (from_dim, to_dim) = (pairs.from_dim, pairs.to_dim);
         let mut sums = Self {
-            from_mean: mean(&pairs.from, from_dim),
-            to_mean: mean(&pairs.to, to_dim),
+            pairs: pairs.len(),
+            weight: pairs.len() as f64,
+            from_sum: vec![0.0; from_dim],
+            to_sum: vec![0.0; to_dim],
             gram: vec![0.0; from_dim * from_dim],
             cross: vec![0.0; from_dim * to_dim],
         };
         for (from, to) in pairs.rows() {
-            let (x, y) = (less(from, &sums.from_mean), less(to, &sums.to_mean));
+            let [x, y] =
+                [from, to].map(|row| row.iter().copied().map(f64::from).collect::<Vec<_>>());
+            add(&mut sums.from_sum, 1.0, &x);
+            add(&mut sums.to_sum, 1.0, &y);
             for (row, &value) in x.iter().enumerate() {
                 add(&mut sums.gram[row * from_dim + row..(row + 1) * from_dim], value, &x[row..]);
                 add(&mut sums.cross[row * to_dim..][..to_dim], value, &y);
             }
         }
-        Ok(sums)
+        sums
     }
 
-    /// The map with the least `Σ |W x + b − y|² + λ · s · |W|²`, where `s` is the mean of the values'
-    /// summed squares, so that λ means the same whatever the pairs.
+    /// Pairs in them, each counted once.
+    pub fn pairs(&self) -> usize {
+        self.pairs
+    }
+
+    /// These sums and others of the same dimensions, each of whose pairs counts `weight` times.
+    #[must_use]
+    pub fn plus(&self, other: &Self, weight: f64) -> Self {
+        let mut sums = self.clone();
+        sums.pairs += other.pairs;
+        sums.weight += weight * other.weight;
+        add(&mut sums.from_sum, weight, &other.from_sum);
+        add(&mut sums.to_sum, weight, &other.to_sum);
+        add(&mut sums.gram, weight, &other.gram);
+        add(&mut sums.cross, weight, &other.cross);
+        sums
+    }
+
+    /// The map with the least `Σ w |W x + b − y|² + λ · s · |W|²`, where `s` is the mean of the values'
+    /// summed squares about their means, so that λ means the same whatever the pairs.
     ///
     /// Hoerl and Kennard, *Ridge regression: biased estimation for nonorthogonal problems* (1970), by a
     /// Cholesky decomposition of the normal equations.
     ///
     /// # Errors
-    /// The equations are singular.
+    /// There are fewer than two pairs, or the equations are singular.
     pub fn ridge(&self, lambda: f64) -> Result<AffineMap, AffineError> {
-        let (from_dim, to_dim) = (self.from_mean.len(), self.to_mean.len());
-        let trace: f64 = (0..from_dim).map(|row| self.gram[row * (from_dim + 1)]).sum();
+        if self.pairs < 2 {
+            return Err(AffineError::TooFew { found: self.pairs });
+        }
+        let (from_dim, to_dim) = (self.from_sum.len(), self.to_sum.len());
+        let mean = |sums: &[f64]| sums.iter().map(|sum| sum / self.weight).collect::<Vec<_>>();
+        let (from_mean, to_mean) = (mean(&self.from_sum), mean(&self.to_sum));
+        let (mut gram, mut weights) = (self.gram.clone(), self.cross.clone());
+        for (row, &sum) in self.from_sum.iter().enumerate() {
+            add(&mut gram[row * from_dim..][..from_dim], -sum, &from_mean);
+            add(&mut weights[row * to_dim..][..to_dim], -sum, &to_mean);
+        }
+        let trace: f64 = (0..from_dim).map(|row| gram[row * (from_dim + 1)]).sum();
         let added = lambda * trace / from_dim as f64;
-        let mut gram = self.gram.clone();
         (0..from_dim).for_each(|row| gram[row * (from_dim + 1)] += added);
-        let mut weights = self.cross.clone();
         solve(&mut gram, from_dim, &mut weights).ok_or(AffineError::Singular)?;
-        let mut offset = self.to_mean.clone();
-        for (row, &mean) in self.from_mean.iter().enumerate() {
+        let mut offset = to_mean;
+        for (row, &mean) in from_mean.iter().enumerate() {
             add(&mut offset, -mean, &weights[row * to_dim..][..to_dim]);
         }
         Ok(AffineMap { from_dim, to_dim, weights, offset })
@@ -205,10 +235,6 @@ fn add(target: &mut [f64], factor: f64, values: &[f64]) {
     }
 }
 
-fn less(values: &[f32], mean: &[f64]) -> Vec<f64> {
-    values.iter().zip(mean).map(|(&value, &mean)| f64::from(value) - mean).collect()
-}
-
 fn mean(rows: &[f32], dim: usize) -> Vec<f64> {
     let mut sums = vec![0.0; dim];
     for row in rows.chunks_exact(dim) {
@@ -242,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_map_that_is_there_is_found() {
-        let map = Regression::of(&pairs(40, 0.0, 1)).unwrap().ridge(1e-9).unwrap();
+        let map = Regression::of(&pairs(40, 0.0, 1)).ridge(1e-9).unwrap();
         let mapped = map.apply(&[1.0, 2.0, -1.0]);
         let expected = [5.0, -2.0, 4.0, 7.0];
         for (found, expected) in mapped.iter().zip(expected) {
@@ -254,7 +280,7 @@ mod tests {
     #[test]
     fn a_stronger_ridge_keeps_the_mean_alone() {
         let noisy = pairs(40, 0.1, 1);
-        let sums = Regression::of(&noisy).unwrap();
+        let sums = Regression::of(&noisy);
         let [weak, strong] = [1e-3, 1e9].map(|lambda| sums.ridge(lambda).unwrap());
         let fresh = pairs(40, 0.1, 2);
         assert!(weak.explained(&fresh) > 0.98, "{}", weak.explained(&fresh));
@@ -262,13 +288,30 @@ mod tests {
     }
 
     #[test]
+    fn a_weight_counts_a_pair_that_often() {
+        let (some, others) = (pairs(20, 0.1, 1), pairs(5, 0.1, 2));
+        let thrice = [&some, &others, &others, &others].into_iter().fold(
+            Pairs::new(3, 4),
+            |mut all, part| {
+                part.rows().for_each(|(from, to)| all.push(from, to));
+                all
+            },
+        );
+        let weighed = Regression::of(&some).plus(&Regression::of(&others), 3.0).ridge(0.1).unwrap();
+        let counted = Regression::of(&thrice).ridge(0.1).unwrap();
+        for (weighed, counted) in weighed.weights.iter().zip(&counted.weights) {
+            assert!((weighed - counted).abs() < 1e-9, "{weighed} {counted}");
+        }
+    }
+
+    #[test]
     fn too_little_is_refused() {
         assert_eq!(
-            Regression::of(&pairs(1, 0.0, 1)).unwrap_err(),
+            Regression::of(&pairs(1, 0.0, 1)).ridge(0.1).unwrap_err(),
             AffineError::TooFew { found: 1 }
         );
         // Without a ridge, fewer pairs than values leave directions open.
-        let few = Regression::of(&pairs(2, 0.0, 1)).unwrap();
+        let few = Regression::of(&pairs(2, 0.0, 1));
         assert_eq!(few.ridge(0.0).unwrap_err(), AffineError::Singular);
         assert!(few.ridge(1e-3).is_ok());
     }

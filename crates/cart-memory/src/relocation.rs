@@ -301,12 +301,14 @@ mod tests {
             memory.observe(u64::from(at) + 1, &seen).unwrap();
         }
         let slot = memory.slots().next().unwrap().0;
-        memory.attach_goal(slot, &memory.goal().vector().to_vec()).unwrap();
+        let goal = memory.goal().vector().to_vec();
+        memory.attach_goal(slot, &goal).unwrap();
         memory.set_gate(slot, 0.5).unwrap();
         memory
     }
 
     /// The same vectors with a fifth value, axes turned, and a token more for each text.
+    #[expect(clippy::unnecessary_wraps, reason = "it is given where a reader may fail")]
     fn wider(_: SlotRef, slot: &Slot) -> Result<Relocated, RelocationError> {
         let turn = |values: &[f32]| vec![0.25, values[3], values[0], values[1], values[2]];
         let mut value = slot.value.clone();

@@ -12,7 +12,10 @@ use crate::memory_loop::{EncodeError, Reading};
 use crate::tokenizer::{ParseSpecial, ShowSpecial, Tokenizer};
 
 /// Strengths of the ridge that are tried.
-const LAMBDAS: [f64; 7] = [1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0];
+const LAMBDAS: [f64; 5] = [0.01, 0.03, 0.1, 0.3, 1.0];
+/// How much the pairs of the memory's own texts weigh together, in shares of all the others: a map that knows
+/// how texts differ in general, but not how these do, finds the kind of a text and not the text.
+const OWN_WEIGHT: f64 = 10.0;
 
 /// A map between two spaces.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -21,11 +24,14 @@ pub struct MapReport {
     pub texts: usize,
     /// Pairs of hidden states that it was fitted on: at bytes where tokens of both models end, and the texts' keys.
     pub pairs: usize,
-    /// Texts that were held out.
+    /// How often a pair of the memory's own texts counts, where one of the others counts once.
+    pub own_weight: f64,
+    /// Texts of the memory that were held out.
     pub held_out_texts: usize,
     /// Pairs that were held out.
     pub held_out_pairs: usize,
-    /// Strength of the ridge, in shares of the mean variance: the one with the best `r2`.
+    /// Strength of the ridge, in shares of the mean variance: the one with which each half of the memory's fitted
+    /// texts explains most of the other half.
     pub lambda: f64,
     /// Share of the variance of held-out pairs that the map explains.
     pub r2: f64,
@@ -67,7 +73,7 @@ fn centred(normalization: &Normalization, raw: &[f32]) -> Vec<f32> {
     values.map(|((&raw, &centre), &scale)| (raw - centre) / scale).collect()
 }
 
-/// Reads the anchors with both models and fits maps; the one that explains most of what was held out is taken.
+/// Reads the anchors with both models and fits a map.
 pub(super) fn fit(
     from: &Agent,
     memory: &UnifiedMemory,
@@ -75,46 +81,104 @@ pub(super) fn fit(
     anchors: &Anchors<'_>,
 ) -> Result<(Map, MapReport), MigrationError> {
     let (old, new) = (memory.normalization(), to.normalization()?);
-    let mut fitted = Pairs::new(old.dim(), new.dim());
-    let mut held_out = fitted.clone();
-    let mut texts = [0, 0];
-    for (text, is_held_out) in anchors.all() {
-        let target = if is_held_out { &mut held_out } else { &mut fitted };
-        if pair(from, old, to, &new, text, target)? {
-            texts[usize::from(is_held_out)] += 1;
-        }
-    }
-    let sums = Regression::of(&fitted)?;
-    let mut best: Option<(f64, f64, AffineMap)> = None;
-    for lambda in LAMBDAS {
-        let affine = sums.ridge(lambda)?;
-        let r2 = affine.explained(&held_out);
-        if best.as_ref().is_none_or(|(most, ..)| r2 > *most) {
-            best = Some((r2, lambda, affine));
-        }
-    }
-    let (r2, lambda, affine) = best.expect("one strength or more is tried");
+    let read = Read::of(anchors, (from, old), (to, &new))?;
+    let sums = Sums {
+        halves: read.halves.each_ref().map(Regression::of),
+        others: Regression::of(&read.others),
+    };
+    let lambda = sums.best_lambda(&read.halves)?;
+    let own = read.halves[0].len() + read.halves[1].len();
+    let own_weight = own_weight(own, read.others.len());
+    let affine = sums.whole(own_weight).ridge(lambda)?;
     let report = MapReport {
-        texts: texts[0],
-        pairs: fitted.len(),
-        held_out_texts: texts[1],
-        held_out_pairs: held_out.len(),
+        texts: read.texts,
+        pairs: own + read.others.len(),
+        own_weight,
+        held_out_texts: read.held_out_texts,
+        held_out_pairs: read.held_out.len(),
         lambda,
-        r2,
+        r2: affine.explained(&read.held_out),
         threshold: 0.0,
         by_text: RecallReport::default(),
     };
     Ok((Map { affine, from: old.clone(), to: new }, report))
 }
 
+/// Pairs of the anchors that both models have read.
+struct Read {
+    /// Every second of the memory's own texts that a map is fitted on, and the rest of them.
+    halves: [Pairs; 2],
+    others: Pairs,
+    texts: usize,
+    held_out: Pairs,
+    held_out_texts: usize,
+}
+
+impl Read {
+    fn of(
+        anchors: &Anchors<'_>,
+        from: (&Agent, &Normalization),
+        to: (&Agent, &Normalization),
+    ) -> Result<Self, MigrationError> {
+        let none = Pairs::new(from.1.dim(), to.1.dim());
+        let mut halves = [none.clone(), none.clone()];
+        let (mut others, mut held_out) = (none.clone(), none);
+        let (mut texts, mut held_out_texts) = (0, 0);
+        for (index, text) in anchors.own_fitted().enumerate() {
+            texts += usize::from(pair(from, to, text, &mut halves[index % 2])?);
+        }
+        for text in anchors.others() {
+            texts += usize::from(pair(from, to, text, &mut others)?);
+        }
+        for text in anchors.own_held_out() {
+            held_out_texts += usize::from(pair(from, to, text, &mut held_out)?);
+        }
+        Ok(Self { halves, others, texts, held_out, held_out_texts })
+    }
+}
+
+/// What a map is fitted on.
+struct Sums {
+    /// Of the memory's own texts.
+    halves: [Regression; 2],
+    others: Regression,
+}
+
+impl Sums {
+    fn whole(&self, own_weight: f64) -> Regression {
+        let [first, second] = &self.halves;
+        self.others.plus(first, own_weight).plus(second, own_weight)
+    }
+
+    /// The strength with which a map fitted on either half, and the others, explains most of the other half.
+    fn best_lambda(&self, halves: &[Pairs; 2]) -> Result<f64, MigrationError> {
+        let mut best = (f64::NEG_INFINITY, LAMBDAS[0]);
+        for lambda in LAMBDAS {
+            let mut explained = 0.0;
+            for (fitted, asked) in [(0, 1), (1, 0)] {
+                let weight = own_weight(halves[fitted].len(), self.others.pairs());
+                let map = self.others.plus(&self.halves[fitted], weight).ridge(lambda)?;
+                explained += map.explained(&halves[asked]);
+            }
+            if explained > best.0 {
+                best = (explained, lambda);
+            }
+        }
+        Ok(best.1)
+    }
+}
+
+/// How often each of the memory's own pairs counts.
+fn own_weight(own: usize, others: usize) -> f64 {
+    if own == 0 || others == 0 { 1.0 } else { OWN_WEIGHT * others as f64 / own as f64 }
+}
+
 /// The pairs of a text: its key, and its hidden states where tokens of both models end at the same byte. The
 /// first ones say where they stand and not what was said, and are left out. A text that is too long for a
-/// model gives none.
+/// model gives none, and the answer is no.
 fn pair(
-    from: &Agent,
-    old: &Normalization,
-    to: &Agent,
-    new: &Normalization,
+    (from, old): (&Agent, &Normalization),
+    (to, new): (&Agent, &Normalization),
     text: &str,
     pairs: &mut Pairs,
 ) -> Result<bool, MigrationError> {

@@ -49,7 +49,7 @@ pub(crate) struct MigrateArgs {
     /// Texts to fit a map on beside those of the memory, a line each; paragraphs of a licence if absent
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     anchors: Option<PathBuf>,
-    /// Recall@10 under which a map is refused, 0 to 1 [default: 0.5]
+    /// Recall@10 under which a map is refused, 0 to 1 [default: 0.8]
     #[arg(long, value_name = "R")]
     threshold: Option<f64>,
 }
@@ -181,9 +181,10 @@ fn render(body: &Report) -> String {
 
 fn fitted(map: &MapReport) -> String {
     format!(
-        "map: fitted on {} of {}, λ {}; held-out R² {:.3} on {} of {}",
+        "map: fitted on {} of {}, those of the memory counted {:.1} times, λ {}; held-out R² {:.3} on {} of {}",
         counted(map.pairs as u64, "pair"),
         counted(map.texts as u64, "text"),
+        map.own_weight,
         map.lambda,
         map.r2,
         counted(map.held_out_pairs as u64, "pair"),
