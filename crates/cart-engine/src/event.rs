@@ -87,7 +87,7 @@ pub struct Timings {
 /// What memory did in one generation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MemoryUse {
-    /// Slots in the memory when the generation began.
+    /// Slots in the memory when the generation began, or when a swap gave it another one.
     pub slots: usize,
     /// Recalled spans, best first.
     pub read: Vec<SlotRead>,

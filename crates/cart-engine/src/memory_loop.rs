@@ -89,6 +89,35 @@ impl MemoryLoop {
         Ok(Some(Self { tap, neighbours, writer, usage }))
     }
 
+    /// Asks and tells another agent's memory from now on. What was recalled into keys and values stays there.
+    ///
+    /// * `from`: the agent of the memory so far, which is told what has grown too long for the other
+    pub(crate) fn turn_to(
+        &mut self,
+        from: &Agent,
+        to: &Agent,
+        query: &[u32],
+        options: &MemoryOptions,
+    ) -> Result<(), MemoryLoopError> {
+        let began = Instant::now();
+        let mut neighbours = None;
+        let memory = readable(to, options)?;
+        let slots = memory.as_ref().map_or(0, |memory| memory.slots().count());
+        if let (Some(memory), Some(knn)) = (memory, &options.knn) {
+            let recalled = recall(to, &memory, query, options)?;
+            let found = recalled.iter().map(|hit| hit.slot).collect();
+            neighbours = Some((Neighbours::new(memory, found, knn.clone()), recalled));
+        }
+        if let Some(writer) = &mut self.writer {
+            writer.turn_to(from, to, &mut self.usage)?;
+        }
+        let recalled = neighbours.as_ref().map(|(_, recalled)| recalled.as_slice());
+        self.usage.turned(slots, recalled.unwrap_or_default());
+        self.neighbours = neighbours.map(|(neighbours, _)| neighbours);
+        self.usage.spent += began.elapsed();
+        Ok(())
+    }
+
     /// Whether the logits of every token of the prompt are needed, not only of the last.
     pub(crate) fn wants_prompt_logits(&self) -> bool {
         self.writer.is_some()

@@ -27,7 +27,9 @@ use thiserror::Error;
 use crate::swap::candidate::{Staged, Warm};
 use crate::swap::moving::Moving;
 use crate::swap::{InFlight, SwapError, SwapFailure, SwapReport, SwapRequest};
-use crate::{GenerateOptions, LoadOptions, OptionsError, Prompt};
+use crate::{
+    Agent, GenerateOptions, LoadError, LoadOptions, OptionsError, Prompt, session_section,
+};
 use generations::Generations;
 use owner::{Command, Incoming, Owner};
 use shared::{Shared, SwapTurn};
@@ -212,6 +214,7 @@ impl RuntimeHandle {
             failure: Box::new(failure),
         };
         let running = self.active().map_err(|_| SwapError::Stopped)?;
+        check_kept(&request, running.agent()).map_err(refuse)?;
         let moving = Moving::new(request.memory, running.agent().clone());
         let lifecycle = Arc::clone(turn.lifecycle());
         let staged = Staged { cartridge: request.cartridge.clone(), lifecycle };
@@ -225,11 +228,12 @@ impl RuntimeHandle {
     /// over stays as it is now.
     ///
     /// # Errors
-    /// A swap is under way, there is nothing to go back to, or the runtime has been stopped.
+    /// A swap is under way, there is nothing to go back to or its weights are others while streams should keep
+    /// what they have read, or the runtime has been stopped.
     pub fn rollback(&self, in_flight: InFlight) -> Result<SwapReport, SwapError> {
         let _turn: SwapTurn = self.shared.begin_swap("rollback").ok_or(SwapError::InProgress)?;
         let done = self.ask(|reply| Command::RollBack { in_flight, reply });
-        done.ok_or(SwapError::Stopped)?.ok_or(SwapError::NothingToRollBackTo)
+        done.ok_or(SwapError::Stopped)?
     }
 
     /// Requests that were taken and have not ended, waiting ones included. Unlike the state, this
@@ -250,6 +254,12 @@ impl RuntimeHandle {
         self.commands.send(command(reply)).ok()?;
         answer.recv().ok()
     }
+}
+
+/// Refuses at the manifest, before the weights are read, that streams keep keys and values of other weights.
+fn check_kept(request: &SwapRequest, running: &Agent) -> Result<(), SwapFailure> {
+    let found = session_section::basis(request.cartridge.manifest()).map_err(LoadError::Space)?;
+    flip::may_keep(request.in_flight, running.basis(), found)
 }
 
 /// The way of a cartridge to `Warm`, on this thread.

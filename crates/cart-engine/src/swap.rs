@@ -35,6 +35,10 @@ pub enum InFlight {
     /// tokenized and read again. Where the new generation can't take a stream over (its context is
     /// too short, or it has no chat template), the stream ends on the old one.
     Boundary,
+    /// At the next token they go on with the new one, which must have the same weights: their keys and values stay,
+    /// with what was recalled into them; nothing is read again. The memory that is asked and told from then on
+    /// is the new generation's.
+    Keep,
 }
 
 /// What becomes of the memory.
@@ -103,7 +107,8 @@ pub struct SwapReport {
     /// Milliseconds for which the token loop stood still, `move_ms` included.
     pub pause_ms: f64,
     /// Milliseconds that `boundary` took to turn the streams' texts into the new generation's
-    /// tokens. They are read again in the loop, beside the other streams.
+    /// tokens, which are read again in the loop, beside the other streams; or that `keep` took to ask
+    /// the new memory.
     pub move_ms: f64,
     /// Golden probes that passed.
     pub probes_passed: usize,

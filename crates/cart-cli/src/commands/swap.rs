@@ -18,6 +18,7 @@ use crate::report;
 #[command(after_help = "Examples:
   cart swap smol:v2 --server http://127.0.0.1:8080
   cart swap smol:v2 --server http://127.0.0.1:8080 --in-flight boundary --memory carry
+  cart swap smol:told --server http://127.0.0.1:8080 --in-flight keep
   cart swap gemma --server http://127.0.0.1:8080 --memory migrate")]
 pub(crate) struct SwapArgs {
     /// A cartridge of the server's store
@@ -29,7 +30,7 @@ pub(crate) struct SwapArgs {
     /// The server's secret, where it has one
     #[arg(long, value_name = "TOKEN", env = "CART_ADMIN_TOKEN", hide_env_values = true)]
     admin_token: Option<String>,
-    /// What becomes of running streams: finish on the old cartridge, or go on with the new one
+    /// What becomes of running streams
     #[arg(long, value_name = "MODE", default_value = "finish")]
     in_flight: InFlight,
     /// What is remembered after
@@ -39,8 +40,12 @@ pub(crate) struct SwapArgs {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum InFlight {
+    /// They end on the old cartridge
     Finish,
+    /// They go on with the new one, which reads their texts again
     Boundary,
+    /// They go on with the new one and keep what they have read; of the same weights
+    Keep,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -63,8 +68,8 @@ pub(crate) fn run(context: &Context, args: &SwapArgs) -> Result<(), Failure> {
     let url = format!("{}/cart/swap", args.server.trim_end_matches('/'));
     let body = json!({
         "ref": args.reference,
-        "in_flight": match args.in_flight { InFlight::Finish => "finish", InFlight::Boundary => "boundary" },
-        "memory": args.memory.to_possible_value().expect("no policy is hidden").get_name(),
+        "in_flight": named(args.in_flight),
+        "memory": named(args.memory),
     });
     let config = ureq::Agent::config_builder()
         .http_status_as_error(false)
@@ -107,4 +112,9 @@ pub(crate) fn run(context: &Context, args: &SwapArgs) -> Result<(), Failure> {
         answer["streams_moved"],
         answer["streams_dropped"],
     ))
+}
+
+/// A choice as people and the server write it.
+fn named(choice: impl ValueEnum) -> String {
+    choice.to_possible_value().expect("no choice is hidden").get_name().to_owned()
 }

@@ -25,16 +25,15 @@ pub(super) struct Usage {
 
 impl Usage {
     pub(super) fn read(&mut self, recalled: &[Recalled], options: Option<&PrefixOptions>) {
-        self.report.read = recalled
-            .iter()
-            .map(|hit| SlotRead {
-                slot: hit.slot,
-                text: hit.text.clone(),
-                source: hit.source.clone(),
-                score: hit.cosine,
-                bias: options.map_or(hit.bias, |options| prefix::bias(hit, options)),
-            })
-            .collect();
+        self.report.read = recalled.iter().map(|hit| slot_read(hit, options)).collect();
+    }
+
+    /// Another memory is asked from now on.
+    ///
+    /// * `slots`: that it has, `recalled`: for neighbours, as it is not in keys and values
+    pub(super) fn turned(&mut self, slots: usize, recalled: &[Recalled]) {
+        self.report.slots = slots;
+        self.report.read.extend(recalled.iter().map(|hit| slot_read(hit, None)));
     }
 
     pub(super) fn mixed(&mut self, lambda: f64) {
@@ -64,5 +63,15 @@ impl Usage {
         let micros = (self.recall + self.spent).as_secs_f64() * 1e6;
         self.report.micros_per_token = mean(micros, self.tokens);
         self.report
+    }
+}
+
+fn slot_read(hit: &Recalled, options: Option<&PrefixOptions>) -> SlotRead {
+    SlotRead {
+        slot: hit.slot,
+        text: hit.text.clone(),
+        source: hit.source.clone(),
+        score: hit.cosine,
+        bias: options.map_or(hit.bias, |options| prefix::bias(hit, options)),
     }
 }

@@ -57,6 +57,21 @@ impl Writer {
         }
     }
 
+    /// Tells another agent's memory from now on: the open span too, unless it is too long for that memory.
+    pub(super) fn turn_to(
+        &mut self,
+        from: &Agent,
+        to: &Agent,
+        usage: &mut Usage,
+    ) -> Result<(), MemoryLoopError> {
+        let longest = to.max_span_tokens();
+        if self.open.as_ref().is_some_and(|open| open.tokens.len() > longest) {
+            self.close(from, usage)?;
+        }
+        self.longest = longest;
+        Ok(())
+    }
+
     /// Takes in a token that was read.
     ///
     /// * `row`: its hidden state, `[hidden_size]`

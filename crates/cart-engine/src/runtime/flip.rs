@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use cart_format::BasisId;
+
 use super::owner::{Incoming, Owner};
 use super::resident::Resident;
 use super::running::{Moved, Running};
 use crate::swap::candidate::{Took, millis_since};
-use crate::swap::{InFlight, MemoryPolicy, SwapReport, peak_rss};
+use crate::swap::{InFlight, MemoryPolicy, SwapError, SwapFailure, SwapReport, peak_rss};
 
 /// A swap that was made, whose streams are still on their way to the new generation.
 pub(super) struct Settling {
@@ -37,14 +39,24 @@ impl Owner {
     }
 
     /// Makes the generation before the active one again.
-    pub(super) fn roll_back(&mut self, in_flight: InFlight) -> Option<SwapReport> {
+    ///
+    /// # Errors
+    /// There is none, or its weights are others and streams were to keep what they have read.
+    pub(super) fn roll_back(&mut self, in_flight: InFlight) -> Result<SwapReport, SwapError> {
         let begun = Instant::now();
-        let from = self.generations.roll_back()?;
+        let to = self.generations.previous().ok_or(SwapError::NothingToRollBackTo)?;
+        let running = self.generations.active().agent().basis();
+        may_keep(in_flight, running, to.agent().basis()).map_err(|failure| SwapError::Refused {
+            name: to.name().to_owned(),
+            stage: to.state(),
+            failure: Box::new(failure),
+        })?;
+        let from = self.generations.roll_back().ok_or(SwapError::NothingToRollBackTo)?;
         let to = Arc::clone(self.generations.active());
         let streams = self.redirect(&to, in_flight);
         let pause_ms = millis_since(begun);
         let memory = MemoryPolicy::Replace;
-        Some(self.report(&from, in_flight, memory, streams, pause_ms, Took::default()))
+        Ok(self.report(&from, in_flight, memory, streams, pause_ms, Took::default()))
     }
 
     /// Lets the streams end where they are, or moves them.
@@ -58,13 +70,14 @@ impl Owner {
             let moved = match in_flight {
                 InFlight::Finish => Moved::No,
                 InFlight::Boundary => stream.move_to(to),
+                InFlight::Keep => stream.keep_on(to),
             };
             match moved {
                 Moved::Yes => streams.moved += 1,
                 Moved::No => streams.on_old += 1,
             }
         }
-        if in_flight == InFlight::Boundary {
+        if in_flight != InFlight::Finish {
             streams.move_ms = millis_since(begun);
         }
         streams
@@ -130,4 +143,18 @@ impl Owner {
             peak_rss_bytes: peak_rss(),
         }
     }
+}
+
+/// Refuses to keep keys and values of other weights.
+///
+/// * `running`, `found`: what those of running streams, and those of the new generation, depend on
+pub(super) fn may_keep(
+    in_flight: InFlight,
+    running: BasisId,
+    found: BasisId,
+) -> Result<(), SwapFailure> {
+    if in_flight == InFlight::Keep && found != running {
+        return Err(SwapFailure::OtherWeights { found, running });
+    }
+    Ok(())
 }

@@ -17,13 +17,13 @@ use super::state::{Ended, GenerationState, RuntimeState};
 use super::stream::{EventSink, StreamError, StreamEvent};
 use crate::step_many;
 use crate::swap::candidate::Warm;
-use crate::swap::{InFlight, MemoryPolicy, SwapReport};
+use crate::swap::{InFlight, MemoryPolicy, SwapError, SwapReport};
 
 /// What the owner is asked to do.
 pub(super) enum Command {
     Submit { request: GenerationRequest, sink: Box<dyn EventSink>, place: Place, ticket: Ticket },
     Activate { incoming: Incoming, reply: Sender<SwapReport> },
-    RollBack { in_flight: InFlight, reply: Sender<Option<SwapReport>> },
+    RollBack { in_flight: InFlight, reply: Sender<Result<SwapReport, SwapError>> },
     Active { reply: Sender<Arc<Resident>> },
     CutOff { reply: Sender<usize> },
     Stop,
@@ -175,11 +175,11 @@ impl Owner {
                 self.begin_settling(report, Box::new(move |report| drop(reply.send(report))));
             }
             Command::RollBack { in_flight, reply } => match self.roll_back(in_flight) {
-                Some(report) => {
-                    let reply = move |report| drop(reply.send(Some(report)));
+                Ok(report) => {
+                    let reply = move |report| drop(reply.send(Ok(report)));
                     self.begin_settling(report, Box::new(reply));
                 }
-                None => drop(reply.send(None)),
+                Err(refused) => drop(reply.send(Err(refused))),
             },
             Command::Active { reply } => {
                 let _ = reply.send(Arc::clone(self.generations.active()));

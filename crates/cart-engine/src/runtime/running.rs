@@ -140,6 +140,21 @@ impl Running {
         moved
     }
 
+    /// Lets the stream go on at once with a generation of the same weights, keys and values kept. One that is on its way
+    /// to another generation goes to this one instead, its text read again.
+    pub(super) fn keep_on(&mut self, to: &Arc<Resident>) -> Moved {
+        if self.bound_for.is_some() {
+            return self.move_to(to);
+        }
+        // A stream of a generation before, with other weights, goes on where it is.
+        if self.session.keep_on(self.resident.agent(), to.agent()).is_err() {
+            return Moved::No;
+        }
+        self.arrive(to);
+        self.crossing = Crossing::UnderWay;
+        Moved::Yes
+    }
+
     /// Whether a swap has moved it and it has yet to give a token on the new generation.
     pub(super) fn is_crossing(&self) -> bool {
         self.crossing == Crossing::UnderWay && self.end.is_none()
@@ -197,10 +212,14 @@ impl Running {
         if self.session.move_to(self.resident.agent(), to.agent()).is_err() {
             return Moved::No;
         }
-        self.moved += 1;
-        self.resident = Arc::clone(&to);
-        self.sink.deliver(StreamEvent::Moved { resident: to });
+        self.arrive(&to);
         Moved::Yes
+    }
+
+    fn arrive(&mut self, to: &Arc<Resident>) {
+        self.moved += 1;
+        self.resident = Arc::clone(to);
+        self.sink.deliver(StreamEvent::Moved { resident: Arc::clone(to) });
     }
 
     fn finish(mut self, finish: FinishReason) -> Outcome {

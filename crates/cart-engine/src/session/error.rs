@@ -1,5 +1,6 @@
 //! What can go wrong with a session.
 
+use cart_format::BasisId;
 use cart_nn::ForwardError;
 use thiserror::Error;
 
@@ -54,6 +55,17 @@ pub enum StartError {
     /// Half a character waits for its other half.
     #[error("the session holds back part of a character; step once more before moving it")]
     InsideCharacter,
+    /// Keys and values of one agent are not those of another.
+    #[error(
+        "the session was read with other weights, architecture or tokenizer (basis {}; the agent's {}), so that its keys and values can't be kept; move it, so that its text is read again",
+        found.short(), expected.short()
+    )]
+    OtherWeights {
+        /// Of the agent that read it.
+        found: BasisId,
+        /// Of the agent that it should go on with.
+        expected: BasisId,
+    },
     /// Memory could not take part.
     #[error(transparent)]
     Memory(#[from] MemoryLoopError),

@@ -43,6 +43,25 @@ impl Session {
         (self.cut, self.ready) = (0, None);
         Ok(())
     }
+
+    /// Goes on with another agent of the same weights, loaded with the same options: keys and values stay as they
+    /// are, and with them what was recalled before. Neighbours are from now on those of the other agent's memory,
+    /// and what the session writes goes there. On failure the session goes on with the agent that it had.
+    ///
+    /// * `from`: the agent that made the tokens so far
+    ///
+    /// # Errors
+    /// The agents differ in weights, architecture or tokenizer, or the other one's memory refuses.
+    pub fn keep_on(&mut self, from: &Agent, to: &Agent) -> Result<(), StartError> {
+        let (found, expected) = (from.basis(), to.basis());
+        if found != expected {
+            return Err(StartError::OtherWeights { found, expected });
+        }
+        if let Some(memory) = &mut self.memory {
+            memory.turn_to(from, to, &self.query, &self.options.memory)?;
+        }
+        Ok(())
+    }
 }
 
 /// Tokens of one agent as tokens of another: themselves where both have the same tokenizer, else

@@ -1,5 +1,6 @@
 //! Why a swap was refused, and at which stage.
 
+use cart_format::BasisId;
 use cart_memory::ForeignSpace;
 use cart_store::VerifyError;
 use thiserror::Error;
@@ -42,6 +43,17 @@ pub enum SwapError {
 /// Why a generation did not get to the next state.
 #[derive(Debug, Error)]
 pub enum SwapFailure {
+    /// To `Verified`: keys and values that should stay are those of other weights.
+    #[error(
+        "in flight `keep` was asked for, but its weights, architecture or tokenizer are not those that run (basis {}; running {}): keys and values of streams would not be its own; swap with in flight `boundary` or `finish`",
+        found.short(), running.short()
+    )]
+    OtherWeights {
+        /// What its keys and values depend on.
+        found: BasisId,
+        /// What those of running streams depend on.
+        running: BasisId,
+    },
     /// To `Verified`: the bytes are not what the manifest says.
     #[error(transparent)]
     Verify(#[from] VerifyError),
@@ -91,6 +103,7 @@ impl SwapError {
 impl SwapFailure {
     fn code(&self) -> &'static str {
         match self {
+            Self::OtherWeights { .. } => "other_weights",
             Self::Verify(_) => "verification_failed",
             Self::Load(LoadError::Finite(_)) => "weights_not_finite",
             Self::Load(_) => "load_failed",

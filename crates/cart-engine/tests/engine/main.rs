@@ -8,6 +8,7 @@ mod devices;
 mod gemma3;
 mod generation;
 mod given;
+mod keeping;
 mod loading;
 mod logits;
 mod measuring;

@@ -6,8 +6,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use cart_engine::runtime::{Runtime, RuntimeOptions};
-use cart_engine::{Agent, GenerateOptions, LoadOptions, Message, Prompt};
-use cart_format::Commit;
+use cart_engine::{Agent, GenerateOptions, LoadOptions, Message, Prompt, Telling};
+use cart_format::{Commit, ManifestId};
+use cart_memory::Input;
 use cart_server::{AppState, Served, ServerOptions, serve};
 use cart_store::import::{ImportOptions, import};
 use cart_store::{Cartridge, Silent, Store, VerifyOptions};
@@ -243,6 +244,23 @@ fn answer(cartridge: &Cartridge, prompt: &Prompt, max_tokens: usize, ignore_eos:
 pub(crate) fn agent(cartridge: &Cartridge) -> Agent {
     let verified = cartridge.clone().verify(&VerifyOptions::default(), &Silent).unwrap();
     Agent::load(&verified, &LoadOptions::default()).unwrap()
+}
+
+/// The cartridge with a memory that was told two things.
+pub(crate) fn told(shelf: &Shelf, cartridge: &Cartridge) -> ManifestId {
+    let agent = agent(cartridge);
+    let telling = Telling {
+        text: "The key of Tom is in box 12. The map of Mia is in box 31.",
+        whole: false,
+        energy: 0.9,
+        source: "test",
+    };
+    for reading in agent.observations(telling).unwrap() {
+        for seen in reading.unwrap() {
+            agent.tell_memory(|memory| Input::Observe { at: memory.now() + 1, seen }).unwrap();
+        }
+    }
+    agent.save_memory(&shelf.store).unwrap().id
 }
 
 /// A 16-bit float; the model has no subnormal ones that matter.

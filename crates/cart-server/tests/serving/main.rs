@@ -5,6 +5,7 @@
 mod answers;
 mod client;
 mod given;
+mod keeping;
 mod memories;
 mod refusals;
 mod shutdown;

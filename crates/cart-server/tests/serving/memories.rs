@@ -1,33 +1,12 @@
 //! What is remembered after a swap.
 
-use cart_engine::Telling;
-use cart_format::ManifestId;
-use cart_memory::Input;
-use cart_store::Cartridge;
 use serde_json::{Value, json};
 
 use crate::client::post;
-use crate::given::{Server, Shelf, agent, shelf};
+use crate::given::{Server, Shelf, shelf, told};
 
 /// Zero in a cartridge of another space.
 const CHANGED: &str = "model.layers.1.mlp.down_proj.weight";
-
-/// The cartridge with a memory that was told two things.
-fn told(shelf: &Shelf, cartridge: &Cartridge) -> ManifestId {
-    let agent = agent(cartridge);
-    let telling = Telling {
-        text: "The key of Tom is in box 12. The map of Mia is in box 31.",
-        whole: false,
-        energy: 0.9,
-        source: "test",
-    };
-    for reading in agent.observations(telling).unwrap() {
-        for seen in reading.unwrap() {
-            agent.tell_memory(|memory| Input::Observe { at: memory.now() + 1, seen }).unwrap();
-        }
-    }
-    agent.save_memory(&shelf.store).unwrap().id
-}
 
 /// A store with `one`, `again` (the same weights, and a memory) and `two` (another space), and a server over `one` that was
 /// told something.
