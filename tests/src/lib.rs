@@ -11,6 +11,8 @@
 mod cart;
 mod chance;
 pub mod damage;
+#[cfg(unix)]
+mod database;
 mod gguf;
 pub mod models;
 mod namespace;
@@ -21,6 +23,8 @@ mod server;
 
 pub use cart::{Cart, Done};
 pub use chance::Chance;
+#[cfg(unix)]
+pub use database::Database;
 pub use gguf::{GgufTensor, gguf_bytes};
 pub use namespace::with_small_file_system;
 pub use places::{binary, fixture, fixtures, skip, test_model};

@@ -50,6 +50,18 @@ impl Server {
         Self { child, url, agent: ureq::Agent::new_with_config(config) }
     }
 
+    /// Ends it at once, as `kill -9` does.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// As [`Server::post`]; none where no answer comes.
+    pub fn try_post(&self, path: &str, body: &Value) -> Option<(u16, String)> {
+        let mut response = self.agent.post(format!("{}{path}", self.url)).send_json(body).ok()?;
+        Some((response.status().as_u16(), response.body_mut().read_to_string().ok()?))
+    }
+
     /// `http://127.0.0.1:PORT`.
     pub fn url(&self) -> &str {
         &self.url

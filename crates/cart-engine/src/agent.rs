@@ -19,7 +19,7 @@ use thiserror::Error;
 
 use crate::calibration::{self, CalibrationError};
 use crate::chat::{ChatError, ChatTemplate};
-use crate::memory_cell::MemoryCell;
+use crate::memory_cell::{MemoryCell, Told};
 use crate::memory_log::MemoryLogError;
 use crate::memory_section::{self, MemorySectionError};
 use crate::prefix_cache::{PrefixCache, PrefixCacheReport};
@@ -333,7 +333,7 @@ impl Agent {
 
     /// The same model with a memory of its own, which begins as this one is now.
     pub fn fork(&self) -> Self {
-        let memory = self.memory().map(|memory| (*memory).clone());
+        let memory = self.memory().map(|memory| memory.on_its_own());
         Self { core: Arc::clone(&self.core), memory: MemoryCell::new(memory) }
     }
 
@@ -374,7 +374,25 @@ impl Agent {
         &self,
         input: impl FnOnce(&UnifiedMemory) -> Input,
     ) -> Result<Outcome, MemoryLogError> {
+        Ok(self.tell(input)?.outcome)
+    }
+
+    /// As [`Agent::tell_memory`], with what the memory offers to the one that it shares.
+    pub(crate) fn tell(
+        &self,
+        input: impl FnOnce(&UnifiedMemory) -> Input,
+    ) -> Result<Told, MemoryLogError> {
         self.memory.apply(|| self.new_memory(), input)
+    }
+
+    /// What holds the memory.
+    pub(crate) fn memory_cell(&self) -> &MemoryCell {
+        &self.memory
+    }
+
+    /// The same model with another memory.
+    pub(crate) fn with_cell(&self, cell: &MemoryCell) -> Self {
+        Self { core: Arc::clone(&self.core), memory: cell.clone() }
     }
 
     /// Changes the memory, which is made now if there is none, in a way that is no record: a log ends.

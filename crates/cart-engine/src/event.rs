@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use cart_memory::SlotRef;
 
+use crate::long_term::LongTermUse;
+
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -110,6 +112,9 @@ pub struct MemoryUse {
     pub kl: Option<f64>,
     /// Microseconds that memory took for each generated token, recall included.
     pub micros_per_token: f64,
+    /// The long-term memory that is shared with others; none where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub long_term: Option<LongTermUse>,
 }
 
 /// A recalled span.

@@ -42,6 +42,7 @@ mod code_pages;
 mod distribution;
 mod event;
 mod hidden_tap;
+pub mod long_term;
 mod memory_cell;
 mod memory_log;
 mod memory_loop;
@@ -84,8 +85,8 @@ pub use migration::{
     RecallReport, migrate, migrate_by_text,
 };
 pub use options::{
-    GenerateOptions, KnnOptions, KnnScope, MAX_STOPS, MAX_TOP_LOGPROBS, MemoryControl,
-    MemoryOptions, Message, OptionsError, PrefixOptions, Prompt,
+    GenerateOptions, KnnOptions, KnnScope, MAX_SESSION_NAME, MAX_STOPS, MAX_TOP_LOGPROBS,
+    MemoryControl, MemoryOptions, Message, OptionsError, PrefixOptions, Prompt,
 };
 pub use perplexity::{PerplexityError, PerplexityReport, perplexity};
 pub use prefix_cache::PrefixCacheReport;

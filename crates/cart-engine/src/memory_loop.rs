@@ -187,7 +187,7 @@ impl MemoryLoop {
         if let Some(mut writer) = self.writer.take() {
             writer.finish(agent, &mut self.usage)?;
         }
-        Ok(self.usage.finish())
+        Ok(self.usage.finish(agent.memory_cell().link()))
     }
 
     /// How long recall took, and everything since.

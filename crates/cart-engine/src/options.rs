@@ -12,6 +12,9 @@ pub const MAX_TOP_LOGPROBS: usize = 100;
 /// Most stop strings of one generation.
 pub const MAX_STOPS: usize = 64;
 
+/// Longest name of a conversation, in bytes.
+pub const MAX_SESSION_NAME: usize = 256;
+
 /// What the model is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Prompt {
@@ -89,6 +92,10 @@ pub struct MemoryOptions {
     pub compare: bool,
     /// The memory itself, or the control of an experiment.
     pub control: MemoryControl,
+    /// The conversation whose memory it is: a short-term memory of its own over the long-term memory that all
+    /// conversations share. None for the agent's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
 }
 
 impl MemoryOptions {
@@ -207,6 +214,14 @@ pub enum OptionsError {
         /// The largest allowed.
         most: f64,
     },
+    /// A conversation's name can't be used.
+    #[error(
+        "`memory.session` has {found}; allowed: 1 to {MAX_SESSION_NAME} bytes without control characters"
+    )]
+    Session {
+        /// What is wrong with it.
+        found: String,
+    },
     /// An empty stop string would stop everything.
     #[error("stop string {index} is empty; give at least one character, or leave it out")]
     EmptyStop {
@@ -246,7 +261,19 @@ impl MemoryOptions {
             let least = f64::from(knn.min_cosine) + 0.001;
             range("knn.full_cosine", f64::from(knn.full_cosine), least, 1.0)?;
         }
-        Ok(())
+        self.check_session()
+    }
+
+    fn check_session(&self) -> Result<(), OptionsError> {
+        let Some(name) = &self.session else { return Ok(()) };
+        let found = if !(1..=MAX_SESSION_NAME).contains(&name.len()) {
+            format!("{} bytes", name.len())
+        } else if name.chars().any(char::is_control) {
+            "a control character".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(OptionsError::Session { found })
     }
 }
 

@@ -24,6 +24,7 @@ use std::time::Duration;
 use cart_store::Cartridge;
 use thiserror::Error;
 
+use crate::long_term::LongTermSource;
 use crate::swap::candidate::{Staged, Warm};
 use crate::swap::moving::Moving;
 use crate::swap::{InFlight, SwapError, SwapFailure, SwapReport, SwapRequest};
@@ -53,6 +54,8 @@ pub struct RuntimeOptions {
     pub load: LoadOptions,
     /// Threads that verify a new cartridge; every core if absent.
     pub verify_threads: Option<usize>,
+    /// The long-term memory that others share, if they do; else conversations share the agent's own.
+    pub long_term: Option<Arc<dyn LongTermSource>>,
 }
 
 impl Default for RuntimeOptions {
@@ -64,6 +67,7 @@ impl Default for RuntimeOptions {
             rollback_window: Duration::from_mins(10),
             load: LoadOptions::default(),
             verify_threads: None,
+            long_term: None,
         }
     }
 }
@@ -132,7 +136,8 @@ impl Runtime {
         let first = Arc::new(Resident::new(name.to_owned(), 1, warm.agent, warm.lifecycle));
         // Active from here on, so that whoever asks before the first turn hears so.
         let generations = Generations::new(Arc::clone(&first), options.rollback_window);
-        let shared = Arc::new(Shared::new(options, Owner::first_state(&first)));
+        let shared =
+            Arc::new(Shared::new(options, Owner::first_state(&first), first.agent().clone()));
         let (commands, inbox) = mpsc::channel();
         let owner = Owner::new(generations, inbox, Arc::clone(&shared));
         let thread = std::thread::Builder::new()
@@ -268,5 +273,9 @@ fn prepare(
     options: &RuntimeOptions,
     moving: Option<Moving>,
 ) -> Result<Warm, SwapFailure> {
-    staged.verify(options.verify_threads, &options.load)?.load(moving)?.warm()
+    let warm = staged.verify(options.verify_threads, &options.load)?.load(moving)?.warm()?;
+    if let Some(source) = &options.long_term {
+        warm.agent.share_long_term(source.as_ref())?;
+    }
+    Ok(warm)
 }

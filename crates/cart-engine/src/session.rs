@@ -16,6 +16,7 @@ use cart_nn::{Logits, LogitsFor};
 use crate::agent::Agent;
 use crate::distribution;
 use crate::event::{FinishReason, GenerateEvent, Generation, StepEvent, Timings};
+use crate::memory_cell::MemoryCell;
 use crate::memory_loop::MemoryLoop;
 use crate::options::{GenerateOptions, Prompt};
 use crate::prompt_text::PromptText;
@@ -42,6 +43,8 @@ pub struct Session {
     output: Output,
     finished: Option<FinishReason>,
     memory: Option<MemoryLoop>,
+    /// Whose memory takes part.
+    cell: MemoryCell,
     /// Logits of the last token, if all were read and none was chosen.
     ready: Option<Vec<f32>>,
     prefill: Duration,
@@ -73,6 +76,7 @@ impl Session {
             return Err(StartError::PromptTooLong { found, context });
         }
         let mut state = agent.new_state();
+        let agent = &in_conversation(agent, options)?;
         let memory = MemoryLoop::start(agent, &text, &options.memory, &mut state)?;
         let compare = options.memory.compare && memory.as_ref().is_some_and(MemoryLoop::has_prefix);
         let mut session = Self {
@@ -88,6 +92,7 @@ impl Session {
             output: Output::new(options.stop.clone()),
             finished: None,
             memory,
+            cell: agent.memory_cell().clone(),
             ready: None,
             prefill: Duration::ZERO,
             decode: Duration::ZERO,
@@ -146,6 +151,7 @@ impl Session {
     /// Memory can't be written.
     pub fn finish(mut self, agent: &Agent) -> Result<Generation, StepError> {
         self.read_last(agent)?;
+        let agent = &agent.with_cell(&self.cell);
         let (recall, spent) = self.memory.as_ref().map(MemoryLoop::durations).unwrap_or_default();
         let memory = self.memory.map(|memory| memory.finish(agent)).transpose()?;
         let (text, logprobs, top_logprobs) = self.output.into_parts();
@@ -242,6 +248,7 @@ impl Session {
         chosen: Option<f64>,
     ) -> Result<(), StepError> {
         let Some(memory) = &mut self.memory else { return Ok(()) };
+        let agent = &agent.with_cell(&self.cell);
         let tokens = &self.tokens[first..first + reading.tokens];
         let following = &self.tokens[first + 1..];
         let mut next: Vec<Option<f32>> = if reading.logits == LogitsFor::All {
@@ -273,6 +280,15 @@ impl Session {
         drop(runs);
         self.read += 1;
         self.tell(agent, self.read - 1, reading, &logits[0], None)
+    }
+}
+
+/// The agent as it is in the conversation that the options name, if its memory takes part.
+fn in_conversation(agent: &Agent, options: &GenerateOptions) -> Result<Agent, StartError> {
+    let memory = &options.memory;
+    match memory.session.as_deref().filter(|_| memory.reads() || memory.write) {
+        Some(name) => Ok(agent.in_conversation(name)?),
+        None => Ok(agent.clone()),
     }
 }
 

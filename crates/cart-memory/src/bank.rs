@@ -1,7 +1,10 @@
 //! Slots in fixed positions, beside their unit keys in one block.
 //!
 //! A slot never moves, so that storing one more rewrites the rows of that one. The unit keys are
-//! derived from the raw keys and are never stored.
+//! derived from the raw keys and are never stored. Copies share the slots that neither has changed.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use crate::Normalization;
 use crate::config::MergeRule;
@@ -13,11 +16,42 @@ use crate::slot::{Slot, SlotId, SlotValue, Tick};
 pub(crate) struct Bank {
     dim: usize,
     capacity: usize,
-    slots: Vec<Option<Slot>>,
+    slots: Vec<Option<Arc<Slot>>>,
     /// `[slots, dim]`; rows of empty positions are zero.
     units: Vec<f32>,
     len: usize,
     metric: Metric,
+}
+
+/// A store that memories share until one of them changes it.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedBank(Arc<Bank>);
+
+impl SharedBank {
+    /// Whether the two are one store, not only equal.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl From<Bank> for SharedBank {
+    fn from(bank: Bank) -> Self {
+        Self(Arc::new(bank))
+    }
+}
+
+impl Deref for SharedBank {
+    type Target = Bank;
+
+    fn deref(&self) -> &Bank {
+        &self.0
+    }
+}
+
+impl DerefMut for SharedBank {
+    fn deref_mut(&mut self) -> &mut Bank {
+        Arc::make_mut(&mut self.0)
+    }
 }
 
 /// The slots nearest to a key, by whether they may take what comes with it.
@@ -79,11 +113,27 @@ impl Bank {
         self.slots
             .iter()
             .enumerate()
-            .filter_map(|(position, slot)| slot.as_ref().map(|slot| (position, slot)))
+            .filter_map(|(position, slot)| slot.as_deref().map(|slot| (position, slot)))
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
-        self.slots.iter_mut().flatten()
+        self.slots.iter_mut().flatten().map(Arc::make_mut)
+    }
+
+    /// Positions whose slots are not the ones that `other` shares, in order.
+    pub(crate) fn differing(&self, other: &Self) -> Vec<usize> {
+        let slot = |bank: &Self, position: usize| bank.slots.get(position).cloned().flatten();
+        (0..self.slots.len().max(other.slots.len()))
+            .filter(|&position| match (slot(self, position), slot(other, position)) {
+                (Some(own), Some(other)) => !Arc::ptr_eq(&own, &other),
+                (own, other) => own.is_some() != other.is_some(),
+            })
+            .collect()
+    }
+
+    /// The slot at a position, if there is one.
+    pub(crate) fn at(&self, position: usize) -> Option<&Slot> {
+        self.slots.get(position)?.as_deref()
     }
 
     /// The lowest free position.
@@ -101,7 +151,7 @@ impl Bank {
             self.units.resize((position + 1) * self.dim, 0.0);
         }
         debug_assert!(self.slots[position].is_none(), "only free positions are filled");
-        self.slots[position] = Some(slot);
+        self.slots[position] = Some(Arc::new(slot));
         self.set_unit(position, unit);
         self.len += 1;
     }
@@ -111,15 +161,15 @@ impl Bank {
         let slot = self.slots[position].take().expect("callers name occupied positions");
         self.units[position * self.dim..][..self.dim].fill(0.0);
         self.len -= 1;
-        slot
+        Arc::unwrap_or_clone(slot)
     }
 
     pub(crate) fn slot(&self, position: usize) -> &Slot {
-        self.slots[position].as_ref().expect("callers name occupied positions")
+        self.slots[position].as_deref().expect("callers name occupied positions")
     }
 
     pub(crate) fn slot_mut(&mut self, position: usize) -> &mut Slot {
-        self.slots[position].as_mut().expect("callers name occupied positions")
+        Arc::make_mut(self.slots[position].as_mut().expect("callers name occupied positions"))
     }
 
     pub(crate) fn unit(&self, position: usize) -> &[f32] {

@@ -15,14 +15,19 @@ struct Rival {
 }
 
 impl UnifiedMemory {
-    /// Looks for slots that contradict the short-term slot at `position`, which was just written. What
-    /// is said again holds again, unless it loses against them.
-    pub(crate) fn contradict(&mut self, at: Tick, position: usize, events: &mut Vec<MemoryEvent>) {
-        let slot = self.stm.slot(position);
-        let own = SlotRef { store: StoreKind::Stm, id: slot.id };
+    /// Looks for slots that contradict the slot at `position`, which was just written. What is said
+    /// again holds again, unless it loses against them.
+    pub(crate) fn contradict(
+        &mut self,
+        at: Tick,
+        (store, position): (StoreKind, usize),
+        events: &mut Vec<MemoryEvent>,
+    ) {
+        let slot = self.bank(store).slot(position);
+        let own = SlotRef { store, id: slot.id };
         let Some(rules) = self.config.contradictions else { return self.reopen(own, events) };
         let worth = slot.gated_energy();
-        let rivals = self.rivals(at, position, rules.cosine);
+        let rivals = self.rivals(at, (store, position), rules.cosine);
         if rules.policy == ContradictionPolicy::KeepBoth {
             self.reopen(own, events);
             let event = |rival: Rival| MemoryEvent::Contradicted {
@@ -50,9 +55,9 @@ impl UnifiedMemory {
         }
     }
 
-    fn rivals(&self, at: Tick, position: usize, least: f32) -> Vec<Rival> {
-        let slot = self.stm.slot(position);
-        let unit = self.stm.unit(position);
+    fn rivals(&self, at: Tick, (store, position): (StoreKind, usize), least: f32) -> Vec<Rival> {
+        let slot = self.bank(store).slot(position);
+        let unit = self.bank(store).unit(position);
         let others = self.stores().flat_map(|(store, bank)| {
             bank.iter().map(move |(position, slot)| (store, slot, bank.unit(position)))
         });

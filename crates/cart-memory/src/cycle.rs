@@ -18,7 +18,9 @@ impl UnifiedMemory {
             return Err(MemoryError::Cycles { found: cycles });
         }
         let stm = self.config.buffer.map(|rules| (rules.retention, rules.floor));
-        let ltm = self.config.store.map(|rules| (rules.retention, rules.floor));
+        // A long-term memory that many share has its cycles where it is.
+        let ltm = self.config.store.filter(|_| self.offers.is_none());
+        let ltm = ltm.map(|rules| (rules.retention, rules.floor));
         if stm.is_none() && ltm.is_none() {
             return Err(MemoryError::RuleNotSet { rule: "buffer` or `store" });
         }

@@ -194,6 +194,15 @@ pub enum MemoryEvent {
         /// The energy that was left.
         energy: f32,
     },
+    /// A slot was offered to a long-term memory that many share, which has yet to take it.
+    Offered {
+        /// The short-term slot.
+        slot: SlotId,
+        /// What it was worth: σ(A) · energy.
+        gated_energy: f32,
+        /// Why now.
+        cause: Cause,
+    },
     /// Slots were read.
     Read {
         /// The slots with their shares of the read, which add up to 1.

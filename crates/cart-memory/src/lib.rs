@@ -38,6 +38,7 @@ mod reflect;
 mod relocation;
 mod report;
 mod seeded;
+mod shared;
 mod shuffle;
 mod slot;
 mod snapshot;
@@ -66,11 +67,14 @@ pub use recall::Recalled;
 pub use reflect::{Novelty, Reflection};
 pub use relocation::{GoalRelocated, Relocated, RelocationError};
 pub use report::{MemoryReport, Spread, StoreReport};
+pub use shared::{Offered, Settlement};
 pub use slot::{
     Consolidation, KeyStatistics, Slot, SlotId, SlotRef, SlotValue, StoreKind, Tick, TokenKeys,
     Validity,
 };
-pub use snapshot::{GraphProblem, MemorySnapshot, MemoryTensor, RestoreError, SlotProblem};
+pub use snapshot::{
+    GraphProblem, MemorySnapshot, MemoryTensor, RestoreError, SlotProblem, SlotRecord,
+};
 pub use surprise::{SurpriseStatistics, energy_from_surprise};
 pub use unified::{ForeignSpace, UnifiedMemory};
 pub use union::UnionReport;

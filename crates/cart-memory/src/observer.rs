@@ -47,7 +47,12 @@ impl UnifiedMemory {
                 self.consolidate(at, position, Cause::Observer, events);
             }
         }
-        if at - self.pruned_at >= self.config.prune_interval {
+        self.prune_if_due(at, events);
+    }
+
+    /// Prunes long-term memory, unless it is shared: then the one that holds it does.
+    pub(crate) fn prune_if_due(&mut self, at: Tick, events: &mut Vec<MemoryEvent>) {
+        if self.offers.is_none() && at - self.pruned_at >= self.config.prune_interval {
             self.pruned_at = at;
             self.prune(at, events);
         }
@@ -99,6 +104,10 @@ impl UnifiedMemory {
             Filtered::Weakened(slot) => Cow::Owned(*slot),
             Filtered::Withheld => return self.mark_consolidated(at, position, None),
         };
+        if self.offers.is_some() {
+            let slot = slot.into_owned();
+            return self.offer(at, position, slot, cause, events);
+        }
         let (from, gated_energy) = (slot.id, slot.gated_energy());
         let confidence = self.confidence(self.stm.unit(position));
         let offer = Offer {
@@ -132,7 +141,7 @@ impl UnifiedMemory {
         }
     }
 
-    fn note_intake(&mut self, intake: &Intake) {
+    pub(crate) fn note_intake(&mut self, intake: &Intake) {
         self.counters.consolidated += 1;
         match intake {
             Intake::Merged { .. } => self.counters.merged += 1,
@@ -189,7 +198,7 @@ impl UnifiedMemory {
     }
 
     /// How sure the memory is of a unit key, 0 to 1, where the self-diagnostic is on.
-    fn confidence(&self, unit: &[f32]) -> Option<f32> {
+    pub(crate) fn confidence(&self, unit: &[f32]) -> Option<f32> {
         let rules = self.config.diagnostic?;
         let seed = rules.seed.wrapping_add(self.goal.steps());
         let how = Perturbation { seed, samples: rules.samples, sigma: rules.sigma };

@@ -126,6 +126,11 @@ impl UnifiedMemory {
         self.now = at;
         let mut touched = false;
         for read in slots {
+            if let Some(offers) = self.offers.as_mut().filter(|_| read.store == StoreKind::Ltm) {
+                offers.reads.insert(read.id);
+                touched = true;
+                continue;
+            }
             let bank = self.bank_mut(read.store);
             if let Some(position) = bank.find(read.id) {
                 bank.slot_mut(position).read = at;

@@ -105,7 +105,7 @@ impl UnifiedMemory {
         moved.space = space;
         moved.normalization = normalization;
         moved.stm = Bank::new(&moved.normalization, self.config.stm_slots);
-        moved.ltm = Bank::new(&moved.normalization, self.config.ltm_slots);
+        moved.ltm = Bank::new(&moved.normalization, self.config.ltm_slots).into();
         for (store, bank) in self.stores() {
             for (position, slot) in bank.iter() {
                 let at = SlotRef { store, id: slot.id };

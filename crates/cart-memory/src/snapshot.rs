@@ -6,6 +6,7 @@
 
 mod error;
 mod layout;
+mod record;
 mod restore;
 mod state;
 
@@ -15,6 +16,7 @@ use crate::UnifiedMemory;
 use crate::unified::ForeignSpace;
 pub use error::{GraphProblem, RestoreError, SlotProblem};
 use layout::{StoreTensors, bytes_of_f32};
+pub use record::SlotRecord;
 use state::State;
 
 /// A memory's whole state.

@@ -107,7 +107,7 @@ impl UnifiedMemory {
             .min_by_key(|(_, slot)| (slot.validity.holds(at), slot.id))
             .expect("a full ring has a slot, because its capacity is at least 1");
         let worth = self.is_worth_keeping(position) || self.corrects(at, position);
-        if worth && self.long_term_home(position).is_none() {
+        if worth && !self.is_kept(position) {
             self.consolidate(at, position, Cause::Eviction, events);
         }
         let in_ltm = self.long_term_home(position);

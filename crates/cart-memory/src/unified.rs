@@ -3,13 +3,14 @@
 use cart_format::SpaceId;
 use thiserror::Error;
 
-use crate::bank::Bank;
+use crate::bank::{Bank, SharedBank};
 use crate::config::{ConfigError, check_centres, with_parts};
 use crate::counters::Counters;
 use crate::event::{Cause, MemoryEvent};
 use crate::goal::Goal;
 use crate::graph::Graph;
 use crate::observation::{Checked, MemoryError, Observation, check_tick};
+use crate::shared::Offers;
 use crate::slot::{Slot, SlotId, SlotRef, StoreKind};
 use crate::surprise::{self, SurpriseStatistics};
 use crate::{MemoryConfig, Normalization, Tick};
@@ -38,7 +39,7 @@ pub struct UnifiedMemory {
     pub(crate) normalization: Normalization,
     pub(crate) config: MemoryConfig,
     pub(crate) stm: Bank,
-    pub(crate) ltm: Bank,
+    pub(crate) ltm: SharedBank,
     pub(crate) goal: Goal,
     pub(crate) graph: Graph,
     pub(crate) surprise: SurpriseStatistics,
@@ -50,6 +51,8 @@ pub struct UnifiedMemory {
     pub(crate) pruned_at: Tick,
     /// The next slot's id.
     pub(crate) next_slot: u64,
+    /// What goes to the long-term memory that it shares with others, where it does.
+    pub(crate) offers: Option<Offers>,
 }
 
 impl UnifiedMemory {
@@ -68,7 +71,7 @@ impl UnifiedMemory {
         let dim = normalization.dim();
         Ok(Self {
             stm: Bank::new(&normalization, config.stm_slots),
-            ltm: Bank::new(&normalization, config.ltm_slots),
+            ltm: Bank::new(&normalization, config.ltm_slots).into(),
             goal: Goal::new(dim),
             graph: Graph::default(),
             surprise: SurpriseStatistics::new(&config),
@@ -77,6 +80,7 @@ impl UnifiedMemory {
             observed_at: 0,
             pruned_at: 0,
             next_slot: 0,
+            offers: None,
             space,
             normalization,
             config,
@@ -105,7 +109,8 @@ impl UnifiedMemory {
             self.surprise.update(nats, self.config.surprise_alpha);
         }
         let position = self.admit(at, checked, &mut events);
-        self.contradict(at, position, &mut events);
+        self.contradict(at, (StoreKind::Stm, position), &mut events);
+        self.press(at, position, &mut events);
         self.fire(at, &[(self.stm.slot(position).id, 1.0)]);
         if let Some(z) = z {
             self.gate_by_surprise(at, position, z, &mut events);
@@ -292,6 +297,11 @@ impl UnifiedMemory {
     /// Whether there is nothing that could reach the output: no slot, and no goal.
     pub fn is_empty(&self) -> bool {
         self.stm.len() == 0 && self.ltm.len() == 0 && self.goal.is_zero()
+    }
+
+    /// How many slots long-term memory has.
+    pub fn entries(&self) -> usize {
+        self.ltm.len()
     }
 
     /// Every slot, short-term first, in order of position.

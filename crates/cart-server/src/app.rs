@@ -38,6 +38,8 @@ pub struct ServerOptions {
     pub memory: MemoryOptions,
     /// Who may swap and roll back.
     pub admin: Admin,
+    /// How long an answer waits for the commit of what it offered to a shared long-term memory.
+    pub commit_wait: Duration,
 }
 
 impl Default for ServerOptions {
@@ -47,6 +49,7 @@ impl Default for ServerOptions {
             shutdown_limit: Duration::from_secs(30),
             memory: MemoryOptions::default(),
             admin: Admin::default(),
+            commit_wait: Duration::from_secs(1),
         }
     }
 }

@@ -13,6 +13,7 @@ mod events;
 mod live;
 mod metrics;
 mod openai;
+pub mod postgres;
 mod request_id;
 mod serve;
 

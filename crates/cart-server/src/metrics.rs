@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use cart_engine::long_term::LongTermState;
 use cart_engine::runtime::RuntimeState;
 
 /// Upper bounds in seconds of the buckets for waiting times.
@@ -80,6 +81,9 @@ impl Metrics {
         self.render_tokens(&mut text);
         self.render_swaps(&mut text);
         render_gauges(&mut text, state);
+        if let Some(long_term) = &state.long_term {
+            render_long_term(&mut text, long_term);
+        }
         self.first_token.render(
             &mut text,
             "cart_time_to_first_token_seconds",
@@ -123,6 +127,29 @@ impl Metrics {
             line(text, "cart_swaps_total", &format!("{{outcome=\"{outcome}\"}}"), count);
         }
     }
+}
+
+fn render_long_term(text: &mut String, state: &LongTermState) {
+    let gauges = [
+        ("reachable", "Whether the shared long-term memory answers.", u64::from(state.reachable)),
+        ("pending", "Offers that wait for their commit.", state.pending),
+        ("entries", "Entries in the snapshot that is read.", state.entries as u64),
+        ("conversations", "Conversations that are open.", state.conversations as u64),
+    ];
+    for (name, help, value) in gauges {
+        let name = format!("cart_long_term_{name}");
+        head(text, &name, "gauge", help);
+        line(text, &name, "", value);
+    }
+    let name = "cart_long_term_offers_total";
+    head(text, name, "counter", "Offers that were settled, by outcome.");
+    let outcomes =
+        [("taken", state.taken), ("outranked", state.outranked), ("refused", state.refused)];
+    for (outcome, count) in outcomes {
+        line(text, name, &format!("{{outcome=\"{outcome}\"}}"), count);
+    }
+    head(text, "cart_long_term_retries_total", "counter", "Commits that were tried again.");
+    line(text, "cart_long_term_retries_total", "", state.retries);
 }
 
 fn render_gauges(text: &mut String, state: &RuntimeState) {

@@ -8,6 +8,7 @@ mod graph;
 mod import;
 mod migrate;
 mod plot;
+mod pull;
 mod recall;
 mod reflect;
 mod remembered;
@@ -44,6 +45,7 @@ enum Memory {
     Import(import::ImportArgs),
     Migrate(migrate::MigrateArgs),
     Plot(plot::PlotArgs),
+    Pull(pull::PullArgs),
     Replay(replay::ReplayArgs),
 }
 
@@ -60,6 +62,7 @@ pub(crate) fn run(context: &Context, args: &MemoryArgs) -> Result<(), Failure> {
         Memory::Import(args) => import::run(context, args),
         Memory::Migrate(args) => migrate::run(context, args),
         Memory::Plot(args) => plot::run(context, args),
+        Memory::Pull(args) => pull::run(context, args),
         Memory::Replay(args) => replay::run(context, args),
     }
 }

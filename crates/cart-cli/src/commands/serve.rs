@@ -1,13 +1,19 @@
 //! `cart serve`.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use cart_engine::long_term::LongTermSource;
 use cart_engine::runtime::{Runtime, RuntimeOptions};
 use cart_engine::{KvFormat, LoadOptions};
+use cart_server::postgres::{Address, PostgresSource};
 use cart_server::{Admin, AdminToken, AppState, ServerOptions};
-use clap::Args;
+use cart_store::Store;
+use clap::{Args, ValueHint};
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -57,6 +63,21 @@ pub(crate) struct ServeArgs {
     /// How memory takes part in requests that don't say
     #[command(flatten)]
     memory: MemoryArgs,
+    /// Share long-term memory with other servers, in PostgreSQL: postgres://USER@HOST:PORT/DATABASE
+    ///
+    /// Conversations (`memory.session` of a request) keep a short-term memory of their own. Without this they share the
+    /// cartridge's long-term memory within this server. The password may be in $PGPASSWORD.
+    #[arg(long, value_name = "URL", env = "CART_LTM", hide_env_values = true)]
+    ltm: Option<String>,
+    /// Where offers to it wait while it is away [default: beside the store, NAME.offers]
+    #[arg(long, value_name = "DIR", requires = "ltm", value_hint = ValueHint::DirPath)]
+    ltm_journal: Option<PathBuf>,
+    /// Begin a memory for this model in a database that has those of other models only
+    #[arg(long, requires = "ltm")]
+    ltm_begin: bool,
+    /// Seconds for which an answer waits until what it offered to it is committed
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    commit_wait: f64,
 }
 
 pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
@@ -64,7 +85,9 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
     let store = context.store_or_new()?;
     let cartridge = history::open(context, &args.reference)?;
     let manifest = cartridge.manifest_id();
+    let long_term = long_term(args, &store)?;
     let options = RuntimeOptions {
+        long_term,
         max_streams: args.max_streams,
         max_queued: args.queue,
         max_wait: Duration::from_secs(args.max_wait),
@@ -78,7 +101,9 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
     };
     let runtime = Runtime::start(&args.reference, cartridge, options).map_err(Failure::refused)?;
     let memory = args.memory.options();
-    let server = ServerOptions { memory, admin, ..ServerOptions::default() };
+    let commit_wait = Duration::try_from_secs_f64(args.commit_wait)
+        .map_err(|_| Failure::arguments(format!("--commit-wait is {}", args.commit_wait)))?;
+    let server = ServerOptions { memory, admin, commit_wait, ..ServerOptions::default() };
     let state = AppState::new(runtime.handle(), store, server);
     let executor = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -105,8 +130,37 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
         context
             .remark(&format!("{} streams took too long to end and were cut off", served.cut_off));
     }
+    let ended =
+        runtime.handle().active().ok().and_then(|active| active.agent().end_conversations());
+    if let Some(state) = ended.filter(|state| state.pending > 0) {
+        context.remark(&format!(
+            "{} offers to the long-term memory at {} were not committed; they are in the journal, for the next server",
+            state.pending, state.place
+        ));
+    }
     drop(runtime);
     Ok(())
+}
+
+/// The long-term memory that others share, if one is named.
+fn long_term(args: &ServeArgs, store: &Store) -> Result<Option<Arc<dyn LongTermSource>>, Failure> {
+    let Some(url) = args.ltm.as_deref().filter(|url| !url.is_empty()) else { return Ok(None) };
+    let address = database(url)?;
+    let beside = || {
+        let mut name = store.root().as_os_str().to_owned();
+        name.push(".offers");
+        PathBuf::from(name)
+    };
+    let journal = args.ltm_journal.clone().unwrap_or_else(beside);
+    // Hashers are keyed by the system's randomness, each by another key.
+    let draw = || RandomState::new().hash_one(std::process::id());
+    Ok(Some(Arc::new(PostgresSource { address, journal, may_begin: args.ltm_begin, draw })))
+}
+
+/// The address of a database; the password comes from `$PGPASSWORD` where it has none.
+pub(crate) fn database(url: &str) -> Result<Address, Failure> {
+    let password = std::env::var("PGPASSWORD").ok();
+    Address::new(url, password.as_deref()).map_err(|error| Failure::arguments(error.to_string()))
 }
 
 fn admin(context: &Context, args: &ServeArgs) -> Result<Admin, Failure> {

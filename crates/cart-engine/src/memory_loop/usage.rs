@@ -1,5 +1,6 @@
 //! Adding up what memory does.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use cart_memory::Recalled;
@@ -7,6 +8,7 @@ use cart_memory::Recalled;
 use super::prefix;
 use crate::distribution;
 use crate::event::{MemoryUse, SlotRead};
+use crate::long_term::{Link, LongTermUse, Ticket};
 use crate::options::PrefixOptions;
 
 /// The sums behind a [`MemoryUse`].
@@ -21,6 +23,8 @@ pub(super) struct Usage {
     compared: usize,
     delta: f64,
     kl: f64,
+    /// What was offered to a long-term memory that others share.
+    pub(super) offers: Vec<Arc<Ticket>>,
 }
 
 impl Usage {
@@ -54,7 +58,8 @@ impl Usage {
         }
     }
 
-    pub(super) fn finish(mut self) -> MemoryUse {
+    /// * `link`: to the long-term memory, where it is shared
+    pub(super) fn finish(mut self, link: Option<Arc<Link>>) -> MemoryUse {
         let mean = |sum: f64, count: usize| if count == 0 { 0.0 } else { sum / count as f64 };
         self.report.knn_lambda = mean(self.lambda, self.report.knn_steps);
         let compared = self.compared == self.tokens && self.tokens > 0;
@@ -62,6 +67,7 @@ impl Usage {
         self.report.kl = compared.then(|| mean(self.kl, self.compared));
         let micros = (self.recall + self.spent).as_secs_f64() * 1e6;
         self.report.micros_per_token = mean(micros, self.tokens);
+        self.report.long_term = link.map(|link| LongTermUse::new(link, self.offers));
         self.report
     }
 }

@@ -128,12 +128,13 @@ impl Writer {
         let Some(open) = self.open.take() else { return Ok(()) };
         let dim = agent.model().spec().hidden_size as usize;
         let Some(seen) = open.observation(agent, dim)? else { return Ok(()) };
-        let outcome = agent.tell_memory(|memory| {
+        let told = agent.tell(|memory| {
             let mean = mean(&seen.surprise);
             let energy = mean.map_or(UNMEASURED_ENERGY, |mean| memory.energy_from_surprise(mean));
             Input::Observe { at: memory.now() + 1, seen: Observation { energy, ..seen } }
         })?;
-        usage.wrote(&outcome.events);
+        usage.wrote(&told.outcome.events);
+        usage.offers.extend(told.offers);
         Ok(())
     }
 }

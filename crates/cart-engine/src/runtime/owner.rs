@@ -117,6 +117,7 @@ impl Owner {
             last_swap: None,
             rollback_to: None,
             memory: first.agent().memory().map(|memory| memory.report()),
+            long_term: None,
             prefix_cache: first.agent().prefix_cache(),
             session: first.agent().saved_session().cloned(),
             peak_rss_bytes: None,
@@ -279,7 +280,7 @@ impl Owner {
             let number = resident.generation();
             self.streams.iter().filter(|stream| stream.resident.generation() == number).count()
         };
-        self.shared.publish(RuntimeState {
+        let state = RuntimeState {
             active: generation_state(active, on(active)),
             generations: self
                 .generations
@@ -295,10 +296,12 @@ impl Owner {
             last_swap: self.last_swap.clone(),
             rollback_to: self.generations.previous().map(|previous| previous.generation()),
             memory: self.memory.report.clone(),
+            long_term: None,
             prefix_cache: active.agent().prefix_cache(),
             session: active.agent().saved_session().cloned(),
             peak_rss_bytes: None,
-        });
+        };
+        self.shared.publish(state, active.agent());
     }
 }
 

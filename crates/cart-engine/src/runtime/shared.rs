@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::state::{RuntimeState, SwapUnderWay};
 use super::{RuntimeOptions, SubmitError};
+use crate::Agent;
 use crate::swap::{Lifecycle, SwapState, peak_rss};
 
 /// What the token loop and its callers both see.
@@ -15,6 +16,8 @@ pub(super) struct Shared {
     open: AtomicUsize,
     running: AtomicBool,
     state: Mutex<Arc<RuntimeState>>,
+    /// The active agent: its long-term memory goes on while the token loop waits.
+    active: Mutex<Agent>,
     swap: Mutex<Option<Pending>>,
 }
 
@@ -69,13 +72,14 @@ impl Drop for SwapTurn {
 }
 
 impl Shared {
-    pub(super) fn new(options: RuntimeOptions, state: RuntimeState) -> Self {
+    pub(super) fn new(options: RuntimeOptions, state: RuntimeState, active: Agent) -> Self {
         Self {
             options,
             waiting: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             running: AtomicBool::new(true),
             state: Mutex::new(Arc::new(state)),
+            active: Mutex::new(active),
             swap: Mutex::new(None),
         }
     }
@@ -114,11 +118,12 @@ impl Shared {
         Some(SwapTurn { shared: Arc::clone(self), lifecycle })
     }
 
-    pub(super) fn publish(&self, state: RuntimeState) {
+    pub(super) fn publish(&self, state: RuntimeState, active: &Agent) {
         *hold(&self.state) = Arc::new(state);
+        *hold(&self.active) = active.clone();
     }
 
-    /// The state as of the last turn, with the swap and the queue as they are now.
+    /// The state as of the last turn, with the swap, the queue and the long-term memory as they are now.
     pub(super) fn state(&self) -> Arc<RuntimeState> {
         let mut state = Arc::clone(&hold(&self.state));
         let swap = hold(&self.swap).as_ref().map(|pending| SwapUnderWay {
@@ -128,6 +133,7 @@ impl Shared {
         let now = Arc::make_mut(&mut state);
         now.swap = swap;
         now.queued = self.waiting.load(Ordering::Acquire);
+        now.long_term = hold(&self.active).long_term();
         now.peak_rss_bytes = peak_rss();
         state
     }

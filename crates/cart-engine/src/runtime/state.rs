@@ -4,6 +4,7 @@ use cart_format::ManifestId;
 use cart_memory::MemoryReport;
 use serde::Serialize;
 
+use crate::long_term::LongTermState;
 use crate::swap::{SwapReport, SwapState};
 use crate::{PrefixCacheReport, SavedSessionReport};
 
@@ -30,6 +31,8 @@ pub struct RuntimeState {
     pub rollback_to: Option<u64>,
     /// The active generation's memory, in numbers.
     pub memory: Option<MemoryReport>,
+    /// The long-term memory that conversations share; none where there was no conversation.
+    pub long_term: Option<LongTermState>,
     /// What the active generation keeps of prompts that it read.
     pub prefix_cache: PrefixCacheReport,
     /// The session that was saved in the active generation's cartridge.

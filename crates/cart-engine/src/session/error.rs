@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use crate::chat::ChatError;
 use crate::event::FinishReason;
+use crate::long_term::LongTermError;
 use crate::memory_loop::MemoryLoopError;
 use crate::options::OptionsError;
 use crate::session_section::ResumeError;
@@ -69,6 +70,9 @@ pub enum StartError {
     /// Memory could not take part.
     #[error(transparent)]
     Memory(#[from] MemoryLoopError),
+    /// The conversation has no long-term memory to share.
+    #[error(transparent)]
+    LongTerm(#[from] LongTermError),
     /// The saved session can't be continued.
     #[error(transparent)]
     Resume(#[from] ResumeError),

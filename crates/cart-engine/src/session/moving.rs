@@ -1,6 +1,6 @@
 //! A session that goes on with another agent.
 
-use super::{Session, StartError};
+use super::{Session, StartError, in_conversation};
 use crate::agent::Agent;
 use crate::memory_loop::MemoryLoop;
 use crate::prompt_text::PromptText;
@@ -33,6 +33,7 @@ impl Session {
             cut: 0,
         };
         let mut state = to.new_state();
+        let to = &in_conversation(to, &self.options)?;
         let memory = MemoryLoop::start(to, &text, &self.options.memory, &mut state)?;
         let output = self.output.resumed(to, &text.tokens)?;
         let compare =
@@ -41,6 +42,7 @@ impl Session {
         (self.state, self.memory, self.output) = (state, memory, output);
         (self.tokens, self.query, self.read) = (text.tokens, text.query, 0);
         (self.cut, self.ready) = (0, None);
+        self.cell = to.memory_cell().clone();
         Ok(())
     }
 
@@ -57,9 +59,12 @@ impl Session {
         if found != expected {
             return Err(StartError::OtherWeights { found, expected });
         }
+        let from = &from.with_cell(&self.cell);
+        let to = &in_conversation(to, &self.options)?;
         if let Some(memory) = &mut self.memory {
             memory.turn_to(from, to, &self.query, &self.options.memory)?;
         }
+        self.cell = to.memory_cell().clone();
         Ok(())
     }
 }

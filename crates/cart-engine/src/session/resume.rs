@@ -75,6 +75,7 @@ impl Session {
             output,
             finished: nothing_to_do.then_some(FinishReason::Length),
             memory: None,
+            cell: agent.memory_cell().clone(),
             ready,
             prefill: Duration::ZERO,
             decode: Duration::ZERO,

@@ -6,6 +6,7 @@ use cart_store::VerifyError;
 use thiserror::Error;
 
 use super::lifecycle::SwapState;
+use crate::long_term::LongTermError;
 use crate::{
     CalibrationError, FiniteError, LoadError, MigrationError, ProbeError, ProbeFailure,
     ProbeOutcome,
@@ -72,6 +73,9 @@ pub enum SwapFailure {
     /// To `Loaded`: the new cartridge has no memory, and none can be begun.
     #[error("a memory can't be begun: {0}")]
     Begin(#[from] CalibrationError),
+    /// To `Warm`: there is no long-term memory for it.
+    #[error(transparent)]
+    LongTerm(#[from] LongTermError),
     /// To `Warm`: it can't compute, or what it computes is not finite.
     #[error("the warm-up failed: {0}")]
     Warm(#[from] FiniteError),
@@ -110,6 +114,7 @@ impl SwapFailure {
             Self::NoTokenizer => "no_tokenizer",
             Self::Memory(_) => "memory_of_another_space",
             Self::Migration(_) | Self::Begin(_) => "memory_not_migrated",
+            Self::LongTerm(_) => "no_long_term_memory",
             Self::Warm(_) => "warm_up_failed",
             Self::Probe(_) | Self::ProbeFailed { .. } => "probe_failed",
         }

@@ -19,6 +19,8 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::MemoryTensor;
+use super::record::SlotRecord;
+use super::state::SlotState;
 use crate::bank::Bank;
 use crate::slot::StoreKind;
 use crate::{Slot, UnifiedMemory};
@@ -121,7 +123,36 @@ impl StoreTensors {
             most_goals: memory.config.goal_vectors as usize,
             aims: past(&|slot| !slot.goals.is_empty()),
         };
-        let mut tensors = Self {
+        let mut tensors = Self::zero(store, sizes);
+        for (position, slot) in bank.iter() {
+            tensors.write(position, slot);
+        }
+        tensors
+    }
+
+    /// Those of long-term entries that lie one after the other.
+    ///
+    /// * `dim`, `span`, `most_goals`: of the memory
+    /// * `records`: of `slots`, with the lengths that these ask for
+    pub(super) fn of_records(
+        (dim, span, most_goals): (usize, usize, usize),
+        slots: &[SlotState],
+        records: &[SlotRecord],
+    ) -> Self {
+        let past = |used: &dyn Fn(&SlotState) -> bool| {
+            slots.iter().rposition(used).map_or(0, |place| place + 1)
+        };
+        let (spans, aims) = (past(&|slot| slot.token_keys), past(&|slot| slot.goals > 0));
+        let sizes = Sizes { dim, span, rows: slots.len(), spans, most_goals, aims };
+        let mut tensors = Self::zero(StoreKind::Ltm, sizes);
+        for (place, record) in records.iter().enumerate() {
+            tensors.write_record(place, record);
+        }
+        tensors
+    }
+
+    fn zero(store: StoreKind, sizes: Sizes) -> Self {
+        Self {
             names: names(store),
             keys: vec![0; sizes.rows * sizes.dim * 4],
             key_sums: vec![0; sizes.rows * sizes.dim * 8],
@@ -129,29 +160,34 @@ impl StoreTensors {
             token_norms: vec![0; sizes.spans * sizes.span * 4],
             goals: vec![0; sizes.aims * sizes.most_goals * sizes.dim * 4],
             sizes,
-        };
-        for (position, slot) in bank.iter() {
-            tensors.write(position, slot);
         }
-        tensors
     }
 
     fn write(&mut self, position: usize, slot: &Slot) {
+        let halves = halves_of(slot.token_keys.rows());
+        let sums = &slot.statistics.weighted_sum;
+        self.write_vectors(position, &slot.key, sums, &slot.goals.concat());
+        self.write_tokens(position, &halves, slot.token_keys.norms());
+    }
+
+    fn write_record(&mut self, place: usize, record: &SlotRecord) {
+        self.write_vectors(place, &record.key, &record.key_sums, &record.goals);
+        self.write_tokens(place, &record.token_keys, &record.token_norms);
+    }
+
+    fn write_vectors(&mut self, place: usize, key: &[f32], sums: &[f64], goals: &[f32]) {
+        let Sizes { dim, most_goals, .. } = self.sizes;
+        put(&mut self.keys, place * dim, key.iter().map(|key| key.to_le_bytes()));
+        put(&mut self.key_sums, place * dim, sums.iter().map(|sum| sum.to_le_bytes()));
+        let goals = goals.iter().map(|value| value.to_le_bytes());
+        put(&mut self.goals, place * most_goals * dim, goals);
+    }
+
+    /// * `halves`: bytes of the token keys
+    fn write_tokens(&mut self, place: usize, halves: &[u8], norms: &[f32]) {
         let Sizes { dim, span, .. } = self.sizes;
-        put(&mut self.keys, position * dim, slot.key.iter().map(|key| key.to_le_bytes()));
-        let sums = slot.statistics.weighted_sum.iter().map(|sum| sum.to_le_bytes());
-        put(&mut self.key_sums, position * dim, sums);
-        let goals = slot.goals.iter().flatten().map(|value| value.to_le_bytes());
-        put(&mut self.goals, position * self.sizes.most_goals * dim, goals);
-        if slot.token_keys.is_empty() {
-            return;
-        }
-        let mut halves = vec![f16::ZERO; slot.token_keys.rows().len()];
-        halves.convert_from_f32_slice(slot.token_keys.rows());
-        let halves = halves.iter().map(|half| half.to_le_bytes());
-        put(&mut self.token_keys, position * span * dim, halves);
-        let norms = slot.token_keys.norms().iter().map(|norm| norm.to_le_bytes());
-        put(&mut self.token_norms, position * span, norms);
+        put(&mut self.token_keys, place * span * dim * 2, halves.iter().map(|byte| [*byte]));
+        put(&mut self.token_norms, place * span, norms.iter().map(|norm| norm.to_le_bytes()));
     }
 
     pub(super) fn into_tensors(self) -> impl Iterator<Item = MemoryTensor> {
@@ -173,6 +209,13 @@ impl StoreTensors {
             bytes,
         })
     }
+}
+
+/// Values that half precision holds, in half precision, little-endian.
+pub(super) fn halves_of(rows: &[f32]) -> Vec<u8> {
+    let mut halves = vec![f16::ZERO; rows.len()];
+    halves.convert_from_f32_slice(rows);
+    halves.iter().flat_map(|half| half.to_le_bytes()).collect()
 }
 
 pub(super) fn bytes_of_f32(values: &[f32]) -> Vec<u8> {

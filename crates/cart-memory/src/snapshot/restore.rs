@@ -39,7 +39,7 @@ pub(super) fn restore(snapshot: &MemorySnapshot) -> Result<UnifiedMemory, Restor
     Ok(UnifiedMemory {
         space: snapshot.space,
         stm,
-        ltm,
+        ltm: ltm.into(),
         goal,
         graph,
         surprise: state.surprise,
@@ -48,6 +48,7 @@ pub(super) fn restore(snapshot: &MemorySnapshot) -> Result<UnifiedMemory, Restor
         observed_at: state.observed_at,
         pruned_at: state.pruned_at,
         next_slot: state.next_slot,
+        offers: None,
         normalization,
         config: state.config,
     })

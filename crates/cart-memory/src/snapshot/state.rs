@@ -125,7 +125,7 @@ impl GraphState {
 }
 
 impl SlotState {
-    fn of(position: usize, slot: &Slot) -> Self {
+    pub(super) fn of(position: usize, slot: &Slot) -> Self {
         let SlotValue { text, token_ids } = slot.value.clone();
         Self {
             position: position as u32,

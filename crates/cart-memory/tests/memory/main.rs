@@ -13,6 +13,7 @@ mod properties;
 mod recall;
 mod refusals;
 mod rules;
+mod shared;
 mod short_term;
 mod shuffle;
 mod snapshot;

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -17,6 +17,9 @@ use super::request::Asked;
 use crate::app::AppState;
 use crate::error::ApiError;
 use crate::events;
+
+/// How often an answer that waits for a commit looks.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// Answers a request. The status is known once the stream has started, so a prompt that the engine
 /// refuses gets a status of its own, streamed or not.
@@ -68,7 +71,8 @@ async fn whole(mut writer: Writer, mut events: Events, mut pace: Pace) -> Result
                 }
             }
             Some(StreamEvent::Moved { resident }) => writer.moved(resident),
-            Some(StreamEvent::Done(summary)) => {
+            Some(StreamEvent::Done(mut summary)) => {
+                committed(&mut summary, pace.state.options().commit_wait).await;
                 return Ok(writer.whole(&text, logprobs, &summary));
             }
             Some(StreamEvent::Failed(error)) => return Err(error.into()),
@@ -117,6 +121,10 @@ impl Parts {
                 return None;
             }
             match self.events.recv().await {
+                Some(StreamEvent::Done(mut summary)) => {
+                    committed(&mut summary, self.pace.state.options().commit_wait).await;
+                    self.finish(&summary);
+                }
                 Some(event) => self.take(event),
                 None => self.fail(&ApiError::TaskLost),
             }
@@ -131,9 +139,8 @@ impl Parts {
                 self.ready.extend(part.map(|part| part.to_string()));
             }
             StreamEvent::Moved { resident } => self.writer.moved(resident),
-            StreamEvent::Done(summary) => self.finish(&summary),
             StreamEvent::Failed(error) => self.fail(&error.into()),
-            StreamEvent::Started { .. } => self.fail(&ApiError::TaskLost),
+            StreamEvent::Done(_) | StreamEvent::Started { .. } => self.fail(&ApiError::TaskLost),
         }
     }
 
@@ -148,6 +155,21 @@ impl Parts {
     fn fail(&mut self, error: &ApiError) {
         self.ended = true;
         self.ready.push(error.body().to_string());
+    }
+}
+
+/// Waits until what the generation offered to a shared long-term memory is committed, so that the answer can say so;
+/// not longer than `most`, and not where the memory can't be reached.
+async fn committed(summary: &mut StreamSummary, most: Duration) {
+    let used = summary.memory.as_mut().and_then(|memory| memory.long_term.as_mut());
+    let Some(used) = used else { return };
+    let begun = Instant::now();
+    loop {
+        used.look();
+        if used.pending == 0 || !used.reachable || begun.elapsed() >= most {
+            return;
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 

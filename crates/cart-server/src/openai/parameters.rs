@@ -59,13 +59,14 @@ enum OneOrMany {
     Many(Vec<String>),
 }
 
-/// The extension field `memory`: which ways are on for this request.
+/// The extension field `memory`: which ways are on for this request, and in which conversation it is.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct MemoryParameter {
     prefix: Option<Switch<PrefixOptions>>,
     knn: Option<Switch<KnnOptions>>,
     write: Option<bool>,
+    session: Option<String>,
 }
 
 /// `true`, `false`, or on with these settings.
@@ -167,6 +168,7 @@ impl Parameters {
             Some(Switch::On(knn)) => memory.knn = Some(knn.clone()),
         }
         memory.write = asked.write.unwrap_or(memory.write);
+        memory.session = asked.session.clone().or(memory.session);
         memory
     }
 

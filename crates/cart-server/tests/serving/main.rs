@@ -4,6 +4,7 @@
 
 mod answers;
 mod client;
+mod conversations;
 mod given;
 mod keeping;
 mod memories;
