@@ -1,6 +1,6 @@
 //! A product `[rows, 768] × [768, 3072]` for every type of weights: one row as when a session generates, 16 as
 //! when sessions do so together, 96 as when a prompt is read. By one thread, at the best kernel level of the
-//! processor, with exact activations; one row also with mixed ones. Elements are multiplications.
+//! processor, with exact activations; one row and 96 also with mixed ones. Elements are multiplications.
 //!
 //! `cargo bench -p cart-nn`, or `cargo bench -p cart-nn -- q4_1/exact/96` for one of them. Time for one row is close to
 //! that of reading the weights; many rows are bound by 8-bit products, of which exact activations take two for
