@@ -4,11 +4,13 @@
 //! `cargo bench -p cart-memory`
 
 use std::hint::black_box;
+use std::time::{Duration, Instant};
 
 use cart_format::SpaceId;
 use cart_memory::{MemoryConfig, Normalization, Observation, UnifiedMemory};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 
+/// Values in a key, unless said otherwise: the hidden size of SmolLM2-135M.
 const DIM: usize = 576;
 
 /// Values in −1 to 1, the same in every run.
@@ -73,14 +75,26 @@ fn short_term(c: &mut Criterion) {
 }
 
 fn long_term(c: &mut Criterion) {
-    for slots in [128, 10_000] {
+    for slots in [128, 1_000, 10_000, 100_000] {
         let (memory, mut numbers) = filled(eager(slots), slots, 0);
         assert_eq!(memory.report().ltm.slots, slots as usize);
         let query = numbers.row();
-        c.bench_function(&format!("ltm recall {slots}x576"), |b| {
-            b.iter(|| memory.peek(memory.now(), black_box(&query), 8));
-        });
+        for threads in [1, 2] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            let pool = pool.expect("threads start");
+            c.bench_function(&format!("ltm recall {slots}x576, {threads} threads"), |b| {
+                b.iter_custom(|times| pool.install(|| timed(&memory, &query, times)));
+            });
+        }
     }
+}
+
+fn timed(memory: &UnifiedMemory, query: &[f32], times: u64) -> Duration {
+    let began = Instant::now();
+    for _ in 0..times {
+        black_box(memory.peek(memory.now(), black_box(query), 10)).expect("well formed");
+    }
+    began.elapsed()
 }
 
 fn neighbours(c: &mut Criterion) {

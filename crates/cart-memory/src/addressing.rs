@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::associate::base_weights;
 use crate::event::Share;
 use crate::observation::{MemoryError, check_tick};
+use crate::page::Order;
 use crate::seeded::Seeded;
 use crate::slot::SlotRef;
 use crate::{Tick, UnifiedMemory};
@@ -45,10 +46,7 @@ impl UnifiedMemory {
     ) -> Result<Option<Addressed>, MemoryError> {
         check_tick(at, self.now)?;
         let unit = self.normalization.unit("query", query)?;
-        let hits = self.hits(at, |store, slot, key| {
-            let cosine = self.normalization.metric().cosine(key, &unit);
-            (cosine, cosine * slot.gated_energy() * slot.decay(store, at, &self.config))
-        });
+        let hits = self.all(&unit, Order::Worth(at));
         if hits.is_empty() {
             self.now = at;
             return Ok(None);

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::Share;
 use crate::graph::Link;
 use crate::observation::{MemoryError, check_tick};
+use crate::page::Order;
 use crate::recall::{Hit, says_the_same};
 use crate::slot::{SlotId, SlotRef};
 use crate::{Tick, UnifiedMemory, gate};
@@ -66,10 +67,7 @@ impl UnifiedMemory {
         top_k: usize,
     ) -> Result<Vec<Associated>, MemoryError> {
         let unit = self.normalization.unit("query", query)?;
-        let hits = self.hits(at, |store, slot, key| {
-            let cosine = self.normalization.metric().cosine(key, &unit);
-            (cosine, cosine * slot.gated_energy() * slot.decay(store, at, &self.config))
-        });
+        let hits = self.all(&unit, Order::Worth(at));
         let base = base_weights(&hits);
         let alpha = self.config.graph.map_or(0.0, |rules| f64::from(rules.alpha));
         let spread = self.graph.spread(&base, alpha);

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 pub use rules::{
     AddressingRules, BiasRules, BufferRules, ContradictionPolicy, ContradictionRules,
-    DiagnosticRules, GraphRules, MergeRule, Part, StoreRules,
+    DiagnosticRules, GraphRules, MergeRule, Part, SearchRule, StoreRules,
 };
 pub(crate) use vectors::{check_centres, with_parts};
 
@@ -177,6 +177,9 @@ pub struct MemoryConfig {
     /// Parts of a key, in order; none where a key is one whole.
     #[serde(skip_serializing_if = "is_default")]
     pub parts: Vec<Part>,
+    /// How a large long-term memory is searched.
+    #[serde(skip_serializing_if = "is_default")]
+    pub search: SearchRule,
 }
 
 /// Fields at their defaults are not written, so that a memory without further rules has the bytes
@@ -218,6 +221,7 @@ impl Default for MemoryConfig {
             contradictions: None,
             bias: None,
             parts: Vec::new(),
+            search: SearchRule::Quick,
         }
     }
 }
@@ -333,6 +337,7 @@ impl MemoryConfig {
             contradictions: None,
             bias: None,
             parts: Vec::new(),
+            search: plain.search,
             ..self.clone()
         };
         before != *self

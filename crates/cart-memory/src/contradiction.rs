@@ -2,6 +2,7 @@
 //! And succession: what follows for others where a slot leaves, so that no value is lost because
 //! something took its place that is gone itself.
 
+use crate::bank::Bank;
 use crate::config::ContradictionPolicy;
 use crate::event::MemoryEvent;
 use crate::slot::{SlotRef, StoreKind};
@@ -77,7 +78,7 @@ impl UnifiedMemory {
     }
 
     fn reopen(&mut self, slot: SlotRef, events: &mut Vec<MemoryEvent>) {
-        let found = self.find_mut(slot).expect("the slot was found in this memory");
+        let mut found = self.find_mut(slot).expect("the slot was found in this memory");
         if found.validity.until.take().is_some() {
             found.validity.superseded_by = None;
             events.push(MemoryEvent::Reopened { slot });
@@ -88,8 +89,8 @@ impl UnifiedMemory {
     /// then whatever its energy: without it, the other would be what is known.
     pub(crate) fn corrects(&self, at: Tick, position: usize) -> bool {
         let slot = self.stm.slot(position);
-        slot.validity.holds(at)
-            && self.slots().any(|(_, other)| other.validity.superseded_by == Some(slot.id))
+        let has_ended_others = |(_, bank): (_, &Bank)| !bank.succeeded_by(slot.id).is_empty();
+        slot.validity.holds(at) && self.stores().any(has_ended_others)
     }
 
     /// A slot is gone. Its links, and what it took the place of, go to the slot that keeps what it
@@ -103,16 +104,16 @@ impl UnifiedMemory {
     ) {
         self.unlink(gone.id, home);
         let heir = home.or(gone.validity.superseded_by);
-        let ended: Vec<SlotRef> = self
-            .slots()
-            .filter(|(_, slot)| slot.validity.superseded_by == Some(gone.id))
-            .map(|(slot, _)| slot)
-            .collect();
+        let in_store = |(store, bank): (StoreKind, &Bank)| -> Vec<SlotRef> {
+            let positions = bank.succeeded_by(gone.id).into_iter();
+            positions.map(|position| SlotRef { store, id: bank.slot(position).id }).collect()
+        };
+        let ended: Vec<SlotRef> = self.stores().flat_map(in_store).collect();
         for slot in ended {
             // Two slots may have been told to take each other's place.
             match heir.filter(|&heir| heir != slot.id) {
                 Some(heir) => {
-                    let found = self.find_mut(slot).expect("the slot was found in this memory");
+                    let mut found = self.find_mut(slot).expect("the slot was found in this memory");
                     found.validity.superseded_by = Some(heir);
                 }
                 None => self.reopen(slot, events),
@@ -121,7 +122,7 @@ impl UnifiedMemory {
     }
 
     fn end(&mut self, at: Tick, slot: SlotRef, by: SlotRef, events: &mut Vec<MemoryEvent>) {
-        let found = self.find_mut(slot).expect("rivals were found in this memory");
+        let mut found = self.find_mut(slot).expect("rivals were found in this memory");
         if found.validity.holds(at) {
             found.validity.until = Some(at);
             found.validity.superseded_by = Some(by.id);

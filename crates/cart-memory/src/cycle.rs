@@ -47,9 +47,7 @@ impl UnifiedMemory {
     ) {
         let kept = libm::pow(f64::from(retention), f64::from(cycles));
         let bank = self.bank_mut(store);
-        for slot in bank.iter_mut() {
-            slot.energy = (f64::from(slot.energy) * kept) as f32;
-        }
+        bank.change_all(|slot| slot.energy = (f64::from(slot.energy) * kept) as f32);
         let faint: Vec<usize> = bank
             .iter()
             .filter(|(_, slot)| slot.energy < floor)

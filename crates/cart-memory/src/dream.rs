@@ -173,22 +173,23 @@ impl UnifiedMemory {
 
     fn join(&mut self, kept: usize, other: usize, cosine: f32) -> Merged {
         let gone = self.ltm.remove(other);
-        let slot = self.ltm.slot_mut(kept);
+        let mut slot = self.ltm.slot_mut(kept);
         let (own, theirs) = (slot.statistics.weight + EPSILON, gone.statistics.weight + EPSILON);
         let mut key = slot.key.clone();
         vector::blend(&mut key, &gone.key, (theirs / (own + theirs)) as f32);
         slot.absorb(&gone);
         let id = slot.id;
+        drop(slot);
         // Two opposite keys can meet at the centre, where there is no direction: the old key stays.
         if let Ok(unit) = self.normalization.unit("key", &key) {
             self.ltm.slot_mut(kept).key = key;
             self.ltm.set_unit(kept, &unit);
         }
-        for slot in self.stm.iter_mut() {
+        self.stm.change_all(|slot| {
             if let Some(done) = slot.consolidation.as_mut().filter(|d| d.into == Some(gone.id)) {
                 done.into = Some(id);
             }
-        }
+        });
         // With an heir, nothing that has ended holds again, so there are no events.
         self.succeed(&gone, Some(id), &mut Vec::new());
         Merged { kept: id, gone: gone.id, cosine, text: gone.value.text }

@@ -6,6 +6,7 @@
 use thiserror::Error;
 
 use crate::config::Part;
+use crate::kernel::{self, Level};
 use crate::seeded::Seeded;
 use crate::vector::{self, VectorError};
 
@@ -107,6 +108,21 @@ impl Metric {
     /// Cosine of two unit keys, in −1 to 1.
     pub(crate) fn cosine(&self, a: &[f32], b: &[f32]) -> f32 {
         if self.is_whole() { vector::cosine(a, b) } else { self.masked(a, b) }
+    }
+
+    /// The cosine of each of many unit keys with one.
+    ///
+    /// * `rows`: `[cosines, dim]`, `unit`: `[dim]`
+    /// * `cosines`: `[cosines]`, is overwritten
+    pub(crate) fn cosines(&self, rows: &[f32], unit: &[f32], cosines: &mut [f32]) {
+        if self.is_whole() {
+            kernel::dots(Level::best(), rows, unit, cosines);
+            cosines.iter_mut().for_each(|cosine| *cosine = cosine.clamp(-1.0, 1.0));
+            return;
+        }
+        for (row, cosine) in rows.chunks_exact(unit.len()).zip(cosines) {
+            *cosine = self.masked(row, unit);
+        }
     }
 
     /// Brings each part that is there to length `√(w / Σ w)`, so that the whole is of length 1.

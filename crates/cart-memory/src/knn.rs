@@ -1,11 +1,15 @@
 //! Nearest neighbours among the tokens of all spans, for interpolation at the sampler
 //! (Khandelwal et al., 2020): the key is the hidden state at a token, the value is the next token.
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::observation::MemoryError;
 use crate::slot::{Slot, SlotId, SlotRef, StoreKind};
 use crate::{Tick, UnifiedMemory};
+
+/// Spans that one thread takes at a time: fewer are not worth waking another one.
+const SPANS_AT_ONCE: usize = 256;
 
 /// A place in a remembered span where the model was in a similar state.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,24 +66,46 @@ impl UnifiedMemory {
         k: usize,
     ) -> Result<Vec<Neighbour>, MemoryError> {
         let unit = self.normalization.unit("query", query)?;
-        let mut nearest = Nearest { k, found: Vec::with_capacity(k.min(1024) + 1) };
-        for (store, slot) in spans {
-            let at = SlotRef { store, id: slot.id };
-            let bias = slot.bias(store, self.now, &self.config);
-            let rows = slot.token_keys.rows().chunks_exact(unit.len());
-            let next_tokens = slot.value.token_ids.iter().skip(1);
-            for (offset, (row, &token)) in rows.zip(next_tokens).enumerate() {
-                let cosine = self.normalization.metric().cosine(row, &unit);
-                nearest.offer(cosine, || Neighbour {
-                    slot: at,
-                    offset: offset as u32,
-                    token,
-                    cosine,
-                    bias,
-                });
+        let spans: Vec<(StoreKind, &Slot)> = spans.collect();
+        let scan = |spans: &[(StoreKind, &'m Slot)]| {
+            let mut nearest = Nearest::new(k);
+            let mut cosines = Vec::new();
+            for &(store, slot) in spans {
+                self.scan_span((store, slot), &unit, &mut cosines, &mut nearest);
             }
+            nearest
+        };
+        if spans.len() <= SPANS_AT_ONCE {
+            return Ok(scan(&spans).found);
+        }
+        let parts: Vec<Nearest> = spans.par_chunks(SPANS_AT_ONCE).map(scan).collect();
+        let mut nearest = Nearest::new(k);
+        for near in parts.into_iter().flat_map(|part| part.found) {
+            nearest.offer(near.cosine, || near);
         }
         Ok(nearest.found)
+    }
+
+    fn scan_span(
+        &self,
+        (store, slot): (StoreKind, &Slot),
+        unit: &[f32],
+        cosines: &mut Vec<f32>,
+        nearest: &mut Nearest,
+    ) {
+        let with_next = slot.token_keys.len().saturating_sub(1);
+        cosines.resize(with_next, 0.0);
+        let rows = &slot.token_keys.rows()[..with_next * unit.len()];
+        self.normalization.metric().cosines(rows, unit, cosines);
+        for (offset, &cosine) in cosines.iter().enumerate() {
+            nearest.offer(cosine, || Neighbour {
+                slot: SlotRef { store, id: slot.id },
+                offset: offset as u32,
+                token: slot.value.token_ids[offset + 1],
+                cosine,
+                bias: slot.bias(store, self.now, &self.config),
+            });
+        }
     }
 
     /// Rows that [`UnifiedMemory::knn`] scans.
@@ -117,6 +143,10 @@ struct Nearest {
 }
 
 impl Nearest {
+    fn new(k: usize) -> Self {
+        Self { k, found: Vec::with_capacity(k.min(1024) + 1) }
+    }
+
     fn offer(&mut self, cosine: f32, neighbour: impl FnOnce() -> Neighbour) {
         let full = self.found.len() >= self.k;
         if full && self.found.last().is_none_or(|worst| cosine <= worst.cosine) {

@@ -81,8 +81,10 @@ fn without_first(rows: &[f32], dim: usize) -> &[f32] {
 ///
 /// * `rows`: `[tokens, dim]`, `query`: `[query_tokens, dim]`, both of unit rows
 fn interaction(rows: &[f32], query: &[f32], dim: usize, metric: &Metric) -> f32 {
-    let best = |row: &[f32]| {
-        query.chunks_exact(dim).map(|query| metric.cosine(row, query)).fold(-1.0, f32::max)
+    let mut cosines = vec![0.0; query.len() / dim];
+    let mut best = |row: &[f32]| {
+        metric.cosines(query, row, &mut cosines);
+        cosines.iter().copied().fold(-1.0, f32::max)
     };
     let sum: f64 = rows.chunks_exact(dim).map(|row| f64::from(best(row))).sum();
     (sum / (rows.len() / dim) as f64) as f32

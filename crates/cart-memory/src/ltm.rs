@@ -43,7 +43,7 @@ pub(crate) struct Taken {
 impl Offer<'_> {
     /// Makes the offer.
     pub(crate) fn put_to(&self, bank: &mut Bank) -> Outcome {
-        let nearby = bank.nearest(self.at, self.unit, &self.slot.value, self.config.merge);
+        let nearby = bank.nearest_taker(self.at, self.unit, &self.slot.value, self.config.merge);
         let least = self.config.novelty_threshold;
         let holds = self.slot.validity.holds(self.at);
         let taker = if holds { nearby.taker(least) } else { nearby.taker_of_ended(least) };
@@ -70,7 +70,7 @@ impl Offer<'_> {
 
     fn merge_into(&self, bank: &mut Bank, near: Nearest) {
         let alpha = self.config.ltm_ema_alpha;
-        let entry = bank.slot_mut(near.position);
+        let mut entry = bank.slot_mut(near.position);
         entry.energy = vector::blend_scalar(entry.energy, self.slot.energy, alpha);
         entry.refreshed = self.at;
         entry.count += self.slot.statistics.count;
@@ -87,6 +87,7 @@ impl Offer<'_> {
         // Two opposite keys can meet at the centre, where there is no direction: the old key stays.
         if let Ok(unit) = self.normalization.unit("key", &key) {
             entry.key = key;
+            drop(entry);
             bank.set_unit(near.position, &unit);
         }
     }
@@ -109,7 +110,7 @@ impl Offer<'_> {
 /// ago, then the one with the lowest id.
 pub(crate) fn least_worth(bank: &Bank, at: Tick) -> (usize, bool, f32) {
     bank.iter()
-        .map(|(position, slot)| (position, slot.validity.holds(at), slot.gated_energy(), slot))
+        .map(|(position, slot)| (position, slot.validity.holds(at), bank.worth(position), slot))
         .min_by(|a, b| {
             let access = |slot: &Slot| (slot.accessed(), slot.id);
             a.1.cmp(&b.1).then(a.2.total_cmp(&b.2)).then(access(a.3).cmp(&access(b.3)))

@@ -155,7 +155,7 @@ impl UnifiedMemory {
 
     fn mark_consolidated(&mut self, at: Tick, position: usize, into: Option<SlotId>) {
         let dim = self.normalization.dim();
-        let slot = self.stm.slot_mut(position);
+        let mut slot = self.stm.slot_mut(position);
         slot.consolidation = Some(Consolidation { at, into, energy: slot.energy });
         if into.is_some() {
             slot.statistics = KeyStatistics::zero(dim);
@@ -219,9 +219,5 @@ impl UnifiedMemory {
             best = best.max(score);
         }
         Some(Counterfactual { base, score: (sum / f64::from(samples)) as f32, best })
-    }
-
-    fn nearest_long_term(&self, unit: &[f32]) -> Option<f32> {
-        self.ltm.cosines(unit).map(|(near, _)| near.cosine).reduce(f32::max)
     }
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Share;
 use crate::observation::{MemoryError, check_tick};
+use crate::page::Order;
 use crate::slot::{Slot, SlotId, SlotRef, SlotValue, StoreKind};
 use crate::{Tick, UnifiedMemory};
 
@@ -33,6 +34,7 @@ pub struct Recalled {
 }
 
 /// A slot's place in the order of recall.
+#[derive(Clone)]
 pub(crate) struct Hit<'m> {
     pub(crate) slot: &'m Slot,
     pub(crate) at: SlotRef,
@@ -72,11 +74,7 @@ impl UnifiedMemory {
         top_k: usize,
     ) -> Result<Vec<Recalled>, MemoryError> {
         let unit = self.normalization.unit("query", query)?;
-        let hits = self.hits(at, |store, slot, key| {
-            let cosine = self.normalization.metric().cosine(key, &unit);
-            (cosine, cosine * slot.gated_energy() * slot.decay(store, at, &self.config))
-        });
-        Ok(best_of(hits, top_k))
+        Ok(self.best(&unit, Order::Worth(at), &[StoreKind::Stm, StoreKind::Ltm], top_k))
     }
 
     /// Looks, and notes that what was found was read.
@@ -133,7 +131,7 @@ impl UnifiedMemory {
             }
             let bank = self.bank_mut(read.store);
             if let Some(position) = bank.find(read.id) {
-                bank.slot_mut(position).read = at;
+                bank.set_read(position, at);
                 touched = true;
             }
         }

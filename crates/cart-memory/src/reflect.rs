@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::recall::{Hit, Recalled, best_of};
+use crate::page::Order;
+use crate::recall::Recalled;
 use crate::slot::{SlotRef, StoreKind};
 use crate::{MemoryError, UnifiedMemory};
 
@@ -75,21 +76,12 @@ impl UnifiedMemory {
             return Vec::new();
         }
         let unit: Vec<f32> = self.goal.vector().iter().map(|value| value / norm).collect();
-        best_of(self.by_cosine(&unit), top_k)
+        let order = Order::Cosine(self.now);
+        self.best(&unit, order, &[StoreKind::Stm, StoreKind::Ltm], top_k)
     }
 
     fn like(&self, unit: &[f32], top_k: usize) -> Vec<Recalled> {
-        let mut hits = self.by_cosine(unit);
-        hits.retain(|hit| hit.at.store == StoreKind::Ltm);
-        best_of(hits, top_k)
-    }
-
-    /// Every slot that holds, whatever it is worth.
-    fn by_cosine(&self, unit: &[f32]) -> Vec<Hit<'_>> {
-        self.hits(self.now, |_, _, key| {
-            let cosine = self.normalization.metric().cosine(key, unit);
-            (cosine, cosine)
-        })
+        self.best(unit, Order::Cosine(self.now), &[StoreKind::Ltm], top_k)
     }
 
     fn novelty_of(&self, nearest: Option<&Recalled>) -> Novelty {

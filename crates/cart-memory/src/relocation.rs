@@ -105,7 +105,7 @@ impl UnifiedMemory {
         moved.space = space;
         moved.normalization = normalization;
         moved.stm = Bank::new(&moved.normalization, self.config.stm_slots);
-        moved.ltm = Bank::new(&moved.normalization, self.config.ltm_slots).into();
+        moved.ltm = Bank::long_term(&moved.normalization, self.config.ltm_slots).into();
         for (store, bank) in self.stores() {
             for (position, slot) in bank.iter() {
                 let at = SlotRef { store, id: slot.id };
@@ -186,9 +186,10 @@ impl UnifiedMemory {
         let goals: Vec<_> = aims(&before.stm).into_iter().chain(aims(&before.ltm)).collect();
         self.goal.vector = goal;
         self.goal.prompt = prompt.map(|(prompt, _)| prompt);
-        for (slot, goals) in self.stm.iter_mut().chain(self.ltm.iter_mut()).zip(goals) {
-            slot.goals = goals;
-        }
+        let mut goals = goals.into_iter();
+        let mut change = |slot: &mut Slot| slot.goals = goals.next().unwrap_or_default();
+        self.stm.change_all(&mut change);
+        self.ltm.change_all(&mut change);
         GoalRelocated { norm: self.goal.norm(), explained }
     }
 }

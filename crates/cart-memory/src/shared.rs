@@ -184,7 +184,7 @@ impl UnifiedMemory {
         let Some(offers) = &mut self.offers else { return };
         let sums = offers.pending.remove(&from);
         let Some(position) = self.stm.find(from) else { return };
-        let slot = self.stm.slot_mut(position);
+        let mut slot = self.stm.slot_mut(position);
         match (settlement.entry(), sums) {
             (None, Some(sums)) => slot.statistics.merge(&sums),
             (into, _) => {
@@ -286,7 +286,7 @@ impl UnifiedMemory {
             if let Some(position) = self.ltm.find(id)
                 && self.ltm.slot(position).read < at
             {
-                self.ltm.slot_mut(position).read = at;
+                self.ltm.set_read(position, at);
             }
         }
     }
@@ -306,9 +306,10 @@ impl UnifiedMemory {
         events.push(MemoryEvent::Offered { slot: from, gated_energy, cause });
         events.push(self.goal.pull(self.stm.unit(position), &self.config, confidence));
         let zero = KeyStatistics::zero(self.normalization.dim());
-        let own = self.stm.slot_mut(position);
+        let mut own = self.stm.slot_mut(position);
         own.consolidation = Some(Consolidation { at, into: None, energy: own.energy });
         let sums = std::mem::replace(&mut own.statistics, zero);
+        drop(own);
         let until = (!holds).then_some(0);
         let offered = Slot {
             id: SlotId(0),
@@ -341,7 +342,7 @@ impl UnifiedMemory {
             return;
         }
         let id = self.stm.slot(position).id;
-        let corrects = self.ltm.iter().any(|(_, entry)| entry.validity.superseded_by == Some(id));
+        let corrects = !self.ltm.succeeded_by(id).is_empty();
         if corrects && !self.is_kept(position) {
             self.consolidate(at, position, Cause::Observer, events);
         }

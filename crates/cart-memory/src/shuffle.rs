@@ -28,12 +28,14 @@ impl UnifiedMemory {
         let order = Seeded::new(seed).cycle(values.len());
         let values: Vec<(&SlotValue, &str)> = values.into_iter().collect();
         let mut shuffled = self.clone();
-        for slot in shuffled.stm.iter_mut().chain(shuffled.ltm.iter_mut()) {
+        let change = |slot: &mut Slot| {
             let own = values
                 .binary_search_by(|(value, _)| (*value).cmp(&slot.value))
                 .expect("the values were collected from the same slots");
             exchange(slot, values[order[own]]);
-        }
+        };
+        shuffled.stm.change_all(change);
+        shuffled.ltm.change_all(change);
         Ok(shuffled)
     }
 }

@@ -42,7 +42,7 @@ impl UnifiedMemory {
         value: SlotValue,
     ) -> MemoryEvent {
         let alpha = self.config.stm_ema_alpha;
-        let slot = self.stm.slot_mut(near.position);
+        let mut slot = self.stm.slot_mut(near.position);
         let energy_before = slot.energy;
         let mut key = slot.key.clone();
         vector::blend(&mut key, &seen.seen.key, alpha);
@@ -52,6 +52,7 @@ impl UnifiedMemory {
         slot.statistics.add(&seen.seen.key, seen.energy);
         slot.says(&value, seen.token_keys, &seen.seen.source);
         let (id, energy) = (slot.id, slot.energy);
+        drop(slot);
         self.counters.blended += 1;
         // Two opposite keys can meet at the centre, where there is no direction: the old key stays.
         if let Ok(unit) = self.normalization.unit("key", &key) {

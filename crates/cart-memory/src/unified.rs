@@ -3,7 +3,7 @@
 use cart_format::SpaceId;
 use thiserror::Error;
 
-use crate::bank::{Bank, SharedBank};
+use crate::bank::{Bank, Changing, SharedBank};
 use crate::config::{ConfigError, check_centres, with_parts};
 use crate::counters::Counters;
 use crate::event::{Cause, MemoryEvent};
@@ -71,7 +71,7 @@ impl UnifiedMemory {
         let dim = normalization.dim();
         Ok(Self {
             stm: Bank::new(&normalization, config.stm_slots),
-            ltm: Bank::new(&normalization, config.ltm_slots).into(),
+            ltm: Bank::long_term(&normalization, config.ltm_slots).into(),
             goal: Goal::new(dim),
             graph: Graph::default(),
             surprise: SurpriseStatistics::new(&config),
@@ -185,7 +185,8 @@ impl UnifiedMemory {
             return Err(MemoryError::RuleNotSet { rule: "goal_vectors" });
         }
         crate::vector::check("goal vector", goal, self.dim())?;
-        let goals = &mut self.find_mut(slot)?.goals;
+        let mut slot = self.find_mut(slot)?;
+        let goals = &mut slot.goals;
         goals.push(goal.iter().map(|value| value + 0.0).collect());
         let surplus = goals.len().saturating_sub(most);
         goals.drain(..surplus);
@@ -236,9 +237,10 @@ impl UnifiedMemory {
             return Err(MemoryError::SupersedesItself { slot });
         }
         self.find_mut(by)?;
-        let validity = &mut self.find_mut(slot)?.validity;
-        validity.until = Some(at);
-        validity.superseded_by = Some(by.id);
+        let mut ended = self.find_mut(slot)?;
+        ended.validity.until = Some(at);
+        ended.validity.superseded_by = Some(by.id);
+        drop(ended);
         self.now = at;
         Ok(MemoryEvent::Superseded { slot, by })
     }
@@ -341,7 +343,7 @@ impl UnifiedMemory {
         id
     }
 
-    pub(crate) fn find_mut(&mut self, slot: SlotRef) -> Result<&mut Slot, MemoryError> {
+    pub(crate) fn find_mut(&mut self, slot: SlotRef) -> Result<Changing<'_>, MemoryError> {
         let bank = self.bank_mut(slot.store);
         match bank.find(slot.id) {
             Some(position) => Ok(bank.slot_mut(position)),

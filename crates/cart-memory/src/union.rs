@@ -95,7 +95,7 @@ impl UnifiedMemory {
         self.graph.current.at += ticks;
         self.graph.previous.at += ticks;
         self.graph.decayed_at += ticks;
-        for slot in self.stm.iter_mut().chain(self.ltm.iter_mut()) {
+        let change = |slot: &mut Slot| {
             for tick in
                 [&mut slot.made, &mut slot.refreshed, &mut slot.read, &mut slot.validity.from]
             {
@@ -107,7 +107,9 @@ impl UnifiedMemory {
             if let Some(done) = &mut slot.consolidation {
                 done.at += ticks;
             }
-        }
+        };
+        self.stm.change_all(change);
+        self.ltm.change_all(change);
     }
 
     /// Takes in the slots of a store, in order of id; `heirs` then says where each of them is.
@@ -223,7 +225,7 @@ impl UnifiedMemory {
     fn connect(&mut self, other: &Self, heirs: &BTreeMap<SlotId, SlotId>, first: SlotId) {
         let all: Vec<SlotRef> = self.slots().map(|(slot, _)| slot).collect();
         for at in all.into_iter().filter(|at| at.id >= first) {
-            let slot = self.find_mut(at).expect("the slot was found in this memory");
+            let mut slot = self.find_mut(at).expect("the slot was found in this memory");
             let heir = |id: SlotId| heirs.get(&id).copied();
             slot.validity.superseded_by = slot.validity.superseded_by.and_then(heir);
             let Some(done) = &mut slot.consolidation else { continue };

@@ -7,7 +7,7 @@ use half::f16;
 use thiserror::Error;
 
 /// Partial sums of [`dot`]. Fixed, because the number of partial sums decides how it rounds.
-const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// Why a vector can't be used.
 #[derive(Debug, Error, PartialEq)]

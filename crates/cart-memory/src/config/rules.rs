@@ -14,6 +14,18 @@ pub enum MergeRule {
     Nearest,
 }
 
+/// How a long-term memory is searched that is too large to look at every bit of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SearchRule {
+    /// From 65,536 positions on, among those that look near in one bit a value: at least 0.95 of the ten
+    /// best are found. What is found depends on what the memory holds, and on nothing else.
+    #[default]
+    Quick,
+    /// As if everything were looked at, whatever the size.
+    Exact,
+}
+
 /// What becomes of a slot when another value comes under nearly the same key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -83,7 +83,7 @@ impl UnifiedMemory {
     pub fn long_term_head(&self) -> MemorySnapshot {
         let mut head = self.clone();
         head.stm = Bank::new(&self.normalization, self.config.stm_slots);
-        head.ltm = Bank::new(&self.normalization, self.config.ltm_slots).into();
+        head.ltm = Bank::long_term(&self.normalization, self.config.ltm_slots).into();
         (head.goal, head.graph, head.offers) = (Goal::new(self.dim()), Graph::default(), None);
         head.snapshot()
     }
@@ -183,7 +183,7 @@ impl UnifiedMemory {
 
     /// Moves slots that were read one after the other to the positions that their records say.
     fn spread(&mut self, records: &[SlotRecord], capacity: u32) -> Result<(), RestoreError> {
-        let mut bank = Bank::new(&self.normalization, capacity);
+        let mut bank = Bank::long_term(&self.normalization, capacity);
         let mut free_from = 0;
         for ((place, slot), record) in self.ltm.iter().zip(records) {
             let found = record.position;

@@ -50,7 +50,10 @@ impl StoreReader<'_> {
     ) -> Result<Bank, RestoreError> {
         self.check_positions()?;
         let bytes = self.bytes(tensors)?;
-        let mut bank = Bank::new(self.normalization, self.capacity);
+        let mut bank = match self.store {
+            StoreKind::Stm => Bank::new(self.normalization, self.capacity),
+            StoreKind::Ltm => Bank::long_term(self.normalization, self.capacity),
+        };
         for state in self.slots {
             let refuse = |problem| RestoreError::Slot { slot: self.name(state), problem };
             ids.check(state.id).map_err(refuse)?;
