@@ -1,0 +1,14 @@
+//! Merges of small tensors in memory.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+mod agents;
+mod oracle;
+mod plans;
+mod randomness;
+
+use cart_merge::weights::MergeConfig;
+
+/// Reads a configuration in YAML.
+fn config(yaml: &str) -> MergeConfig {
+    MergeConfig::from_yaml(yaml).unwrap()
+}
