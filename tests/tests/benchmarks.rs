@@ -211,3 +211,28 @@ fn kernels_can_be_forced_for_any_command() {
     assert_eq!(done.code, Some(2));
     assert!(done.stderr.contains("unknown kernel level `fast`"), "{done:?}");
 }
+
+#[test]
+fn what_memory_is_worth_is_measured_with_its_controls_and_drawn() {
+    let cart = Cart::new();
+    cart.ok(["pack", &fixture("tiny"), "-t", "tiny"]);
+    let (names, plot) = (cart.ok(["ls"]), cart.path("memory.svg"));
+    let words = ["bench", "memory", "tiny", "--facts", "4", "--seeds", "2", "--seed", "3"];
+    let text = cart.path("text.txt");
+    let lines: Vec<String> = (0..200).map(|n| format!("Line {n}, and then another.\n")).collect();
+    std::fs::write(&text, lines.concat()).unwrap();
+    let more = ["--filler", "200", "--text", &text, "--plot", &plot];
+    let report = cart.json(words.into_iter().chain(more));
+    assert_eq!(report["seeds"], serde_json::json!([3, 4]));
+    let rows = report["rows"].as_array().unwrap();
+    for task in ["facts", "corrections", "unrelated", "knn", "passkey", "goal", "association"] {
+        let row = rows.iter().find(|row| row["task"] == task).unwrap_or_else(|| panic!("{task}"));
+        assert_eq!(row["memory"].as_array().unwrap().len(), 2, "{row}");
+        assert!(std::fs::read_to_string(&plot).unwrap().contains("<svg"));
+    }
+    let facts = rows.iter().find(|row| row["task"] == "facts").unwrap();
+    assert_eq!(facts["none"], serde_json::json!([0, 0]), "made-up facts can't be known");
+    assert_eq!(cart.ok(["ls"]), names, "the benchmark wrote to the user's store");
+    let done = cart.run(["bench", "memory", "tiny", "--plot", "memory.gif"]);
+    assert_eq!(done.code, Some(2), "{done:?}");
+}

@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 /// A fact, the ways to ask for it, and the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fact {
+    /// Whom it is about.
+    person: String,
     /// The sentence that is told.
     pub(crate) told: String,
     /// A text whose natural continuation is the answer.
@@ -53,6 +55,19 @@ pub(crate) fn generate(count: usize, seed: u64) -> Vec<Fact> {
     facts
 }
 
+/// `count` facts about different people, each with the same fact with another answer, which corrects
+/// it.
+pub(crate) fn corrected(count: usize, seed: u64) -> Vec<(Fact, Fact)> {
+    let mut chance = Chance(!seed);
+    let mut other = |(index, old): (usize, Fact)| loop {
+        let new = fact(&old.person, index, &mut chance);
+        if new.answer != old.answer {
+            return (old, new);
+        }
+    };
+    generate(count, seed).into_iter().enumerate().map(&mut other).collect()
+}
+
 fn fact(person: &str, index: usize, chance: &mut Chance) -> Fact {
     let (told, completion, question, answer) = match index % 5 {
         0 => {
@@ -92,7 +107,7 @@ fn fact(person: &str, index: usize, chance: &mut Chance) -> Fact {
             (format!("{said} {answer}."), said, format!("What is the job of {person}?"), answer)
         }
     };
-    Fact { told, completion, question, answer }
+    Fact { person: person.to_owned(), told, completion, question, answer }
 }
 
 impl Fact {
@@ -104,10 +119,10 @@ impl Fact {
 }
 
 /// SplitMix64 (Steele, Lea and Flood, 2014).
-struct Chance(u64);
+pub(crate) struct Chance(pub(crate) u64);
 
 impl Chance {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -115,7 +130,7 @@ impl Chance {
         z ^ (z >> 31)
     }
 
-    fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
+    pub(crate) fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
         from[(self.next() % from.len() as u64) as usize]
     }
 }
@@ -132,6 +147,15 @@ mod tests {
         let people: BTreeSet<&String> = facts.iter().map(|fact| &fact.completion).collect();
         assert_eq!(people.len(), 40);
         assert!(facts.iter().all(|fact| fact.told.starts_with(&fact.completion)));
+    }
+
+    #[test]
+    fn a_correction_changes_the_answer_alone() {
+        for (old, new) in corrected(40, 7) {
+            assert_ne!(old.answer, new.answer);
+            assert_eq!(old.completion, new.completion);
+            assert_eq!(old.question, new.question);
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod bytes;
 mod child;
 mod commands;
 mod context;
+mod drawing;
 mod facts;
 mod failure;
 mod history;

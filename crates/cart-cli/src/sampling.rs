@@ -1,7 +1,9 @@
 //! Options of generation that `run`, `chat` and `bench` share.
 
-use cart_engine::{GenerateOptions, MemoryControl, MemoryOptions, SamplingOptions};
-use clap::Args;
+use cart_engine::{
+    GenerateOptions, GoalOptions, KnnOptions, MemoryControl, MemoryOptions, SamplingOptions,
+};
+use clap::{Args, ValueEnum};
 
 use crate::context::now;
 
@@ -46,12 +48,42 @@ pub(crate) struct MemoryArgs {
     /// With --memory: do not read
     #[arg(long, requires = "memory", conflicts_with = "read_only")]
     write_only: bool,
+    /// With --memory: so many recalled spans before the prompt; 0 for none [default: 1]
+    #[arg(long, requires = "memory", value_name = "N")]
+    spans: Option<usize>,
+    /// With --memory: so many further spans, which came after those by the association graph
+    #[arg(long, requires = "memory", value_name = "N", default_value_t = 0)]
+    linked: usize,
+    /// With --memory: so many neighbours at the sampler; 0 for none [default: 8, or 1024 of all spans]
+    #[arg(long, requires = "memory", value_name = "N")]
+    neighbours: Option<usize>,
+    /// With --memory: where neighbours are searched
+    #[arg(long, requires = "memory", value_name = "SCOPE", value_enum)]
+    search: Option<Search>,
+    /// With --memory: let the goal weigh on every choice this strongly (0.5 is usual); below 0 away from it
+    #[arg(long, requires = "memory", value_name = "STRENGTH", allow_negative_numbers = true)]
+    goal: Option<f32>,
+    /// With --goal: let it pull at the residual stream this strongly too, which doubles the work
+    #[arg(long, requires = "goal", value_name = "STRENGTH", allow_negative_numbers = true)]
+    goal_residual: Option<f32>,
+    /// With --goal: most that it may change a step's distribution, as KL divergence [default: 0.5]
+    #[arg(long, requires = "goal", value_name = "NATS")]
+    max_kl: Option<f32>,
     /// With --memory: exchange the slots' texts by this seed, as a control experiment
     #[arg(long, requires = "memory", value_name = "SEED")]
     shuffled: Option<u64>,
     /// With --memory: run the bare model beside, to measure the memory's effect
     #[arg(long, requires = "memory")]
     compare: bool,
+}
+
+/// Where neighbours are searched.
+#[derive(Clone, Copy, ValueEnum)]
+enum Search {
+    /// In the spans that were recalled for the prompt
+    Recalled,
+    /// In all spans
+    All,
 }
 
 impl SamplingArgs {
@@ -88,6 +120,26 @@ impl MemoryArgs {
             _ => MemoryOptions::on(),
         };
         options.compare = self.compare;
+        if let Some(spans) = self.spans {
+            options.prefix = options.prefix.filter(|_| spans > 0);
+            options.prefix.iter_mut().for_each(|prefix| prefix.top_k = spans);
+        }
+        options.prefix.iter_mut().for_each(|prefix| prefix.linked = self.linked);
+        if let Some(Search::All) = self.search {
+            options.knn = options.knn.map(|_| KnnOptions::of_all());
+        }
+        if let Some(neighbours) = self.neighbours {
+            options.knn = options.knn.filter(|_| neighbours > 0);
+            options.knn.iter_mut().for_each(|knn| knn.k = neighbours);
+        }
+        options.goal = self.goal.map(|strength| {
+            let usual = GoalOptions::default();
+            GoalOptions {
+                strength,
+                residual: self.goal_residual.unwrap_or(usual.residual),
+                max_kl: self.max_kl.unwrap_or(usual.max_kl),
+            }
+        });
         if let Some(seed) = self.shuffled {
             options.control = MemoryControl::Shuffled(seed);
         }

@@ -21,6 +21,7 @@ use crate::calibration::{self, CalibrationError};
 use crate::chat::{ChatError, ChatTemplate};
 use crate::memory_cell::{MemoryCell, Told};
 use crate::memory_log::MemoryLogError;
+use crate::memory_loop::GoalProbe;
 use crate::memory_section::{self, MemorySectionError};
 use crate::prefix_cache::{PrefixCache, PrefixCacheReport};
 use crate::prepared::Prepared;
@@ -186,6 +187,7 @@ struct Core {
     prefixes: PrefixCache,
     memory_config: MemoryConfig,
     normalization: OnceLock<Normalization>,
+    goal_probe: GoalProbe,
 }
 
 impl Agent {
@@ -240,6 +242,7 @@ impl Agent {
             space,
             memory_config: options.memory.clone(),
             normalization: OnceLock::new(),
+            goal_probe: GoalProbe::default(),
         };
         code_pages::release();
         Ok(Self { core: Arc::new(core), memory: MemoryCell::new(memory) })
@@ -302,6 +305,11 @@ impl Agent {
     /// The layer, from 0, after which memory listens.
     pub fn tap_layer(&self) -> usize {
         self.core.tap_layer
+    }
+
+    /// What steps towards a goal do to its logits.
+    pub(crate) fn goal_probe(&self) -> &GoalProbe {
+        &self.core.goal_probe
     }
 
     /// The space of its memory's vectors.

@@ -57,11 +57,7 @@ pub(crate) fn text_digest() -> BlobId {
 /// Reads the text and fits centre and scale to the hidden states of all tokens but the first, whose
 /// state is an outlier in most models.
 pub(crate) fn normalization(agent: &Agent) -> Result<Normalization, CalibrationError> {
-    let mut tokens = match agent.tokenizer() {
-        Some(tokenizer) => tokenizer.encode(TEXT, ParseSpecial::No)?,
-        None => bytes_as_tokens(agent.model().spec().vocab_size),
-    };
-    tokens.truncate(MOST_TOKENS.min(agent.context_length()));
+    let tokens = tokens(agent, MOST_TOKENS)?;
     let mut tap = HiddenTap::new(agent.tap_layer());
     let mut state = agent.new_state();
     agent.forward(&mut [Run {
@@ -73,6 +69,16 @@ pub(crate) fn normalization(agent: &Agent) -> Result<Normalization, CalibrationE
     let dim = agent.model().spec().hidden_size as usize;
     let rows = tap.rows();
     Ok(Normalization::fit(rows.get(dim..).unwrap_or_default(), dim)?)
+}
+
+/// The first tokens of the text, as many as the context has room for.
+pub(crate) fn tokens(agent: &Agent, most: usize) -> Result<Vec<u32>, TokenizerError> {
+    let mut tokens = match agent.tokenizer() {
+        Some(tokenizer) => tokenizer.encode(TEXT, ParseSpecial::No)?,
+        None => bytes_as_tokens(agent.model().spec().vocab_size),
+    };
+    tokens.truncate(most.min(agent.context_length()));
+    Ok(tokens)
 }
 
 /// For cartridges without a tokenizer: the text's bytes, spread over the vocabulary.

@@ -99,6 +99,12 @@ pub struct MemoryUse {
     pub knn_steps: usize,
     /// Mean λ over these steps.
     pub knn_lambda: f64,
+    /// Steps that the goal steered.
+    pub goal_steps: usize,
+    /// Mean KL divergence of these steps from those without the goal, in nats.
+    pub goal_kl: f64,
+    /// Mean share that the budget left of the way to the steered logits.
+    pub goal_share: f64,
     /// Observations written.
     pub written: usize,
     /// Short-term slots that are new.
@@ -106,7 +112,8 @@ pub struct MemoryUse {
     /// Slots consolidated into long-term memory.
     pub slots_consolidated: usize,
     /// Mean of ln p with memory − ln p of the bare model over the generated tokens, in nats. None
-    /// where there was a prefix and the bare model did not run beside.
+    /// where the bare model did not run beside: with a prefix it does so if asked for, and not while the
+    /// goal steers.
     pub delta_logprob: Option<f64>,
     /// Mean KL divergence of the distribution with memory from the bare model's, in nats.
     pub kl: Option<f64>,

@@ -1,4 +1,4 @@
-//! Where memory listens to the model.
+//! Where memory listens to the model, and steers it.
 
 use cart_nn::Taps;
 
@@ -7,11 +7,18 @@ use cart_nn::Taps;
 pub(crate) struct HiddenTap {
     layer: usize,
     rows: Vec<f32>,
+    /// What is added to the hidden states after they were seen.
+    shift: Option<Vec<f32>>,
 }
 
 impl HiddenTap {
     pub(crate) fn new(layer: usize) -> Self {
-        Self { layer, rows: Vec::new() }
+        Self { layer, rows: Vec::new(), shift: None }
+    }
+
+    /// As this tap, but with a shift, `[hidden_size]`.
+    pub(crate) fn shifted(self, shift: Option<Vec<f32>>) -> Self {
+        Self { shift, ..self }
     }
 
     /// Hidden states since [`HiddenTap::clear`], `[positions, hidden_size]`, flat.
@@ -33,5 +40,9 @@ impl Taps for HiddenTap {
         if layer == self.layer {
             self.rows.extend_from_slice(hidden);
         }
+    }
+
+    fn shift(&self, layer: usize) -> Option<&[f32]> {
+        self.shift.as_deref().filter(|_| layer == self.layer)
     }
 }

@@ -85,10 +85,10 @@ pub use migration::{
     RecallReport, migrate, migrate_by_text,
 };
 pub use options::{
-    GenerateOptions, KnnOptions, KnnScope, MAX_SESSION_NAME, MAX_STOPS, MAX_TOP_LOGPROBS,
-    MemoryControl, MemoryOptions, Message, OptionsError, PrefixOptions, Prompt,
+    GenerateOptions, GoalOptions, KnnOptions, KnnScope, KnnTrust, MAX_SESSION_NAME, MAX_STOPS,
+    MAX_TOP_LOGPROBS, MemoryControl, MemoryOptions, Message, OptionsError, PrefixOptions, Prompt,
 };
-pub use perplexity::{PerplexityError, PerplexityReport, perplexity};
+pub use perplexity::{PerplexityError, PerplexityReport, Scored, perplexity, perplexity_of};
 pub use prefix_cache::PrefixCacheReport;
 pub use prepared::Prepared;
 pub use probe::{

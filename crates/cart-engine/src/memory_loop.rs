@@ -5,13 +5,14 @@ mod encoder;
 mod neighbours;
 mod prefix;
 mod span;
+mod steering;
 mod usage;
 mod writer;
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use cart_memory::{Input, Recalled, UnifiedMemory};
+use cart_memory::{Chain, Input, SlotRef, UnifiedMemory};
 use cart_nn::ForwardError;
 use cart_nn::decoder::State;
 use thiserror::Error;
@@ -26,6 +27,8 @@ use crate::tokenizer::TokenizerError;
 pub(crate) use encoder::Reading;
 pub use encoder::{EncodeError, MemoryQuery, Observations, Telling};
 use neighbours::Neighbours;
+use steering::Goal;
+pub(crate) use steering::GoalProbe;
 use usage::Usage;
 use writer::Writer;
 
@@ -51,6 +54,7 @@ pub enum MemoryLoopError {
 pub(crate) struct MemoryLoop {
     pub(crate) tap: HiddenTap,
     neighbours: Option<Neighbours>,
+    goal: Option<Goal>,
     writer: Option<Writer>,
     usage: Usage,
 }
@@ -60,9 +64,12 @@ impl MemoryLoop {
     /// part.
     ///
     /// A session reads the memory as it was when the session began.
+    ///
+    /// * `room`: positions that are kept free besides those of the prompt
     pub(crate) fn start(
         agent: &Agent,
         text: &PromptText,
+        room: usize,
         options: &MemoryOptions,
         state: &mut State,
     ) -> Result<Option<Self>, MemoryLoopError> {
@@ -71,22 +78,24 @@ impl MemoryLoop {
         }
         let began = Instant::now();
         let mut usage = Usage::default();
-        let mut neighbours = None;
+        let (mut neighbours, mut goal) = (None, None);
         if let Some(memory) = readable(agent, options)? {
             usage.report.slots = memory.slots().count();
             let recalled = recall(agent, &memory, &text.query, options)?;
-            let slots: Vec<_> = recalled.iter().map(|hit| hit.slot).collect();
+            let slots = slots_of(&recalled);
             if let Some(prefix) = &options.prefix {
-                let room = agent.context_length().saturating_sub(text.tokens.len() + 1);
+                let room = agent.context_length().saturating_sub(text.tokens.len() + room);
                 usage.report.prefix_tokens = prefix::push(agent, &recalled, prefix, room, state)?;
             }
             usage.read(&recalled, options.prefix.as_ref());
+            goal = goal_of(agent, &memory, options)?;
             neighbours = options.knn.clone().map(|knn| Neighbours::new(memory, slots, knn));
         }
         let writer = options.write.then(|| Writer::new(agent, text));
         usage.recall = began.elapsed();
-        let tap = HiddenTap::new(agent.tap_layer());
-        Ok(Some(Self { tap, neighbours, writer, usage }))
+        let shift = goal.as_ref().and_then(|goal| goal.shift.clone());
+        let tap = HiddenTap::new(agent.tap_layer()).shifted(shift);
+        Ok(Some(Self { tap, neighbours, goal, writer, usage }))
     }
 
     /// Asks and tells another agent's memory from now on. What was recalled into keys and values stays there.
@@ -103,9 +112,15 @@ impl MemoryLoop {
         let mut neighbours = None;
         let memory = readable(to, options)?;
         let slots = memory.as_ref().map_or(0, |memory| memory.slots().count());
+        // Where no model runs beside, none can begin to.
+        let pulls = self.steers();
+        let goal = memory.as_ref().map(|memory| goal_of(to, memory, options)).transpose()?;
+        self.goal = goal.flatten().filter(|goal| goal.shift.is_none() || pulls);
+        let shift = self.goal.as_ref().and_then(|goal| goal.shift.clone());
+        self.tap = HiddenTap::new(to.tap_layer()).shifted(shift);
         if let (Some(memory), Some(knn)) = (memory, &options.knn) {
             let recalled = recall(to, &memory, query, options)?;
-            let found = recalled.iter().map(|hit| hit.slot).collect();
+            let found = slots_of(&recalled);
             neighbours = Some((Neighbours::new(memory, found, knn.clone()), recalled));
         }
         if let Some(writer) = &mut self.writer {
@@ -126,6 +141,23 @@ impl MemoryLoop {
     /// Whether the bare model has to run beside for a comparison.
     pub(crate) fn has_prefix(&self) -> bool {
         self.usage.report.prefix_tokens > 0
+    }
+
+    /// Whether the goal pulls at the residual stream, so that the model has to run without it beside.
+    pub(crate) fn steers(&self) -> bool {
+        self.goal.as_ref().is_some_and(|goal| goal.shift.is_some())
+    }
+
+    /// What the budget leaves of a step that the goal steered; none where there is none.
+    ///
+    /// * `logits`: `[vocab]`; `beside`: of the model that runs beside
+    fn steered(&mut self, logits: &[f32], beside: Option<&[f32]>) -> Option<Vec<f32>> {
+        let began = Instant::now();
+        let plain = beside.filter(|_| self.steers()).unwrap_or(logits);
+        let found = self.goal.as_ref()?.steered(logits, plain);
+        self.usage.steered(&found);
+        self.usage.spent += began.elapsed();
+        Some(found.logits)
     }
 
     /// Takes in that tokens were read. The tap holds their hidden states.
@@ -152,22 +184,39 @@ impl MemoryLoop {
         Ok(())
     }
 
-    /// The logits with neighbours mixed in; none where there are none near enough.
+    /// What memory makes of the logits of a token that was read since the tap was cleared; none where it
+    /// leaves them as they are.
     ///
-    /// * `logits`: `[vocab]`, of the last token read
-    pub(crate) fn mix(
+    /// * `logits`: `[vocab]`; `beside`: those of the model that runs beside
+    /// * `row`: which of the tokens that were read; the last if absent
+    pub(crate) fn change(
         &mut self,
         agent: &Agent,
         logits: &[f32],
+        beside: Option<&[f32]>,
+        row: Option<usize>,
+    ) -> Result<Option<Vec<f32>>, MemoryLoopError> {
+        let steered = self.steered(logits, beside);
+        let dim = agent.model().spec().hidden_size as usize;
+        let row = row.or((self.tap.rows().len() / dim).checked_sub(1));
+        let mixed = match row {
+            Some(row) => self.mix(agent, steered.as_deref().unwrap_or(logits), row)?,
+            None => None,
+        };
+        Ok(mixed.or(steered))
+    }
+
+    /// The logits with neighbours mixed in; none where there are none near enough.
+    fn mix(
+        &mut self,
+        agent: &Agent,
+        logits: &[f32],
+        row: usize,
     ) -> Result<Option<Vec<f32>>, MemoryLoopError> {
         let Some(neighbours) = &self.neighbours else { return Ok(None) };
         let began = Instant::now();
         let dim = agent.model().spec().hidden_size as usize;
-        let rows = self.tap.rows();
-        let mixed = match rows.len().checked_sub(dim) {
-            Some(last) => neighbours.mix(logits, &rows[last..])?,
-            None => None,
-        };
+        let mixed = neighbours.mix(logits, &self.tap.rows()[row * dim..][..dim])?;
         self.usage.spent += began.elapsed();
         Ok(mixed.map(|(logits, lambda)| {
             self.usage.mixed(lambda);
@@ -175,11 +224,24 @@ impl MemoryLoop {
         }))
     }
 
-    /// Takes in which token was chosen.
+    /// Takes in which token was chosen, or came.
     ///
-    /// * `logits`: with memory; `bare`: without, if they were computed apart
-    pub(crate) fn after_choice(&mut self, token: u32, logits: &[f32], bare: Option<&[f32]>) {
-        self.usage.chosen(token, logits, bare);
+    /// * `logits`: as the model gave them; `changed`: what memory made of them; `beside`: those of the
+    ///   model that runs beside
+    pub(crate) fn after_choice(
+        &mut self,
+        token: u32,
+        logits: &[f32],
+        changed: Option<&[f32]>,
+        beside: Option<&[f32]>,
+    ) {
+        let bare = match beside {
+            // It runs with the prefix then, for the goal's budget.
+            Some(_) if self.steers() && self.has_prefix() => None,
+            Some(bare) => Some(bare),
+            None => (changed.is_some() && !self.has_prefix()).then_some(logits),
+        };
+        self.usage.chosen(token, changed.unwrap_or(logits), bare);
     }
 
     /// Writes what is left, and says what memory did.
@@ -194,6 +256,15 @@ impl MemoryLoop {
     pub(crate) fn durations(&self) -> (std::time::Duration, std::time::Duration) {
         (self.usage.recall, self.usage.spent)
     }
+}
+
+fn goal_of(
+    agent: &Agent,
+    memory: &UnifiedMemory,
+    options: &MemoryOptions,
+) -> Result<Option<Goal>, MemoryLoopError> {
+    let goal = options.goal.as_ref().map(|goal| Goal::of(agent, memory, goal));
+    Ok(goal.transpose()?.flatten())
 }
 
 /// The memory that answers, unless there is nothing in it.
@@ -214,7 +285,10 @@ fn recall(
     memory: &UnifiedMemory,
     query: &[u32],
     options: &MemoryOptions,
-) -> Result<Vec<Recalled>, MemoryLoopError> {
+) -> Result<Vec<Chain>, MemoryLoopError> {
+    if options.prefix.is_none() && options.knn.is_none() {
+        return Ok(Vec::new());
+    }
     let top_k = options.prefix.as_ref().map_or(1, |prefix| prefix.top_k);
     let least = options.prefix.clone().unwrap_or_default().min_score;
     let rows = prefix::query_rows(agent, query)?;
@@ -232,5 +306,10 @@ fn recall(
             k: noted as u32,
         })?;
     }
-    Ok(recalled)
+    let linked = options.prefix.as_ref().map_or(0, |prefix| prefix.linked);
+    Ok(memory.with_successors(memory.now(), recalled, linked))
+}
+
+fn slots_of(recalled: &[Chain]) -> Vec<SlotRef> {
+    recalled.iter().flat_map(Chain::slots).map(|hit| hit.slot).collect()
 }

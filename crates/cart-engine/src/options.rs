@@ -85,6 +85,8 @@ pub struct MemoryOptions {
     pub prefix: Option<PrefixOptions>,
     /// Nearest neighbours among remembered tokens, mixed in at the sampler.
     pub knn: Option<KnnOptions>,
+    /// The goal, pulling at the residual stream.
+    pub goal: Option<GoalOptions>,
     /// Whether prompt and answer are written to memory.
     pub write: bool,
     /// Whether the bare model runs beside, so that the prefix's effect is measured too. It doubles
@@ -120,7 +122,7 @@ impl MemoryOptions {
 
     /// Whether memory can reach the output.
     pub fn reads(&self) -> bool {
-        self.prefix.is_some() || self.knn.is_some()
+        self.prefix.is_some() || self.knn.is_some() || self.goal.is_some()
     }
 }
 
@@ -135,11 +137,13 @@ pub struct PrefixOptions {
     /// Added to the attention scores of a recalled span's keys, for a slot of usual weight
     /// (σ(A) = ½, energy ½). Others get more or less, by their own bias.
     pub attention_bias: f32,
+    /// Most further spans: what came after those in the association graph, where the memory has one.
+    pub linked: usize,
 }
 
 impl Default for PrefixOptions {
     fn default() -> Self {
-        Self { top_k: 1, min_score: 0.38, attention_bias: 2.5 }
+        Self { top_k: 1, min_score: 0.39, attention_bias: 2.5, linked: 0 }
     }
 }
 
@@ -157,8 +161,27 @@ pub struct KnnOptions {
     pub min_cosine: f32,
     /// Cosine of the nearest neighbour from which λ is largest.
     pub full_cosine: f32,
+    /// Share of the model's own judgement in what a neighbour weighs: its weight is multiplied by the
+    /// probability that the model gives its token, to this power. 0 for none.
+    pub plausibility: f32,
+    /// How λ is found.
+    pub trust: KnnTrust,
     /// Whose tokens are searched.
     pub scope: KnnScope,
+}
+
+/// How λ is found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KnnTrust {
+    /// From the nearest neighbour's cosine: from 0 at `min_cosine` to `lambda_max` at `full_cosine`.
+    #[default]
+    Cosine,
+    /// From that and from how well the neighbours' tokens agree with what the model expects:
+    /// `λ = lambda_max · σ(a + b · cosine + c · ln agreement)`. Agreement is the neighbours' mean of the
+    /// model's probability to the power `plausibility`. Where neighbours are many and far, it tells those
+    /// that fit from those that do not.
+    Agreement,
 }
 
 impl Default for KnnOptions {
@@ -169,8 +192,49 @@ impl Default for KnnOptions {
             temperature: 0.05,
             min_cosine: 0.5,
             full_cosine: 0.7,
+            plausibility: 0.0,
+            trust: KnnTrust::Cosine,
             scope: KnnScope::Recalled,
         }
+    }
+}
+
+impl KnnOptions {
+    /// Settings for all spans of a memory: many neighbours, which need not be near, each counted as far as
+    /// the model finds it plausible.
+    pub fn of_all() -> Self {
+        Self {
+            k: 1024,
+            lambda_max: 1.0,
+            temperature: 0.065,
+            plausibility: 0.27,
+            trust: KnnTrust::Agreement,
+            scope: KnnScope::All,
+            ..Self::default()
+        }
+    }
+}
+
+/// Steering by the goal. `strength · b` is added to the logits, where `b` is by how much they change on
+/// the average over positions of a fixed text for a small step of the residual stream towards the goal,
+/// after the layer where memory listens: the mean of its Jacobian, times `√hidden_size · goal`. With
+/// `residual`, `residual · √hidden_size · goal` is added to the residual stream too, and another pass
+/// without it runs beside. Each step keeps within the budget: `logits = plain + s · (steered − plain)` with
+/// the largest s up to 1 for which the Kullback–Leibler divergence from plain is at most `max_kl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GoalOptions {
+    /// How strongly the goal weighs on the logits; below 0 away from it.
+    pub strength: f32,
+    /// How strongly it pulls at the residual stream; 0 for not at all.
+    pub residual: f32,
+    /// Most divergence of a step, in nats.
+    pub max_kl: f32,
+}
+
+impl Default for GoalOptions {
+    fn default() -> Self {
+        Self { strength: 0.5, residual: 0.0, max_kl: 0.5 }
     }
 }
 
@@ -247,19 +311,30 @@ impl GenerateOptions {
 }
 
 impl MemoryOptions {
-    fn check(&self) -> Result<(), OptionsError> {
+    /// Checks every option.
+    ///
+    /// # Errors
+    /// The first option that is out of its range.
+    pub fn check(&self) -> Result<(), OptionsError> {
         if let Some(prefix) = &self.prefix {
             range("prefix.top_k", prefix.top_k as f64, 1.0, 64.0)?;
             range("prefix.min_score", f64::from(prefix.min_score), -1.0, 1.0)?;
+            range("prefix.linked", prefix.linked as f64, 0.0, 64.0)?;
             range("prefix.attention_bias", f64::from(prefix.attention_bias), -20.0, 20.0)?;
         }
         if let Some(knn) = &self.knn {
             range("knn.k", knn.k as f64, 1.0, 1024.0)?;
             range("knn.lambda_max", f64::from(knn.lambda_max), 0.0, 1.0)?;
             range("knn.temperature", f64::from(knn.temperature), 1e-4, 1e4)?;
+            range("knn.plausibility", f64::from(knn.plausibility), 0.0, 1.0)?;
             range("knn.min_cosine", f64::from(knn.min_cosine), -1.0, 0.999)?;
             let least = f64::from(knn.min_cosine) + 0.001;
             range("knn.full_cosine", f64::from(knn.full_cosine), least, 1.0)?;
+        }
+        if let Some(goal) = &self.goal {
+            range("goal.strength", f64::from(goal.strength), -100.0, 100.0)?;
+            range("goal.residual", f64::from(goal.residual), -100.0, 100.0)?;
+            range("goal.max_kl", f64::from(goal.max_kl), 0.0, 100.0)?;
         }
         self.check_session()
     }

@@ -60,7 +60,8 @@ impl PromptText {
         }
     }
 
-    fn plain(tokens: Vec<u32>) -> Self {
+    /// A text as it stands.
+    pub(crate) fn plain(tokens: Vec<u32>) -> Self {
         let told = vec![Told { tokens: 0..tokens.len(), source: "prompt" }];
         Self { query: tokens.clone(), told, answer: "answer", continues: true, cut: 0, tokens }
     }

@@ -37,7 +37,8 @@ pub struct Session {
     /// Where the prompt is cut first; from there on, at every [`PREFILL_CHUNK`].
     cut: usize,
     state: State,
-    /// The same without a prefix, for comparison.
+    /// The same without the goal, which its budget is measured from; or, where none steers, without a
+    /// prefix, for comparison.
     bare: Option<State>,
     query: Vec<u32>,
     output: Output,
@@ -77,8 +78,8 @@ impl Session {
         }
         let mut state = agent.new_state();
         let agent = &in_conversation(agent, options)?;
-        let memory = MemoryLoop::start(agent, &text, &options.memory, &mut state)?;
-        let compare = options.memory.compare && memory.as_ref().is_some_and(MemoryLoop::has_prefix);
+        let memory = MemoryLoop::start(agent, &text, 1, &options.memory, &mut state)?;
+        let bare = beside(agent, memory.as_ref(), options, &state);
         let mut session = Self {
             options: options.clone(),
             prompt: text.tokens.clone(),
@@ -87,7 +88,7 @@ impl Session {
             read: 0,
             cut: text.cut,
             state,
-            bare: compare.then(|| agent.new_state()),
+            bare,
             query: text.query,
             output: Output::new(options.stop.clone()),
             finished: None,
@@ -290,6 +291,22 @@ fn in_conversation(agent: &Agent, options: &GenerateOptions) -> Result<Agent, St
         Some(name) => Ok(agent.in_conversation(name)?),
         None => Ok(agent.clone()),
     }
+}
+
+/// The state of the model that runs beside, if one has to.
+///
+/// * `state`: of the session, with its prefix
+fn beside(
+    agent: &Agent,
+    memory: Option<&MemoryLoop>,
+    options: &GenerateOptions,
+    state: &State,
+) -> Option<State> {
+    let memory = memory?;
+    if memory.steers() {
+        return Some(state.clone());
+    }
+    (options.memory.compare && memory.has_prefix()).then(|| agent.new_state())
 }
 
 impl Agent {

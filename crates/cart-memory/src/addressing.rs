@@ -51,7 +51,7 @@ impl UnifiedMemory {
             self.now = at;
             return Ok(None);
         }
-        let weights = base_weights(&hits);
+        let weights = base_weights(&hits, 1.0);
         let slots: Vec<SlotRef> = weights
             .iter()
             .map(|&(id, _)| {

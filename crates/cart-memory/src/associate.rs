@@ -6,7 +6,7 @@ use crate::event::Share;
 use crate::graph::Link;
 use crate::observation::{MemoryError, check_tick};
 use crate::page::Order;
-use crate::recall::{Hit, says_the_same};
+use crate::recall::{Hit, Recalled, says_the_same};
 use crate::slot::{SlotId, SlotRef};
 use crate::{Tick, UnifiedMemory, gate};
 
@@ -17,7 +17,7 @@ pub struct Associated {
     pub slot: SlotRef,
     /// Other slots that say the same.
     pub also: Vec<SlotRef>,
-    /// Its weight in W₀: its share of the scores over 0 of all slots that hold.
+    /// Its weight in W₀: its share of the scores over 0 of all slots that hold, each to the power `focus`.
     pub direct: f32,
     /// Its weight in `W = (1 − α) · W₀ + α · W₀ · A`.
     pub weight: f32,
@@ -29,6 +29,22 @@ pub struct Associated {
     pub text: String,
     /// Where it comes from.
     pub source: String,
+}
+
+/// What was recalled, with what usually comes after it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Chain {
+    /// What was recalled.
+    pub first: Recalled,
+    /// What follows it.
+    pub then: Vec<Recalled>,
+}
+
+impl Chain {
+    /// All of it, in order.
+    pub fn slots(&self) -> impl Iterator<Item = &Recalled> {
+        std::iter::once(&self.first).chain(&self.then)
+    }
 }
 
 impl UnifiedMemory {
@@ -68,8 +84,31 @@ impl UnifiedMemory {
     ) -> Result<Vec<Associated>, MemoryError> {
         let unit = self.normalization.unit("query", query)?;
         let hits = self.all(&unit, Order::Worth(at));
-        let base = base_weights(&hits);
-        let alpha = self.config.graph.map_or(0.0, |rules| f64::from(rules.alpha));
+        Ok(self.spread_over(&hits, top_k))
+    }
+
+    /// As [`UnifiedMemory::peek_associated`], but the tokens of a query ask, as in
+    /// [`UnifiedMemory::peek_tokens`], and W₀ are shares of these scores.
+    ///
+    /// * `query`: `[tokens, dim]`, raw, flat
+    ///
+    /// # Errors
+    /// The query is not whole rows, or a row can't be used.
+    pub fn peek_associated_tokens(
+        &self,
+        at: Tick,
+        query: &[f32],
+        top_k: usize,
+    ) -> Result<Vec<Associated>, MemoryError> {
+        Ok(self.spread_over(&self.token_hits(at, query)?, top_k))
+    }
+
+    /// The largest of `W = (1 − α) · W₀ + α · W₀ · A`.
+    fn spread_over(&self, hits: &[Hit<'_>], top_k: usize) -> Vec<Associated> {
+        let (alpha, focus) =
+            self.config.graph.map_or((0.0, 1.0), |rules| (rules.alpha, rules.focus));
+        let (alpha, focus) = (f64::from(alpha), f64::from(focus));
+        let base = base_weights(hits, focus);
         let spread = self.graph.spread(&base, alpha);
         let mut weighed: Vec<(f64, f64, &Hit<'_>)> = hits
             .iter()
@@ -81,7 +120,42 @@ impl UnifiedMemory {
             .filter(|&(weight, ..)| weight > 0.0)
             .collect();
         weighed.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.2.at.id.cmp(&b.2.at.id)));
-        Ok(joined(weighed, top_k))
+        joined(weighed, top_k)
+    }
+
+    /// What usually comes after each of what was recalled: up to `most` slots in all at the ends of its
+    /// links, strongest first. What was recalled itself, what says the same, and slots whose validity has
+    /// ended are left out. Of what follows, `score` is the strength of the link, and `cosine` 0, for nothing
+    /// was compared.
+    pub fn with_successors(&self, at: Tick, recalled: Vec<Recalled>, most: usize) -> Vec<Chain> {
+        let mut chains: Vec<Chain> =
+            recalled.into_iter().map(|first| Chain { first, then: Vec::new() }).collect();
+        let mut left = most;
+        for index in 0..chains.len() {
+            for (id, strength) in self.ends(&chains[index].first) {
+                let found = self.slots().find(|(end, _)| end.id == id);
+                let Some((end, slot)) = found.filter(|(_, slot)| slot.validity.holds(at)) else {
+                    continue;
+                };
+                let known = chains.iter().flat_map(Chain::slots);
+                if left == 0 || known.into_iter().any(|hit| hit.says(&slot.value)) {
+                    continue;
+                }
+                let decay = slot.decay(end.store, at, &self.config);
+                let found = Hit { slot, at: end, cosine: 0.0, decay, score: strength };
+                chains[index].then.push(found.recalled());
+                left -= 1;
+            }
+        }
+        chains
+    }
+
+    /// Where the links of what was recalled end, strongest first.
+    fn ends(&self, hit: &Recalled) -> Vec<(SlotId, f32)> {
+        let slots = std::iter::once(&hit.slot).chain(&hit.also);
+        let mut ends: Vec<_> = slots.flat_map(|slot| self.graph.successors(slot.id)).collect();
+        ends.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        ends
     }
 
     /// Every link of the graph, in order of both ends.
@@ -95,10 +169,14 @@ impl UnifiedMemory {
     }
 }
 
-/// W₀: each slot's share of the scores over 0, in order of id.
-pub(crate) fn base_weights(hits: &[Hit<'_>]) -> Vec<(SlotId, f64)> {
+/// W₀: each slot's share of the scores over 0, each raised to the power `focus`, in order of id.
+pub(crate) fn base_weights(hits: &[Hit<'_>], focus: f64) -> Vec<(SlotId, f64)> {
+    let weight = |score: f32| {
+        let score = f64::from(score.max(0.0));
+        if focus == 1.0 { score } else { libm::pow(score, focus) }
+    };
     let mut base: Vec<(SlotId, f64)> =
-        hits.iter().map(|hit| (hit.at.id, f64::from(hit.score.max(0.0)))).collect();
+        hits.iter().map(|hit| (hit.at.id, weight(hit.score))).collect();
     base.sort_by_key(|&(id, _)| id);
     let sum: f64 = base.iter().map(|&(_, weight)| weight).sum();
     if sum > 0.0 {

@@ -301,6 +301,7 @@ impl MemoryConfig {
             all.push(("graph.read_activity", rules.read_activity.into(), unit));
             all.push(("graph.out_degree", rules.out_degree.into(), (1.0, f64::from(MAX_SLOTS))));
             all.push(("graph.alpha", rules.alpha.into(), unit));
+            all.push(("graph.focus", rules.focus.into(), (1e-3, 100.0)));
             all.push(("graph.floor", rules.floor.into(), unit));
         }
         if let Some(rules) = &self.addressing {

@@ -17,6 +17,7 @@ mod bank;
 mod codes;
 pub mod config;
 mod contradiction;
+mod correction;
 mod counters;
 mod cycle;
 mod dream;
@@ -56,7 +57,7 @@ mod union;
 mod vector;
 
 pub use addressing::Addressed;
-pub use associate::Associated;
+pub use associate::{Associated, Chain};
 pub use config::{ConfigError, MemoryConfig};
 pub use counters::Counters;
 pub use dream::{DreamCheck, DreamError, DreamOptions, DreamReport, Merged};

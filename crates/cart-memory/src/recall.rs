@@ -172,8 +172,15 @@ pub(crate) fn shares(recalled: &[Recalled]) -> Vec<Share> {
     recalled.iter().map(|hit| Share { slot: hit.slot, share: share(hit) }).collect()
 }
 
+impl Recalled {
+    /// Whether a slot with this value would be joined with it.
+    pub(crate) fn says(&self, value: &SlotValue) -> bool {
+        says_the_same(&self.text, &self.token_ids, value)
+    }
+}
+
 impl Hit<'_> {
-    fn recalled(&self) -> Recalled {
+    pub(crate) fn recalled(&self) -> Recalled {
         Recalled {
             slot: self.at,
             also: Vec::new(),

@@ -13,7 +13,8 @@ impl UnifiedMemory {
     /// The different values are exchanged along one random cycle, so that no slot keeps its own, not
     /// even from a twin in the other store. Keys, energies and ticks stay; the source goes with the
     /// value. A slot's token keys stay as well, repeated or cut to the new value's length, so that
-    /// each now has another span's next token.
+    /// each now has another span's next token. The goal's values are exchanged along a random cycle too:
+    /// a goal as long as before that nothing has led to.
     ///
     /// # Errors
     /// There are fewer than two different values.
@@ -36,6 +37,9 @@ impl UnifiedMemory {
         };
         shuffled.stm.change_all(change);
         shuffled.ltm.change_all(change);
+        let exchanged = Seeded::new(!seed).cycle(self.dim());
+        let goal = &self.goal.vector;
+        shuffled.goal.vector = exchanged.into_iter().map(|place| goal[place]).collect();
         Ok(shuffled)
     }
 }

@@ -164,6 +164,7 @@ impl Model {
         for (index, layer) in self.layers.iter().enumerate() {
             hidden = Self::layer((index, layer), kernels, &hidden, &tables, runs, pieces)?;
             tap(index, &hidden, runs, pieces)?;
+            hidden = shift(index, hidden, runs, pieces)?;
         }
         if pieces.iter().any(|piece| runs[piece.run].wants(self.layers.len())) {
             let norm = Normalize { kernels: self.kernels, norm: &self.final_norm };
@@ -343,4 +344,27 @@ fn tap(
         }
     }
     Ok(())
+}
+
+/// Adds what the taps of the runs shift the residual stream by, where any does.
+fn shift(
+    layer: usize,
+    hidden: Tensor,
+    runs: &[Run<'_>],
+    pieces: &[Piece],
+) -> Result<Tensor, ForwardError> {
+    let of = |run: usize| runs[run].taps.as_ref().filter(|taps| taps.wants(layer))?.shift(layer);
+    if pieces.iter().all(|piece| of(piece.run).is_none()) {
+        return Ok(hidden);
+    }
+    let (rows, width) = hidden.dims2()?;
+    let mut values = hidden.flatten_all()?.to_vec1::<f32>()?;
+    for piece in pieces {
+        let Some(shift) = of(piece.run) else { continue };
+        for row in values[piece.rows.start * width..piece.rows.end * width].chunks_exact_mut(width)
+        {
+            row.iter_mut().zip(shift).for_each(|(value, shift)| *value += shift);
+        }
+    }
+    Ok(Tensor::from_vec(values, (rows, width), hidden.device())?)
 }

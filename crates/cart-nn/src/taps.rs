@@ -1,7 +1,7 @@
-//! Where memory listens to a forward pass.
+//! Where memory listens to a forward pass, and where it steers it.
 
-/// Sees the residual stream while a run goes through the layers. The default sees nothing, and a
-/// run with it gives the same bits as a run without taps.
+/// Sees the residual stream while a run goes through the layers, and may shift it. The default sees
+/// nothing, and a run with it gives the same bits as a run without taps.
 ///
 /// A forward works in chunks, so a method can be called several times for a run, with rising
 /// positions.
@@ -19,5 +19,13 @@ pub trait Taps: Send {
     /// * `hidden`: `[n, hidden_size]`, row after row
     fn after_layer(&mut self, layer: usize, first_position: usize, hidden: &[f32]) {
         let _ = (layer, first_position, hidden);
+    }
+
+    /// What is added to the residual stream at every position after `layer` was seen, `[hidden_size]`; none
+    /// leaves it as it is, to the bit. Only layers that [`Taps::wants`] names are asked for, and not the
+    /// final norm.
+    fn shift(&self, layer: usize) -> Option<&[f32]> {
+        let _ = layer;
+        None
     }
 }

@@ -2,6 +2,7 @@
 
 mod engine;
 mod kernels;
+mod memory;
 mod profile;
 mod recall;
 mod session;
@@ -21,6 +22,7 @@ pub(crate) struct BenchArgs {
 #[derive(Subcommand)]
 enum Bench {
     Recall(recall::RecallArgs),
+    Memory(memory::MemoryArgs),
     Engine(engine::EngineArgs),
     Kernels(kernels::KernelsArgs),
     Profile(profile::ProfileArgs),
@@ -34,6 +36,7 @@ enum Bench {
 pub(crate) fn run(context: &Context, args: &BenchArgs) -> Result<(), Failure> {
     match &args.what {
         Bench::Recall(args) => recall::run(context, args),
+        Bench::Memory(args) => memory::run(context, args),
         Bench::Engine(args) => engine::run(context, args),
         Bench::Kernels(args) => kernels::run(context, args),
         Bench::Profile(args) => profile::run(context, args),

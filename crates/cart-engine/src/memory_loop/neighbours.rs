@@ -1,12 +1,13 @@
 //! Interpolation with nearest neighbours at the sampler (Khandelwal et al., 2020):
-//! `p = (1 − λ) · p_model + λ · p_neighbours`, with a λ that grows with how near the nearest is.
+//! `p = (1 − λ) · p_model + λ · p_neighbours`, with a λ that grows with how near the nearest is, and where
+//! that is asked for with how well the neighbours agree with the model.
 
 use std::sync::Arc;
 
 use cart_memory::{MemoryError, Neighbour, SlotRef, UnifiedMemory};
 
 use crate::distribution;
-use crate::options::{KnnOptions, KnnScope};
+use crate::options::{KnnOptions, KnnScope, KnnTrust};
 
 /// A memory that is asked at every step.
 #[derive(Clone, Debug)]
@@ -41,35 +42,86 @@ impl Neighbours {
         };
         let near: Vec<Neighbour> =
             near.into_iter().filter(|near| (near.token as usize) < logits.len()).collect();
-        let lambda = near.first().map_or(0.0, |nearest| self.lambda(nearest.cosine));
+        let Some(nearest) = near.first().map(|nearest| nearest.cosine) else { return Ok(None) };
+        let norm = distribution::log_sum_exp(logits);
+        let weights = self.weights(logits, norm, &near);
+        let lambda = match self.options.trust {
+            KnnTrust::Cosine => self.ramp(nearest),
+            KnnTrust::Agreement => {
+                let [base, slope, share] = AGREEMENT;
+                let sum = base + slope * f64::from(nearest) + share * weights.agreement.ln();
+                f64::from(self.options.lambda_max) / (1.0 + (-sum).exp())
+            }
+        };
         if lambda == 0.0 {
             return Ok(None);
         }
-        Ok(Some((mixture(logits, &near, lambda, f64::from(self.options.temperature)), lambda)))
+        Ok(Some((mixture(logits, norm, &near, &weights, lambda), lambda)))
     }
 
     /// λ rises from 0 at `min_cosine` to `lambda_max` at `full_cosine`.
-    fn lambda(&self, nearest: f32) -> f64 {
+    fn ramp(&self, nearest: f32) -> f64 {
         let KnnOptions { min_cosine, full_cosine, lambda_max, .. } = self.options;
         let share = (nearest - min_cosine) / (full_cosine - min_cosine);
         f64::from(lambda_max) * f64::from(share.clamp(0.0, 1.0))
     }
+
+    /// What each neighbour weighs: `softmax(cosine / temperature + bias)`, times the model's probability of
+    /// its token to the power `plausibility`.
+    ///
+    /// * `norm`: `ln Σ exp(logit)`
+    fn weights(&self, logits: &[f32], norm: f64, near: &[Neighbour]) -> Weights {
+        let temperature = f64::from(self.options.temperature);
+        let power = f64::from(self.options.plausibility);
+        let score = |near: &Neighbour| f64::from(near.cosine) / temperature + f64::from(near.bias);
+        let largest = near.iter().map(score).fold(f64::NEG_INFINITY, f64::max);
+        let softmax: Vec<f64> = near.iter().map(|near| (score(near) - largest).exp()).collect();
+        let total: f64 = softmax.iter().sum();
+        let plausible = |token: u32| (power * (f64::from(logits[token as usize]) - norm)).exp();
+        let of_each: Vec<f64> = (near.iter().zip(softmax))
+            .map(|(near, weight)| {
+                weight / total * if power > 0.0 { plausible(near.token) } else { 1.0 }
+            })
+            .collect();
+        // At least one neighbour has a weight over 0, unless the model rules out all their tokens.
+        let agreement = of_each.iter().sum::<f64>().max(f64::MIN_POSITIVE);
+        Weights { of_each, agreement }
+    }
 }
 
-/// `ln((1 − λ) · p_model + λ · p_near)`, `[vocab]`; a neighbour's weight is the softmax of
-/// `cosine / temperature + bias`.
-fn mixture(logits: &[f32], near: &[Neighbour], lambda: f64, temperature: f64) -> Vec<f32> {
-    let score = |near: &Neighbour| f64::from(near.cosine) / temperature + f64::from(near.bias);
-    let largest = near.iter().map(score).fold(f64::NEG_INFINITY, f64::max);
-    let total: f64 = near.iter().map(|near| (score(near) - largest).exp()).sum();
-    let norm = distribution::log_sum_exp(logits);
+/// `a`, `b` and `c` of [`KnnTrust::Agreement`], fitted with SmolLM2-135M, together with temperature and
+/// plausibility of [`KnnOptions::of_all`], on the second halves of five texts (the free documentation licence,
+/// the Mozilla Public License, Python's argparse, two chapters of the Rust book), so that the mean of their
+/// −ln p is least.
+const AGREEMENT: [f64; 3] = [-4.76, 6.46, 0.715];
+
+/// What neighbours weigh.
+struct Weights {
+    of_each: Vec<f64>,
+    /// Their sum: 1 where the model's judgement does not count.
+    agreement: f64,
+}
+
+/// `ln((1 − λ) · p_model + λ · p_near)`, `[vocab]`.
+fn mixture(
+    logits: &[f32],
+    norm: f64,
+    near: &[Neighbour],
+    weights: &Weights,
+    lambda: f64,
+) -> Vec<f32> {
     let left = (1.0 - lambda).max(1e-30).ln() - norm;
     let mut mixed: Vec<f32> =
         logits.iter().map(|&logit| (f64::from(logit) + left) as f32).collect();
-    for near in near {
-        let weight = lambda * (score(near) - largest).exp() / total;
-        let logit = &mut mixed[near.token as usize];
-        *logit = (f64::from(*logit).exp() + weight).ln() as f32;
+    // Added up by token first: many neighbours may have the same.
+    let mut tokens: Vec<(u32, f64)> =
+        near.iter().zip(&weights.of_each).map(|(near, &weight)| (near.token, weight)).collect();
+    tokens.sort_by_key(|&(token, _)| token);
+    for same in tokens.chunk_by(|a, b| a.0 == b.0) {
+        let weight: f64 = same.iter().map(|(_, weight)| weight).sum();
+        let logit = &mut mixed[same[0].0 as usize];
+        let p = f64::from(*logit).exp() + lambda * weight / weights.agreement;
+        *logit = p.ln() as f32;
     }
     mixed
 }
@@ -120,10 +172,27 @@ mod tests {
     }
 
     #[test]
+    fn neighbours_count_as_far_as_the_model_agrees() {
+        let options = KnnOptions { k: 2, temperature: 1.0, ..KnnOptions::of_all() };
+        let neighbours = neighbours(options);
+        // Both positions are near; their next tokens are 1 and 2.
+        let (liked, _) = neighbours.mix(&[0.0, 3.0, 0.0], &[1.0, 1.0]).unwrap().unwrap();
+        let (other, _) = neighbours.mix(&[0.0, 0.0, 3.0], &[1.0, 1.0]).unwrap().unwrap();
+        assert!((liked[1] - other[2]).abs() < 1e-5, "{liked:?} {other:?}");
+        let (even, agreed) = neighbours.mix(&[0.0, 0.0, 0.0], &[1.0, 1.0]).unwrap().unwrap();
+        assert!((even[1] - even[2]).abs() < 1e-6);
+        let sum: f32 = liked.iter().map(|logit| logit.exp()).sum();
+        assert!((sum - 1.0).abs() < 1e-5);
+        // What the model rules out is trusted less.
+        let (_, against) = neighbours.mix(&[9.0, 0.0, 0.0], &[1.0, 1.0]).unwrap().unwrap();
+        assert!(against < agreed / 2.0, "{against} {agreed}");
+    }
+
+    #[test]
     fn lambda_rises_between_its_bounds() {
         let neighbours = neighbours(KnnOptions::default());
-        assert_eq!(neighbours.lambda(0.5), 0.0);
-        assert!((neighbours.lambda(0.6) - 0.45).abs() < 1e-6);
-        assert!((neighbours.lambda(0.9) - 0.9).abs() < 1e-6);
+        assert_eq!(neighbours.ramp(0.5), 0.0);
+        assert!((neighbours.ramp(0.6) - 0.45).abs() < 1e-6);
+        assert!((neighbours.ramp(0.9) - 0.9).abs() < 1e-6);
     }
 }

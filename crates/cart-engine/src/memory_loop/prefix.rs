@@ -1,6 +1,6 @@
 //! Recalled spans as keys and values in front of a prompt.
 
-use cart_memory::Recalled;
+use cart_memory::{Chain, Recalled};
 use cart_nn::decoder::{Run, State};
 use cart_nn::{ForwardError, LogitsFor};
 
@@ -50,7 +50,7 @@ pub(super) fn bias(hit: &Recalled, options: &PrefixOptions) -> f32 {
 /// as it was.
 pub(super) fn push(
     agent: &Agent,
-    recalled: &[Recalled],
+    recalled: &[Chain],
     options: &PrefixOptions,
     room: usize,
     state: &mut State,
@@ -58,25 +58,24 @@ pub(super) fn push(
     let header = affix(agent, HEADER, true)?;
     let separator = affix(agent, SEPARATOR, false)?;
     let mut left = room.saturating_sub(header.len());
-    let fits = recalled.iter().take_while(|hit| {
-        let needed = hit.token_ids.len() + separator.len();
-        let fits = !hit.token_ids.is_empty() && needed <= left;
-        left -= if fits { needed } else { 0 };
+    let fits = recalled.iter().map(|chain| (&chain.first, tokens_of(chain, &separator)));
+    let fits = fits.take_while(|(first, tokens)| {
+        let fits = !first.token_ids.is_empty() && tokens.len() <= left;
+        left -= if fits { tokens.len() } else { 0 };
         fits
     });
-    let chosen: Vec<&Recalled> = fits.collect();
+    let chosen: Vec<(&Recalled, Vec<u32>)> = fits.collect();
     if chosen.is_empty() {
         return Ok(0);
     }
     if !agent.model().takes_spans() {
-        return read(agent, &header, &chosen, &separator, state);
+        return read(agent, &header, &chosen, state);
     }
     let model = agent.model();
     if !header.is_empty() {
         model.push_span(state, &model.encode_span(&[], &header)?, 0.0)?;
     }
-    for hit in chosen.into_iter().rev() {
-        let tokens = [&hit.token_ids[..], &separator].concat();
+    for (hit, tokens) in chosen.into_iter().rev() {
         let span = model.encode_span(&header, &tokens)?;
         model.push_span(state, &span, bias(hit, options))?;
     }
@@ -88,15 +87,20 @@ pub(super) fn push(
 fn read(
     agent: &Agent,
     header: &[u32],
-    chosen: &[&Recalled],
-    separator: &[u32],
+    chosen: &[(&Recalled, Vec<u32>)],
     state: &mut State,
 ) -> Result<usize, MemoryLoopError> {
-    let spans = chosen.iter().rev().flat_map(|hit| [&hit.token_ids[..], separator].concat());
-    let tokens: Vec<u32> = header.iter().copied().chain(spans).collect();
+    let spans = chosen.iter().rev().flat_map(|(_, tokens)| tokens);
+    let tokens: Vec<u32> = header.iter().chain(spans).copied().collect();
     let logits = LogitsFor::None;
     agent.forward(&mut [Run { state, tokens: &tokens, logits, taps: None }])?;
     Ok(state.len())
+}
+
+/// What was recalled and what follows it, as one text, so that the model reads the one on from the other.
+fn tokens_of(chain: &Chain, separator: &[u32]) -> Vec<u32> {
+    let said = chain.slots().flat_map(|hit| &hit.token_ids);
+    said.chain(separator).copied().collect()
 }
 
 /// The tokens of a fixed text; none where the cartridge has no tokenizer.

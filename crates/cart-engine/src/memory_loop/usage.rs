@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cart_memory::Recalled;
+use cart_memory::{Chain, Recalled};
 
 use super::prefix;
+use super::steering::Steered;
 use crate::distribution;
 use crate::event::{MemoryUse, SlotRead};
 use crate::long_term::{Link, LongTermUse, Ticket};
@@ -18,6 +19,8 @@ pub(super) struct Usage {
     pub(super) recall: Duration,
     pub(super) spent: Duration,
     lambda: f64,
+    goal_kl: f64,
+    goal_share: f64,
     tokens: usize,
     /// Tokens that were compared with the bare model.
     compared: usize,
@@ -28,21 +31,29 @@ pub(super) struct Usage {
 }
 
 impl Usage {
-    pub(super) fn read(&mut self, recalled: &[Recalled], options: Option<&PrefixOptions>) {
-        self.report.read = recalled.iter().map(|hit| slot_read(hit, options)).collect();
+    pub(super) fn read(&mut self, recalled: &[Chain], options: Option<&PrefixOptions>) {
+        self.report.read =
+            recalled.iter().flat_map(Chain::slots).map(|hit| slot_read(hit, options)).collect();
     }
 
     /// Another memory is asked from now on.
     ///
     /// * `slots`: that it has, `recalled`: for neighbours, as it is not in keys and values
-    pub(super) fn turned(&mut self, slots: usize, recalled: &[Recalled]) {
+    pub(super) fn turned(&mut self, slots: usize, recalled: &[Chain]) {
         self.report.slots = slots;
-        self.report.read.extend(recalled.iter().map(|hit| slot_read(hit, None)));
+        let read = recalled.iter().flat_map(Chain::slots).map(|hit| slot_read(hit, None));
+        self.report.read.extend(read);
     }
 
     pub(super) fn mixed(&mut self, lambda: f64) {
         self.report.knn_steps += 1;
         self.lambda += lambda;
+    }
+
+    pub(super) fn steered(&mut self, step: &Steered) {
+        self.report.goal_steps += 1;
+        self.goal_kl += step.kl;
+        self.goal_share += step.share;
     }
 
     /// * `bare`: logits without memory, `[vocab]`; none where they are `logits`
@@ -62,6 +73,8 @@ impl Usage {
     pub(super) fn finish(mut self, link: Option<Arc<Link>>) -> MemoryUse {
         let mean = |sum: f64, count: usize| if count == 0 { 0.0 } else { sum / count as f64 };
         self.report.knn_lambda = mean(self.lambda, self.report.knn_steps);
+        self.report.goal_kl = mean(self.goal_kl, self.report.goal_steps);
+        self.report.goal_share = mean(self.goal_share, self.report.goal_steps);
         let compared = self.compared == self.tokens && self.tokens > 0;
         self.report.delta_logprob = compared.then(|| mean(self.delta, self.compared));
         self.report.kl = compared.then(|| mean(self.kl, self.compared));

@@ -27,16 +27,14 @@ impl Session {
         row: &[f32],
         bare: Option<&[f32]>,
     ) -> Result<(u32, GenerateEvent), StepError> {
-        let mixed = match &mut self.memory {
-            Some(memory) => memory.mix(agent, row)?,
+        let changed = match &mut self.memory {
+            Some(memory) => memory.change(agent, row, bare, None)?,
             None => None,
         };
-        let logits = mixed.as_deref().unwrap_or(row);
+        let logits = changed.as_deref().unwrap_or(row);
         let token = sampling::sample(logits, &self.tokens, &self.options.sampling);
         if let Some(memory) = &mut self.memory {
-            let reference =
-                bare.or_else(|| (mixed.is_some() && !memory.has_prefix()).then_some(row));
-            memory.after_choice(token, logits, reference);
+            memory.after_choice(token, row, changed.as_deref(), bare);
         }
         let logprob = distribution::logprob(logits, token);
         let top_logprobs = distribution::top_logprobs(logits, self.options.top_logprobs);

@@ -1,6 +1,6 @@
 //! A session that goes on with another agent.
 
-use super::{Session, StartError, in_conversation};
+use super::{Session, StartError, beside, in_conversation};
 use crate::agent::Agent;
 use crate::memory_loop::MemoryLoop;
 use crate::prompt_text::PromptText;
@@ -34,11 +34,9 @@ impl Session {
         };
         let mut state = to.new_state();
         let to = &in_conversation(to, &self.options)?;
-        let memory = MemoryLoop::start(to, &text, &self.options.memory, &mut state)?;
+        let memory = MemoryLoop::start(to, &text, 1, &self.options.memory, &mut state)?;
         let output = self.output.resumed(to, &text.tokens)?;
-        let compare =
-            self.options.memory.compare && memory.as_ref().is_some_and(MemoryLoop::has_prefix);
-        self.bare = compare.then(|| to.new_state());
+        self.bare = beside(to, memory.as_ref(), &self.options, &state);
         (self.state, self.memory, self.output) = (state, memory, output);
         (self.tokens, self.query, self.read) = (text.tokens, text.query, 0);
         (self.cut, self.ready) = (0, None);

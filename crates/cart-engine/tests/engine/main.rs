@@ -17,4 +17,5 @@ mod preparing;
 mod sentencepiece;
 mod smollm2;
 mod states;
+mod steering;
 mod tokenizing;

@@ -2,8 +2,8 @@
 //! restored, and of one space.
 
 use cart_engine::{
-    Agent, GenerateOptions, KnnOptions, KnnScope, LoadError, LoadOptions, MemoryControl,
-    MemoryOptions, MemorySectionError, Message, PrefixOptions, Prompt, SaveError,
+    Agent, GenerateOptions, GoalOptions, KnnOptions, KnnScope, LoadError, LoadOptions,
+    MemoryControl, MemoryOptions, MemorySectionError, Message, PrefixOptions, Prompt, SaveError,
 };
 use cart_memory::{RestoreError, StoreKind};
 
@@ -19,8 +19,9 @@ fn with(memory: MemoryOptions, max_tokens: usize) -> GenerateOptions {
 /// Reads whatever is there, however far.
 fn eager() -> MemoryOptions {
     MemoryOptions {
-        prefix: Some(PrefixOptions { min_score: -1.0, ..PrefixOptions::default() }),
+        prefix: Some(PrefixOptions { min_score: -1.0, linked: 2, ..PrefixOptions::default() }),
         knn: Some(KnnOptions { min_cosine: 0.0, scope: KnnScope::All, ..KnnOptions::default() }),
+        goal: Some(GoalOptions::default()),
         compare: true,
         ..MemoryOptions::default()
     }

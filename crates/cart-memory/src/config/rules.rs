@@ -130,6 +130,10 @@ pub struct GraphRules {
     pub out_degree: u32,
     /// Share of the read weights that spreads along links: α.
     pub alpha: f32,
+    /// Power to which scores are raised before they become read weights: over 1, what matches best passes
+    /// on the most.
+    #[serde(skip_serializing_if = "is_one")]
+    pub focus: f32,
     /// A link that is weaker than this goes.
     pub floor: f32,
 }
@@ -144,9 +148,15 @@ impl Default for GraphRules {
             read_activity: 0.0,
             out_degree: 8,
             alpha: 0.3,
+            focus: 1.0,
             floor: 0.001,
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes what it may skip by reference")]
+fn is_one(value: &f32) -> bool {
+    *value == 1.0
 }
 
 /// The meta-policy: how much reads are precise, spread out, or chance.

@@ -1,6 +1,7 @@
 //! Recall by the tokens of a query.
 
-use cart_memory::{MemoryError, StoreKind, VectorError};
+use cart_memory::config::GraphRules;
+use cart_memory::{MemoryConfig, MemoryError, Observation, StoreKind, VectorError};
 
 use crate::given::{find, memory, quiet, seen, spanned};
 
@@ -57,4 +58,55 @@ fn a_scan_among_slots_sees_no_others() {
     let found = memory.knn_among(&[only], &[1.0, 0.0], 9).unwrap();
     assert_eq!(found.iter().map(|near| near.slot).collect::<Vec<_>>(), [only]);
     assert_eq!(memory.knn_among(&[], &[1.0, 0.0], 9).unwrap(), []);
+}
+
+#[test]
+fn words_that_stand_together_answer_and_the_same_words_scattered_do_not() {
+    let mut memory = memory(3, quiet());
+    let rows: [&[f32]; 3] = [&[1.0, 0.0, 0.0], &[1.0, 0.0, 0.0], &[0.0, 1.0, 0.0]];
+    memory.observe(0, &spanned("abc", &[1.0, 1.0, 0.0], &rows)).unwrap();
+    // Both queries have both words; in the second more than a window lies between them.
+    let filler = [0.0, 0.0, 1.0].repeat(40);
+    let (one, other) = ([1.0, 0.0, 0.0], [0.0, 1.0, 0.0]);
+    let together = [&filler[..], &one, &other, &filler].concat();
+    let scattered = [&filler[..], &one, &filler, &other].concat();
+    assert_eq!(memory.peek_tokens(0, &together, 1).unwrap()[0].cosine, 1.0);
+    assert_eq!(memory.peek_tokens(0, &scattered, 1).unwrap()[0].cosine, 0.5);
+}
+
+#[test]
+fn what_was_said_last_goes_first_where_two_ends_match_about_equally() {
+    let mut memory = memory(2, quiet());
+    let told = |text: &str, end: [f32; 2]| {
+        let rows: [&[f32]; 5] = [&[1.0, 0.0], &[1.0, 0.0], &[1.0, 0.0], &[1.0, 0.0], &end];
+        Observation { token_ids: (0..5).collect(), ..spanned(text, &[1.0, 0.1], &rows) }
+    };
+    memory.observe(0, &told("Anna lives in Oslo", [0.95, 0.3])).unwrap();
+    memory.observe(1, &told("Anna lives in Lima", [0.9, 0.4])).unwrap();
+    memory.observe(2, &told("Boris lives in Rome", [0.88, 0.4])).unwrap();
+    let first = |query: &[f32]| {
+        let found = memory.peek_tokens(2, query, 3).unwrap();
+        found.into_iter().map(|hit| hit.text).collect::<Vec<_>>()
+    };
+    let newest = ["Anna lives in Lima", "Anna lives in Oslo", "Boris lives in Rome"];
+    assert_eq!(first(&[1.0, 0.0]), newest);
+    // Both still hold.
+    assert_eq!(memory.slots().filter(|(_, slot)| slot.validity.holds(2)).count(), 3);
+}
+
+#[test]
+fn reads_by_tokens_spread_to_what_came_after() {
+    let texts = |focus: f32| {
+        let graph = Some(GraphRules { focus, alpha: 0.3, ..GraphRules::default() });
+        let mut memory = memory(2, MemoryConfig { graph, ..quiet() });
+        let told = [("a bell", [1.0, 0.0]), ("a dog", [-1.0, 0.2]), ("a gong", [0.8, 0.6])];
+        for (at, (text, key)) in told.iter().enumerate() {
+            memory.observe(at as u64, &seen(text, key, 1.0)).unwrap();
+        }
+        let found = memory.peek_associated_tokens(2, &[1.0, 0.0], 2).unwrap();
+        found.into_iter().map(|hit| hit.text).collect::<Vec<_>>()
+    };
+    // The dog came after the bell; the gong only sounds like it.
+    assert_eq!(texts(16.0), ["a bell", "a dog"]);
+    assert_eq!(texts(1.0), ["a bell", "a gong"]);
 }

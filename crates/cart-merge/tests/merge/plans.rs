@@ -85,7 +85,8 @@ fn what_one_side_changed_is_taken_and_what_both_changed_is_decided() {
 #[test]
 fn where_a_side_is_the_base_the_other_is_the_result() {
     let agents = &histories()[1..];
-    let mut config = MergeConfig::of_models(Method::Linear, ["theirs".to_owned(), "base".to_owned()]);
+    let mut config =
+        MergeConfig::of_models(Method::Linear, ["theirs".to_owned(), "base".to_owned()]);
     config.base_model = Some("base".to_owned());
     let merged = merge(&config, agents, three_way(OnConflict::Refuse));
     assert_eq!(merged.manifest.model.tensors, agents[0].manifest.model.tensors);

@@ -109,7 +109,7 @@ fn chunk(
     Ok(())
 }
 
-/// Shows tensors as slices.
+/// Shows tensors as slices, and shifts them.
 struct Slices<'a>(&'a mut dyn Taps);
 
 impl GraphTaps for Slices<'_> {
@@ -124,7 +124,9 @@ impl GraphTaps for Slices<'_> {
         hidden: &Tensor,
     ) -> candle_core::Result<Option<Tensor>> {
         self.0.after_layer(layer, first_position, &floats(hidden)?);
-        Ok(None)
+        let Some(shift) = self.0.shift(layer) else { return Ok(None) };
+        let shift = Tensor::new(shift, hidden.device())?.to_dtype(hidden.dtype())?;
+        hidden.broadcast_add(&shift).map(Some)
     }
 }
 

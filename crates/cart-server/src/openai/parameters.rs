@@ -1,6 +1,8 @@
 //! Parameters that chat and completion share.
 
-use cart_engine::{GenerateOptions, KnnOptions, MemoryOptions, PrefixOptions, SamplingOptions};
+use cart_engine::{
+    GenerateOptions, GoalOptions, KnnOptions, MemoryOptions, PrefixOptions, SamplingOptions,
+};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -65,6 +67,7 @@ enum OneOrMany {
 struct MemoryParameter {
     prefix: Option<Switch<PrefixOptions>>,
     knn: Option<Switch<KnnOptions>>,
+    goal: Option<Switch<GoalOptions>>,
     write: Option<bool>,
     session: Option<String>,
 }
@@ -166,6 +169,12 @@ impl Parameters {
             Some(Switch::Flag(false)) => memory.knn = None,
             Some(Switch::Flag(true)) => memory.knn = Some(memory.knn.unwrap_or_default()),
             Some(Switch::On(knn)) => memory.knn = Some(knn.clone()),
+        }
+        match &asked.goal {
+            None => {}
+            Some(Switch::Flag(false)) => memory.goal = None,
+            Some(Switch::Flag(true)) => memory.goal = Some(memory.goal.unwrap_or_default()),
+            Some(Switch::On(goal)) => memory.goal = Some(goal.clone()),
         }
         memory.write = asked.write.unwrap_or(memory.write);
         memory.session = asked.session.clone().or(memory.session);

@@ -14,10 +14,11 @@ use super::graph::{self, LinkRow, NodeRow};
 use super::remembered::{Remembered, say_nothing};
 use crate::bytes::human;
 use crate::context::Context;
+use crate::drawing::{self, Format};
 use crate::failure::Failure;
 use crate::history;
 use crate::report;
-use figure::{Figure, Format};
+use figure::{Figure, Sheet};
 use life::Life;
 
 /// Draw what a cartridge remembers, as SVG and PNG.
@@ -208,7 +209,8 @@ fn draw(
     }
     let mut drawn = Vec::new();
     for (path, format, figures) in files {
-        let bytes = figure::draw(&path, format, material, figures).map_err(Failure::refused)?;
+        let bytes = drawing::write(&path, format, &Sheet { material, figures })
+            .map_err(Failure::refused)?;
         drawn.push(Drawn { figures: names(figures), path: path.display().to_string(), bytes });
     }
     Ok(drawn)

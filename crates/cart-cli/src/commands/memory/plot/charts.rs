@@ -4,18 +4,16 @@ use std::f64::consts::TAU;
 
 use cart_memory::StoreKind;
 use cart_memory::log::Curve;
-use plotters::chart::{ChartBuilder, ChartContext, SeriesLabelPosition};
-use plotters::coord::Shift;
-use plotters::coord::types::RangedCoordf64;
+use plotters::chart::SeriesLabelPosition;
 use plotters::prelude::*;
 
 use super::figure::Figure;
 use super::life::Life;
 use super::{Material, NodeRow};
+use crate::drawing::{Area, Axes, Done, GREY, legend, line};
 
 const STM: RGBColor = RGBColor(31, 102, 173);
 const LTM: RGBColor = RGBColor(201, 92, 12);
-const GREY: RGBColor = RGBColor(110, 110, 110);
 /// How far an axis goes beyond 1, so that the legend hides nothing.
 const ROOM: f64 = 1.25;
 /// Bars of the histogram of cosines, over −1 to 1.
@@ -26,10 +24,6 @@ const SHADES: f32 = 32.0;
 const MOST_LINKS: usize = 120;
 /// Characters of a text beside a slot.
 const LABEL: usize = 18;
-
-type Area<DB> = DrawingArea<DB, Shift>;
-type Done<DB> = Result<(), DrawingAreaErrorKind<<DB as DrawingBackend>::ErrorType>>;
-type Chart<'a, DB> = ChartContext<'a, DB, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
 /// Draws a figure of which there is something to draw.
 pub(super) fn draw<DB: DrawingBackend>(area: &Area<DB>, figure: Figure, of: &Material) -> Done<DB> {
@@ -42,78 +36,6 @@ pub(super) fn draw<DB: DrawingBackend>(area: &Area<DB>, figure: Figure, of: &Mat
         (Figure::Graph, _) => graph(area, of),
         (_, None) => Ok(()),
     }
-}
-
-/// Axes with names and a title.
-struct Axes<'t> {
-    title: &'t str,
-    x: (&'t str, f64, f64),
-    y: (&'t str, f64, f64),
-}
-
-impl Axes<'_> {
-    fn on<'a, DB: DrawingBackend>(
-        &self,
-        area: &'a Area<DB>,
-    ) -> Result<Chart<'a, DB>, DrawingAreaErrorKind<DB::ErrorType>> {
-        let ((x, x0, x1), (y, y0, y1)) = (self.x, self.y);
-        // A range of no width can't be drawn.
-        let x1 = if x1 > x0 { x1 } else { x0 + 1.0 };
-        let mut chart = ChartBuilder::on(area)
-            .caption(self.title, ("sans-serif", 20))
-            .margin(14)
-            .x_label_area_size(44)
-            .y_label_area_size(60)
-            .build_cartesian_2d(x0..x1, y0..y1)?;
-        chart
-            .configure_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GREY.mix(0.2))
-            .label_style(("sans-serif", 14))
-            .axis_desc_style(("sans-serif", 15))
-            .x_label_formatter(&|at| number(*at, x1 - x0))
-            .y_label_formatter(&|at| number(*at, y1 - y0))
-            .x_desc(x)
-            .y_desc(y)
-            .draw()?;
-        Ok(chart)
-    }
-}
-
-/// A place on an axis: whole where the axis is long.
-fn number(at: f64, range: f64) -> String {
-    if range > 5.0 { format!("{at:.0}") } else { format!("{at:.1}") }
-}
-
-/// A line with its name in the legend.
-fn line<DB: DrawingBackend>(
-    chart: &mut Chart<'_, DB>,
-    name: &str,
-    colour: RGBColor,
-    points: Vec<(f64, f64)>,
-) -> Done<DB> {
-    if points.is_empty() {
-        return Ok(());
-    }
-    chart
-        .draw_series(std::iter::once(PathElement::new(points, colour.stroke_width(2))))?
-        .label(name)
-        .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
-    Ok(())
-}
-
-fn legend<'a, DB: DrawingBackend + 'a>(
-    chart: &mut Chart<'a, DB>,
-    at: SeriesLabelPosition,
-) -> Done<DB> {
-    chart
-        .configure_series_labels()
-        .position(at)
-        .background_style(WHITE.mix(0.85))
-        .border_style(GREY.mix(0.5))
-        .label_font(("sans-serif", 14))
-        .draw()?;
-    Ok(())
 }
 
 fn ticks(life: &Life) -> (f64, f64) {

@@ -1,0 +1,129 @@
+//! The rows as charts, one for each task.
+
+use plotters::chart::SeriesLabelPosition;
+use plotters::prelude::*;
+
+use super::Task;
+use super::outcome::{Measured, mean};
+use crate::drawing::{Area, Axes, Done, Figures, legend, line};
+
+/// Of memory, none, shuffled, in context.
+const COLOURS: [RGBColor; 4] =
+    [RGBColor(31, 102, 173), RGBColor(110, 110, 110), RGBColor(201, 92, 12), RGBColor(64, 145, 80)];
+/// Height of a bar, where that of a row is 1.
+const BAR: f64 = 0.16;
+/// Room beside the longest bar, for the legend.
+const ROOM: f64 = 1.35;
+
+/// The tasks that were run, with their rows.
+pub(super) struct Sheet<'r> {
+    tasks: Vec<(Task, Vec<&'r Measured>)>,
+}
+
+impl<'r> Sheet<'r> {
+    pub(super) fn of(rows: &'r [Measured]) -> Self {
+        let of_task = |rows: &'r [Measured]| (rows[0].task, rows.iter().collect());
+        Self { tasks: rows.chunk_by(|a, b| a.task == b.task).map(of_task).collect() }
+    }
+}
+
+impl Figures for Sheet<'_> {
+    fn count(&self) -> usize {
+        self.tasks.len()
+    }
+
+    fn draw<DB: DrawingBackend>(&self, index: usize, area: &Area<DB>) -> Done<DB> {
+        let (task, rows) = &self.tasks[index];
+        let share = |row: &Measured, value: f64| 100.0 * value / row.of.max(1) as f64;
+        let relative = |row: &Measured, value: f64| 100.0 * value / mean(&row.none);
+        match task {
+            Task::Facts => bars(area, "Facts: right answers, %", rows, share),
+            Task::Corrections => bars(area, "Corrections: answers, %", rows, share),
+            Task::Unrelated => bars(area, "Unrelated text: perplexity, % of none", rows, relative),
+            Task::Knn => bars(area, "Second halves: perplexity, % of none", rows, relative),
+            Task::Passkey => passkey(area, rows),
+            Task::Goal => goal(area, rows),
+            Task::Association => bars(area, "The second of a pair is found, %", rows, share),
+        }
+    }
+}
+
+/// A group of bars for each row, with its name over them.
+fn bars<DB: DrawingBackend>(
+    area: &Area<DB>,
+    title: &str,
+    rows: &[&Measured],
+    value: impl Fn(&Measured, f64) -> f64,
+) -> Done<DB> {
+    let ways = |row: &Measured| {
+        row.ways().map(|(_, values)| (!values.is_empty()).then(|| value(row, mean(values))))
+    };
+    let most = rows.iter().flat_map(|row| ways(row)).flatten().fold(100.0, f64::max);
+    let axes = Axes { title, x: ("%", 0.0, most * ROOM), y: ("", 0.0, rows.len() as f64) };
+    let mut chart = axes.on(area)?;
+    for (index, row) in rows.iter().enumerate() {
+        let top = (rows.len() - index) as f64;
+        let text = ("sans-serif", 13).into_font();
+        chart.draw_series([Text::new(row.row.clone(), (most * 0.005, top - 0.03), text)])?;
+        for (way, value) in ways(row).into_iter().enumerate() {
+            let Some(value) = value else { continue };
+            let over = top - 0.26 - way as f64 * (BAR + 0.01);
+            let corners = [(0.0, over), (value, over - BAR)];
+            chart.draw_series([Rectangle::new(corners, COLOURS[way].filled())])?;
+        }
+    }
+    for ((name, _), colour) in rows[0].ways().into_iter().zip(COLOURS) {
+        line(&mut chart, name, colour, vec![(0.0, 0.0), (0.0, 0.0)])?;
+    }
+    legend(&mut chart, SeriesLabelPosition::UpperRight)
+}
+
+/// Right answers by the length of the text.
+fn passkey<DB: DrawingBackend>(area: &Area<DB>, rows: &[&Measured]) -> Done<DB> {
+    let length = |row: &Measured| row.row.split(' ').next().and_then(|n| n.parse::<f64>().ok());
+    let x: Vec<f64> = rows.iter().filter_map(|row| Some(length(row)?.log2())).collect();
+    let (first, last) = x.iter().fold((f64::INFINITY, 0.0_f64), |(a, b), &x| (a.min(x), b.max(x)));
+    let axes = Axes {
+        title: "Passkeys: right answers by length of the text",
+        x: ("tokens, as a power of 2", first, last),
+        y: ("right, %", 0.0, 100.0 * ROOM),
+    };
+    let mut chart = axes.on(area)?;
+    for (way, colour) in COLOURS.into_iter().enumerate() {
+        let point = |(row, &x): (&&Measured, &f64)| {
+            let values = row.ways()[way].1;
+            (!values.is_empty()).then(|| (x, 100.0 * mean(values) / row.of.max(1) as f64))
+        };
+        let points = rows.iter().zip(&x).filter_map(point).collect();
+        line(&mut chart, rows[0].ways()[way].0, colour, points)?;
+    }
+    legend(&mut chart, SeriesLabelPosition::UpperRight)
+}
+
+/// Shares of related words against divergence; rows come in pairs of these.
+fn goal<DB: DrawingBackend>(area: &Area<DB>, rows: &[&Measured]) -> Done<DB> {
+    let curve = |way: usize| -> Vec<(f64, f64)> {
+        let point = |pair: &[&Measured]| (mean(pair[1].ways()[way].1), mean(pair[0].ways()[way].1));
+        let mut points: Vec<(f64, f64)> = rows.chunks_exact(2).map(point).collect();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        points
+    };
+    let (memory, shuffled) = (curve(0), curve(2));
+    let (none, context) = (mean(&rows[0].none), mean(&rows[0].context));
+    let all = || memory.iter().chain(&shuffled);
+    let most_kl = all().map(|point| point.0).fold(0.0, f64::max);
+    let most = all().map(|point| point.1).fold(none.max(context), f64::max);
+    let axes = Axes {
+        title: "Goal: share of related words against divergence",
+        x: ("KL, nats a token", 0.0, most_kl),
+        y: ("related, %", 0.0, most * ROOM),
+    };
+    let mut chart = axes.on(area)?;
+    let from = |curve: Vec<(f64, f64)>| [vec![(0.0, none)], curve].concat();
+    let level = |value: f64| vec![(0.0, value), (most_kl, value)];
+    let lines = [from(memory), level(none), from(shuffled), level(context)];
+    for ((points, colour), (name, _)) in lines.into_iter().zip(COLOURS).zip(rows[0].ways()) {
+        line(&mut chart, name, colour, points)?;
+    }
+    legend(&mut chart, SeriesLabelPosition::UpperRight)
+}
