@@ -2,19 +2,23 @@
 
 use std::io::Write;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use cart_format::arch::ArchError;
 use cart_format::json::JsonError;
-use cart_format::{ArchSpec, BasisId, DType, Manifest, ManifestId, SpaceId, TokenizerSection};
-use cart_memory::{ForeignSpace, Input, MemoryConfig, Normalization, Outcome, UnifiedMemory};
+use cart_format::{
+    ArchSpec, BasisId, DType, Manifest, ManifestId, Probe, SpaceId, TokenizerSection,
+};
+use cart_memory::{
+    ForeignSpace, Input, MemoryConfig, MemorySnapshot, Normalization, Outcome, UnifiedMemory,
+};
 use cart_nn::decoder::{Decoder, Run, State};
 use cart_nn::graph::{Graph, GraphLoadError};
 use cart_nn::{
     Activations, DeviceChoice, DeviceError, ForwardError, KernelError, KernelLevel, KvFormat,
     KvFormatError, Logits, Model, PackedAhead, Precision, Threads,
 };
-use cart_store::{BlobError, Verified};
+use cart_store::{BlobError, Cartridge, Verified};
 use thiserror::Error;
 
 use crate::calibration::{self, CalibrationError};
@@ -175,6 +179,13 @@ pub struct Agent {
 struct Core {
     id: ManifestId,
     manifest: Manifest,
+    session: Option<SavedSessionReport>,
+    parts: Arc<Parts>,
+}
+
+/// What cartridges with the same weights and the same tokenizer have in common.
+#[derive(Debug)]
+struct Parts {
     model: Decoder,
     tokenizer: Option<Tokenizer>,
     template: Option<ChatTemplate>,
@@ -183,11 +194,12 @@ struct Core {
     space: SpaceId,
     basis: BasisId,
     empty: State,
-    session: Option<SavedSessionReport>,
     prefixes: PrefixCache,
     memory_config: MemoryConfig,
     normalization: OnceLock<Normalization>,
     goal_probe: GoalProbe,
+    /// Golden probes that the model has passed.
+    passed: Mutex<Vec<Probe>>,
 }
 
 impl Agent {
@@ -227,12 +239,9 @@ impl Agent {
             (text.join().expect("reading a tokenizer does not panic"), model)
         });
         let ((tokenizer, template), model) = (text?.unzip(), model?);
-        let core = Core {
-            id: verified.manifest_id(),
-            manifest: manifest.clone(),
+        let parts = Parts {
             basis: session_section::basis(manifest)?,
             empty: model.new_state_in(options.kv.unwrap_or_else(|| usual_kv(manifest)))?,
-            session: SavedSessionReport::of(manifest)?,
             prefixes: PrefixCache::new(options.prefix_cache),
             model,
             tokenizer,
@@ -243,9 +252,59 @@ impl Agent {
             memory_config: options.memory.clone(),
             normalization: OnceLock::new(),
             goal_probe: GoalProbe::default(),
+            passed: Mutex::default(),
         };
         code_pages::release();
+        Self::of_parts(verified.cartridge(), Arc::new(parts), memory)
+    }
+
+    fn of_parts(
+        cartridge: &Cartridge,
+        parts: Arc<Parts>,
+        memory: Option<UnifiedMemory>,
+    ) -> Result<Self, LoadError> {
+        let (id, manifest) = (cartridge.manifest_id(), cartridge.manifest().clone());
+        let session = SavedSessionReport::of(&manifest)?;
+        let core = Core { id, manifest, session, parts };
         Ok(Self { core: Arc::new(core), memory: MemoryCell::new(memory) })
+    }
+
+    /// Whether a cartridge has the weights and the tokenizer of this one, so that they need not be
+    /// loaded again.
+    pub(crate) fn has_parts_of(&self, manifest: &Manifest) -> bool {
+        let own = self.manifest();
+        own.model == manifest.model && own.tokenizer == manifest.tokenizer
+    }
+
+    /// The cartridge as an agent that shares weights and tokenizer with this one, which must have the
+    /// same ([`Agent::has_parts_of`]). They were verified when this one was loaded, and are not read again.
+    ///
+    /// * `memory`: the cartridge's, from blobs that were checked
+    pub(crate) fn with_memory_from(
+        &self,
+        cartridge: &Cartridge,
+        memory: Option<&MemorySnapshot>,
+    ) -> Result<Self, LoadError> {
+        let memory = memory_section::restored(memory, self.space())?;
+        Self::of_parts(cartridge, Arc::clone(&self.core.parts), memory)
+    }
+
+    /// Whether the two share loaded weights.
+    pub fn shares_weights_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.core.parts, &other.core.parts)
+    }
+
+    /// Whether the model has passed a golden probe before.
+    pub(crate) fn has_passed(&self, probe: &Probe) -> bool {
+        self.core.parts.passed.lock().expect("no thread panics holding it").contains(probe)
+    }
+
+    /// Notes that the model has passed a golden probe.
+    pub(crate) fn note_passed(&self, probe: &Probe) {
+        let mut passed = self.core.parts.passed.lock().expect("no thread panics holding it");
+        if !passed.contains(probe) {
+            passed.push(probe.clone());
+        }
     }
 
     /// The id of the cartridge that was loaded. What the memory has learned since is not in it.
@@ -260,22 +319,22 @@ impl Agent {
 
     /// The model, on whatever computes it.
     pub fn model(&self) -> &Decoder {
-        &self.core.model
+        &self.core.parts.model
     }
 
     /// The tokenizer, if the cartridge has one.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
-        self.core.tokenizer.as_ref()
+        self.core.parts.tokenizer.as_ref()
     }
 
     /// The chat template, if the cartridge has one.
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
-        self.core.template.as_ref()
+        self.core.parts.template.as_ref()
     }
 
     /// What the numbers of a session's state depend on: weights, architecture and tokenizer.
     pub fn basis(&self) -> BasisId {
-        self.core.basis
+        self.core.parts.basis
     }
 
     /// The session that was saved in the cartridge, in numbers.
@@ -285,36 +344,36 @@ impl Agent {
 
     /// What is kept of prompts that were read.
     pub fn prefix_cache(&self) -> PrefixCacheReport {
-        self.core.prefixes.report()
+        self.core.parts.prefixes.report()
     }
 
     /// An empty state, with keys and values in the agent's format.
     pub(crate) fn new_state(&self) -> State {
-        self.core.empty.clone()
+        self.core.parts.empty.clone()
     }
 
     pub(crate) fn prefixes(&self) -> &PrefixCache {
-        &self.core.prefixes
+        &self.core.parts.prefixes
     }
 
     /// Positions that a session may use.
     pub fn context_length(&self) -> usize {
-        self.core.context
+        self.core.parts.context
     }
 
     /// The layer, from 0, after which memory listens.
     pub fn tap_layer(&self) -> usize {
-        self.core.tap_layer
+        self.core.parts.tap_layer
     }
 
     /// What steps towards a goal do to its logits.
     pub(crate) fn goal_probe(&self) -> &GoalProbe {
-        &self.core.goal_probe
+        &self.core.parts.goal_probe
     }
 
     /// The space of its memory's vectors.
     pub fn space(&self) -> SpaceId {
-        self.core.space
+        self.core.parts.space
     }
 
     /// The memory as it is now; none where nothing was ever written.
@@ -333,7 +392,7 @@ impl Agent {
     /// The memory's vectors belong to another model.
     pub fn set_memory(&self, memory: Option<UnifiedMemory>) -> Result<(), ForeignSpace> {
         if let Some(memory) = &memory {
-            memory.require_space(self.core.space)?;
+            memory.require_space(self.core.parts.space)?;
         }
         self.memory.replace(memory);
         Ok(())
@@ -348,7 +407,7 @@ impl Agent {
     /// Most tokens of one remembered span.
     pub(crate) fn max_span_tokens(&self) -> usize {
         let span = |config: &MemoryConfig| config.max_span_tokens as usize;
-        self.memory().map_or(span(&self.core.memory_config), |memory| span(memory.config()))
+        self.memory().map_or(span(&self.core.parts.memory_config), |memory| span(memory.config()))
     }
 
     /// The same model with the memory of another agent, which both share from now on.
@@ -416,22 +475,22 @@ impl Agent {
 
     /// An empty memory for this model.
     pub(crate) fn new_memory(&self) -> Result<UnifiedMemory, CalibrationError> {
-        let config = self.core.memory_config.clone();
-        Ok(UnifiedMemory::new(self.core.space, self.normalization()?, config)?)
+        let config = self.core.parts.memory_config.clone();
+        Ok(UnifiedMemory::new(self.core.parts.space, self.normalization()?, config)?)
     }
 
     /// Centre and scale of a new memory's keys.
     pub(crate) fn normalization(&self) -> Result<Normalization, CalibrationError> {
-        if let Some(fitted) = self.core.normalization.get() {
+        if let Some(fitted) = self.core.parts.normalization.get() {
             return Ok(fitted.clone());
         }
         let fitted = calibration::normalization(self)?;
-        Ok(self.core.normalization.get_or_init(|| fitted).clone())
+        Ok(self.core.parts.normalization.get_or_init(|| fitted).clone())
     }
 
     /// Runs a batch through the model.
     pub(crate) fn forward(&self, runs: &mut [Run<'_>]) -> Result<Vec<Logits>, ForwardError> {
-        self.core.model.forward(runs)
+        self.core.parts.model.forward(runs)
     }
 }
 

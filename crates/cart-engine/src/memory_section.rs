@@ -2,12 +2,15 @@
 
 use cart_format::json::{self, JsonError};
 use cart_format::{
-    BlobId, DTypeError, Manifest, ManifestId, MemorySection, NameError, SpaceId, TensorName,
+    BlobId, BlockedTensor, DTypeError, Hasher, Manifest, ManifestId, MemorySection, NameError,
+    SpaceId, TensorName,
 };
 use cart_memory::{MemorySnapshot, MemoryTensor, RestoreError, UnifiedMemory};
 use cart_store::{
-    BlobError, Cartridge, IngestError, ObjectError, Silent, SourceRange, Store, Verified,
+    BlobError, BlobLocation, Cartridge, IngestError, ObjectError, Silent, SourceRange, Store,
+    Verified,
 };
+use rayon::prelude::*;
 use thiserror::Error;
 
 use crate::agent::Agent;
@@ -151,15 +154,102 @@ fn section(
 /// # Errors
 /// A blob is missing or damaged, or the parts don't make a memory.
 pub fn read_memory(cartridge: &Cartridge) -> Result<Option<UnifiedMemory>, MemorySectionError> {
-    let read = |blob: &BlobId| {
-        let bytes = cartridge.read(blob, u64::MAX)?;
-        if BlobId::of(&bytes) == *blob {
-            return Ok(bytes);
-        }
-        Err(MemorySectionError::Damaged { blob: *blob })
-    };
-    let snapshot = snapshot(cartridge.manifest(), read)?;
+    let (snapshot, _bytes) = checked_snapshot(cartridge)?;
     Ok(snapshot.map(|snapshot| UnifiedMemory::restore(&snapshot)).transpose()?)
+}
+
+/// The memory of a cartridge as it is stored, and the bytes of it that were checked: every blob that is
+/// read, against its id.
+pub(crate) fn checked_snapshot(
+    cartridge: &Cartridge,
+) -> Result<(Option<MemorySnapshot>, u64), MemorySectionError> {
+    let Some(section) = &cartridge.manifest().memory else { return Ok((None, 0)) };
+    let mut state = Vec::new();
+    let mut tensors: Vec<Vec<u8>> = vec![Vec::new(); section.tensors.len()];
+    let mut blocks = blocks_in(cartridge, &[section.state], &mut state)?;
+    for (tensor, bytes) in section.tensors.values().zip(&mut tensors) {
+        blocks.extend(blocks_in(cartridge, &tensor.blocks, bytes)?);
+    }
+    let checked = blocks.iter().map(|block| block.bytes.len() as u64).sum();
+    // Neighbours are of about the same length, and two are hashed in about the time of one.
+    blocks.par_chunks_mut(2).try_for_each(read_checked)?;
+    drop(blocks);
+    let snapshot = MemorySnapshot {
+        space: section.space,
+        dim: section.dim,
+        state: json::from_canonical(&state, STATE_BYTES)?,
+        tensors: section
+            .tensors
+            .iter()
+            .zip(tensors)
+            .map(|((name, tensor), bytes)| memory_tensor(name, tensor, bytes))
+            .collect(),
+    };
+    Ok((Some(snapshot), checked))
+}
+
+/// A block of a tensor that is to be read.
+struct Block<'b> {
+    blob: BlobId,
+    location: BlobLocation,
+    /// Its place in the tensor.
+    bytes: &'b mut [u8],
+}
+
+/// Makes room for the blocks of a tensor.
+fn blocks_in<'b>(
+    cartridge: &Cartridge,
+    blobs: &[BlobId],
+    tensor: &'b mut Vec<u8>,
+) -> Result<Vec<Block<'b>>, BlobError> {
+    let locations: Vec<BlobLocation> =
+        blobs.iter().map(|blob| cartridge.locate(blob)).collect::<Result<_, _>>()?;
+    *tensor = vec![0; locations.iter().map(|location| location.len as usize).sum()];
+    let mut rest = tensor.as_mut_slice();
+    let blocks = blobs.iter().zip(locations).map(|(&blob, location)| {
+        let (bytes, after) = std::mem::take(&mut rest).split_at_mut(location.len as usize);
+        rest = after;
+        Block { blob, location, bytes }
+    });
+    Ok(blocks.collect())
+}
+
+/// Reads one or two blocks, and checks each against its id.
+fn read_checked(pair: &mut [Block<'_>]) -> Result<(), MemorySectionError> {
+    for block in pair.iter_mut() {
+        block.location.read_at(block.bytes, 0).map_err(BlobError::from)?;
+    }
+    let mut hashers = [Hasher::new(), Hasher::new()];
+    let [first, second] = &mut hashers;
+    match pair {
+        [one] => first.update(one.bytes),
+        [one, other] => first.update_pair(one.bytes, second, other.bytes),
+        _ => unreachable!("blocks are read in ones and twos"),
+    }
+    for (block, hasher) in pair.iter().zip(hashers) {
+        if BlobId::from_bytes(hasher.finish()) != block.blob {
+            return Err(MemorySectionError::Damaged { blob: block.blob });
+        }
+    }
+    Ok(())
+}
+
+fn memory_tensor(name: &TensorName, tensor: &BlockedTensor, bytes: Vec<u8>) -> MemoryTensor {
+    MemoryTensor {
+        name: name.to_string(),
+        dtype: tensor.dtype,
+        shape: tensor.shape.clone(),
+        rows_per_block: tensor.rows_per_block,
+        bytes,
+    }
+}
+
+/// A stored memory, if there is one. It must belong to `space`.
+pub(crate) fn restored(
+    snapshot: Option<&MemorySnapshot>,
+    space: SpaceId,
+) -> Result<Option<UnifiedMemory>, MemorySectionError> {
+    Ok(snapshot.map(|snapshot| UnifiedMemory::restore_for(snapshot, space)).transpose()?)
 }
 
 /// The memory of a cartridge, if it has one. It must belong to `space`.
@@ -168,7 +258,7 @@ pub(crate) fn restore(
     space: SpaceId,
 ) -> Result<Option<UnifiedMemory>, MemorySectionError> {
     let snapshot = snapshot(verified.manifest(), |blob| Ok(verified.read(blob, u64::MAX)?))?;
-    Ok(snapshot.map(|snapshot| UnifiedMemory::restore_for(&snapshot, space)).transpose()?)
+    restored(snapshot.as_ref(), space)
 }
 
 fn snapshot(
@@ -179,13 +269,7 @@ fn snapshot(
     let mut tensors = Vec::new();
     for (name, tensor) in &section.tensors {
         let bytes = section_blobs::joined(tensor, &read)?;
-        tensors.push(MemoryTensor {
-            name: name.to_string(),
-            dtype: tensor.dtype,
-            shape: tensor.shape.clone(),
-            rows_per_block: tensor.rows_per_block,
-            bytes,
-        });
+        tensors.push(memory_tensor(name, tensor, bytes));
     }
     Ok(Some(MemorySnapshot {
         space: section.space,

@@ -130,7 +130,7 @@ impl Runtime {
         options: RuntimeOptions,
     ) -> Result<Self, RuntimeError> {
         let lifecycle = Arc::default();
-        let staged = Staged { cartridge, lifecycle };
+        let staged = Staged { cartridge, lifecycle, running: None };
         let warm = prepare(staged, &options, None)
             .map_err(|failure| RuntimeError::Cartridge(Box::new(failure)))?;
         let first = Arc::new(Resident::new(name.to_owned(), 1, warm.agent, warm.lifecycle));
@@ -222,7 +222,8 @@ impl RuntimeHandle {
         check_kept(&request, running.agent()).map_err(refuse)?;
         let moving = Moving::new(request.memory, running.agent().clone());
         let lifecycle = Arc::clone(turn.lifecycle());
-        let staged = Staged { cartridge: request.cartridge.clone(), lifecycle };
+        let now = Some(running.agent().clone());
+        let staged = Staged { cartridge: request.cartridge.clone(), lifecycle, running: now };
         let warm = prepare(staged, &self.shared.options, moving).map_err(refuse)?;
         let SwapRequest { name, in_flight, memory, cartridge: _ } = request;
         let incoming = Incoming { name, warm, in_flight, memory };

@@ -98,6 +98,9 @@ pub struct SwapReport {
     pub memory: MemoryPolicy,
     /// Bytes whose digests were recomputed.
     pub bytes_verified: u64,
+    /// Bytes that were not read again, because what ran before has them loaded: weights and tokenizer,
+    /// where the two cartridges have the same.
+    pub bytes_shared: u64,
     /// Milliseconds to recompute every digest.
     pub verify_ms: f64,
     /// Milliseconds to load weights, tokenizer and memory, and to check them against each other.
@@ -110,9 +113,10 @@ pub struct SwapReport {
     /// tokens, which are read again in the loop, beside the other streams; or that `keep` took to ask
     /// the new memory.
     pub move_ms: f64,
-    /// Golden probes that passed.
+    /// Golden probes that passed, now or before with the same weights.
     pub probes_passed: usize,
-    /// Texts of the warm-up whose logits were checked to be finite and not all the same.
+    /// Texts of the warm-up whose logits were checked to be finite and not all the same; 0 where the
+    /// weights ran before.
     pub steps_checked: usize,
     /// Streams that go on with the new generation. One that stands inside a character goes over
     /// with the token that ends it.

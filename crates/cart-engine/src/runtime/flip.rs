@@ -128,6 +128,7 @@ impl Owner {
             in_flight,
             memory,
             bytes_verified: took.bytes_verified,
+            bytes_shared: took.bytes_shared,
             verify_ms: took.verify_ms,
             load_ms: took.load_ms,
             warm_ms: took.warm_ms,

@@ -1,5 +1,10 @@
 //! What is remembered after a swap.
 
+use std::path::PathBuf;
+
+use cart_engine::runtime::{Runtime, RuntimeOptions};
+use cart_engine::swap::{InFlight, MemoryPolicy, SwapRequest};
+use cart_store::Cartridge;
 use serde_json::{Value, json};
 
 use crate::client::post;
@@ -92,4 +97,62 @@ fn parts_of_a_memory_of_another_space_are_refused() {
     assert_eq!(server.state()["memory"], before);
     let refused = post(&server, "/cart/swap", &json!({"ref": "two", "memory": "half"}));
     assert_eq!(refused.status, 400, "{}", refused.body);
+}
+
+fn request(name: &str, cartridge: &Cartridge) -> SwapRequest {
+    let (in_flight, memory) = (InFlight::default(), MemoryPolicy::default());
+    SwapRequest { name: name.to_owned(), cartridge: cartridge.clone(), in_flight, memory }
+}
+
+#[test]
+fn a_swap_of_the_memory_alone_takes_weights_and_tokenizer_from_what_runs() {
+    let shelf = shelf();
+    let one = shelf.tiny("one");
+    let manifest = told(&shelf, &one);
+    shelf.recommit("again", &one, |commit| commit.manifest = manifest);
+    let (again, two) = (shelf.open("again"), shelf.without(CHANGED, "two"));
+    let runtime = Runtime::start("one", one.clone(), RuntimeOptions::default()).unwrap();
+    let handle = runtime.handle();
+    let before = handle.active().unwrap();
+
+    let sizes = |cartridge: &Cartridge| -> u64 {
+        cartridge.manifest().blobs.values().map(|blob| blob.size).sum()
+    };
+    let report = handle.swap(request("again", &again)).unwrap();
+    let after = handle.active().unwrap();
+    assert!(after.agent().shares_weights_with(before.agent()));
+    assert_eq!(after.agent().id(), manifest);
+    assert_eq!((report.memory_slots, report.steps_checked), (2, 0));
+    // The blobs that it has beyond the other are those of its memory, and they were checked.
+    assert_eq!(report.bytes_verified, sizes(&again) - sizes(&one));
+    assert!(report.bytes_shared > 0 && report.bytes_shared <= sizes(&one));
+    assert_eq!(before.agent().memory().map(|memory| memory.slots().count()), None);
+
+    // Other weights are read.
+    let report = handle.swap(request("two", &two)).unwrap();
+    assert_eq!((report.bytes_shared, report.bytes_verified), (0, sizes(&two)));
+    assert!(report.steps_checked > 0);
+    let other = handle.active().unwrap();
+    assert!(!other.agent().shares_weights_with(after.agent()));
+}
+
+#[test]
+fn a_damaged_memory_is_refused_though_the_weights_run() {
+    let shelf = shelf();
+    let one = shelf.tiny("one");
+    let manifest = told(&shelf, &one);
+    shelf.recommit("again", &one, |commit| commit.manifest = manifest);
+    let again = shelf.open("again");
+    let state = again.manifest().memory.as_ref().unwrap().state;
+    let path: PathBuf = again.locate(&state).unwrap().path.to_path_buf();
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[10] ^= 1;
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, bytes).unwrap();
+    let server = shelf.serve("one");
+    let refused = post(&server, "/cart/swap", &json!({"ref": "again"}));
+    assert_eq!(refused.status, 422, "{}", refused.body);
+    assert_eq!(refused.error()["code"], json!("verification_failed"));
+    assert!(refused.body.contains("memory state"), "{}", refused.body);
+    assert_eq!(server.state()["active"]["name"], "one");
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use cart_format::DType;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
 
 use super::tensors::{Tensors, doubles, floats};
 use crate::Normalization;
@@ -55,15 +56,33 @@ impl StoreReader<'_> {
             StoreKind::Ltm => Bank::long_term(self.normalization, self.capacity),
         };
         for state in self.slots {
-            let refuse = |problem| RestoreError::Slot { slot: self.name(state), problem };
-            ids.check(state.id).map_err(refuse)?;
-            self.check_numbers(state).map_err(refuse)?;
-            let slot = self.slot(state, &bytes).map_err(refuse)?;
-            let unit = self.normalization.unit("key", &slot.key);
-            bank.place(state.position as usize, slot, &unit.map_err(|e| refuse(e.into()))?);
+            let checked = ids.check(state.id).and_then(|()| self.check_numbers(state));
+            checked.map_err(|problem| self.refuse(state, problem))?;
+        }
+        // Most of the work is in the token keys, so slots are made by all threads.
+        let made: Vec<_> =
+            self.slots.par_iter().map(|state| self.with_unit(state, &bytes)).collect();
+        for (state, made) in self.slots.iter().zip(made) {
+            let (slot, unit) = made.map_err(|problem| self.refuse(state, problem))?;
+            bank.place(state.position as usize, slot, &unit);
         }
         self.check_unused(&bytes)?;
         Ok(bank)
+    }
+
+    fn refuse(&self, state: &SlotState, problem: SlotProblem) -> RestoreError {
+        RestoreError::Slot { slot: self.name(state), problem }
+    }
+
+    /// A slot and its unit key.
+    fn with_unit(
+        &self,
+        state: &SlotState,
+        bytes: &StoreBytes<'_>,
+    ) -> Result<(Slot, Vec<f32>), SlotProblem> {
+        let slot = self.slot(state, bytes)?;
+        let unit = self.normalization.unit("key", &slot.key)?;
+        Ok((slot, unit))
     }
 
     fn name(&self, state: &SlotState) -> SlotRef {
