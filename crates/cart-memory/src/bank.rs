@@ -28,7 +28,7 @@ const PAGES_AT_ONCE: usize = 4;
 /// Single rows that one thread takes at a time.
 const ROWS_AT_ONCE: usize = 512;
 /// Single rows that are on their way from memory while one is looked at.
-const ROWS_AHEAD: usize = 8;
+const ROWS_AHEAD: usize = 16;
 
 /// A store of slots with a fixed capacity.
 #[derive(Clone, Debug)]

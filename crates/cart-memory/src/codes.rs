@@ -82,6 +82,8 @@ impl Codes {
     /// Asks for a row that is soon looked at.
     pub(crate) fn prefetch(&self, query: &CodedQuery, row: usize) {
         kernel::prefetch(self.bytes_of(query, row));
+        kernel::prefetch(&self.steps[row..=row]);
+        kernel::prefetch(&self.rests[row..=row]);
     }
 
     fn bytes_of(&self, query: &CodedQuery, row: usize) -> &[u8] {

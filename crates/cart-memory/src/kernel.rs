@@ -119,16 +119,16 @@ pub(crate) fn sketch_sums(level: Level, task: SketchSums<'_>) {
     }
 }
 
-/// Asks for bytes that are soon looked at, so that they need not be waited for. Changes nothing.
-pub(crate) fn prefetch(bytes: &[u8]) {
+/// Asks for values that are soon looked at, so that they need not be waited for. Changes nothing.
+pub(crate) fn prefetch<T>(values: &[T]) {
     #[cfg(target_arch = "x86_64")]
-    for line in bytes.chunks(GROUP) {
+    for line in values.chunks((GROUP / size_of::<T>()).max(1)) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: every such processor has the instruction, and it reads nothing that can be seen.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = bytes;
+    let _ = values;
 }
 
 #[cfg(test)]

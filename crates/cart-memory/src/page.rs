@@ -3,6 +3,7 @@
 
 use crate::Tick;
 use crate::codes::{CodedQuery, Codes};
+use crate::kernel;
 use crate::sketch::{SketchedQuery, Sketches, Sums};
 use crate::slot::Slot;
 
@@ -134,6 +135,8 @@ impl Page {
     /// Asks for what [`Page::bound`] looks at.
     pub(crate) fn prefetch(&self, query: &CodedQuery, row: usize) {
         self.shortened().codes.prefetch(query, row);
+        kernel::prefetch(&self.worth[row..=row]);
+        kernel::prefetch(&self.until[row..=row]);
     }
 
     fn shortened(&self) -> &Shortened {

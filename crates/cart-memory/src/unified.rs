@@ -4,7 +4,7 @@ use cart_format::SpaceId;
 use thiserror::Error;
 
 use crate::bank::{Bank, Changing, SharedBank};
-use crate::config::{ConfigError, check_centres, with_parts};
+use crate::config::{ConfigError, SearchRule, check_centres, with_parts};
 use crate::counters::Counters;
 use crate::event::{Cause, MemoryEvent};
 use crate::goal::Goal;
@@ -254,6 +254,12 @@ impl UnifiedMemory {
             return Ok(());
         }
         Err(ForeignSpace { found: self.space, expected })
+    }
+
+    /// The same memory, searched otherwise where its long-term memory is large.
+    pub fn searching(&self, search: SearchRule) -> Self {
+        let config = MemoryConfig { search, ..self.config.clone() };
+        Self { config, ..self.clone() }
     }
 
     /// The space of its vectors.

@@ -1,138 +1,87 @@
 //! The products with AVX2 and AVX-512.
 //!
-//! Floats keep the sixteen sums of [`dot`](crate::vector::dot): one register or two for a row, and several
-//! rows at once, so that no addition waits for another.
+//! Floats keep the sixteen sums of [`dot`](crate::vector::dot), in one register or two.
 
 use std::arch::x86_64::{
-    __m256, __m512, __m512i, _mm256_add_ps, _mm256_loadu_ps, _mm256_mul_ps, _mm256_setzero_ps,
-    _mm256_storeu_ps, _mm512_add_epi64, _mm512_add_ps, _mm512_and_si512, _mm512_dpbusd_epi32,
-    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_popcnt_epi64,
-    _mm512_reduce_add_epi32, _mm512_set1_epi64, _mm512_setzero_ps, _mm512_setzero_si512,
-    _mm512_slli_epi64, _mm512_storeu_ps, _mm512_storeu_si512,
+    __m512i, _mm256_add_ps, _mm256_loadu_ps, _mm256_mul_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+    _mm512_add_epi64, _mm512_add_ps, _mm512_and_si512, _mm512_dpbusd_epi32, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_mul_ps, _mm512_popcnt_epi64, _mm512_reduce_add_epi32,
+    _mm512_set1_epi64, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi64,
+    _mm512_storeu_ps, _mm512_storeu_si512,
 };
 
 use super::{GROUP, PLANES, SketchSums, TOGETHER, portable};
 use crate::vector::LANES;
 
-/// Rows at once: four additions are on their way while one is done.
-const AT_ONCE: usize = 4;
-
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
 pub(super) fn dots_avx512(rows: &[f32], query: &[f32], products: &mut [f32]) {
-    let dim = query.len();
-    let (blocks, rest) = products.as_chunks_mut::<AT_ONCE>();
-    let mut start = 0;
-    for block in blocks {
-        *block = at_once_avx512(&rows[start..][..AT_ONCE * dim], query);
-        start += AT_ONCE * dim;
-    }
-    for product in rest {
-        *product = at_once_avx512::<1>(&rows[start..][..dim], query)[0];
-        start += dim;
+    // One after the other: memory is read fastest from first to last, and the next row's products are
+    // on their way before this one's are added up.
+    for (row, product) in rows.chunks_exact(query.len()).zip(products) {
+        *product = dot_avx512(row, query);
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
-fn at_once_avx512<const ROWS: usize>(rows: &[f32], query: &[f32]) -> [f32; ROWS] {
-    let dim = query.len();
-    assert_eq!(rows.len(), ROWS * dim, "rows are whole");
-    let whole = dim - dim % LANES;
-    let mut sums: [__m512; ROWS] = [_mm512_setzero_ps(); ROWS];
-    let mut at = 0;
-    while at < whole {
-        // SAFETY: sixteen values from `at` on are in the query and in each row, which are `dim` long.
-        unsafe {
-            let values = _mm512_loadu_ps(query.as_ptr().add(at));
-            for row in 0..ROWS {
-                let of_row = _mm512_loadu_ps(rows.as_ptr().add(row * dim + at));
-                sums[row] = _mm512_add_ps(sums[row], _mm512_mul_ps(of_row, values));
-            }
-        }
-        at += LANES;
+fn dot_avx512(row: &[f32], query: &[f32]) -> f32 {
+    let (row_chunks, row_rest) = row.as_chunks::<LANES>();
+    let (query_chunks, query_rest) = query.as_chunks::<LANES>();
+    let mut sums = _mm512_setzero_ps();
+    for (values, others) in row_chunks.iter().zip(query_chunks) {
+        // SAFETY: both are arrays of sixteen values.
+        let (values, others) =
+            unsafe { (_mm512_loadu_ps(values.as_ptr()), _mm512_loadu_ps(others.as_ptr())) };
+        sums = _mm512_add_ps(sums, _mm512_mul_ps(values, others));
     }
-    if whole < dim {
-        let mask = (1_u16 << (dim - whole)) - 1;
-        // SAFETY: the mask leaves the values before the end of the query and of each row.
-        unsafe {
-            let values = _mm512_maskz_loadu_ps(mask, query.as_ptr().add(whole));
-            for row in 0..ROWS {
-                let of_row = _mm512_maskz_loadu_ps(mask, rows.as_ptr().add(row * dim + whole));
-                sums[row] = _mm512_add_ps(sums[row], _mm512_mul_ps(of_row, values));
-            }
-        }
-    }
-    let mut lanes = [[0.0; LANES]; ROWS];
-    for row in 0..ROWS {
-        // SAFETY: the lanes of a row are sixteen values.
-        unsafe { _mm512_storeu_ps(lanes[row].as_mut_ptr(), sums[row]) };
-    }
-    added_up(&lanes)
+    let mut lanes = [0.0; LANES];
+    // SAFETY: it is an array of sixteen values.
+    unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), sums) };
+    added_up(lanes, row_rest, query_rest)
 }
 
 #[target_feature(enable = "avx2")]
 pub(super) fn dots_avx2(rows: &[f32], query: &[f32], products: &mut [f32]) {
-    let dim = query.len();
-    let (blocks, rest) = products.as_chunks_mut::<AT_ONCE>();
-    let mut start = 0;
-    for block in blocks {
-        *block = at_once_avx2(&rows[start..][..AT_ONCE * dim], query);
-        start += AT_ONCE * dim;
-    }
-    for product in rest {
-        *product = at_once_avx2::<1>(&rows[start..][..dim], query)[0];
-        start += dim;
+    // One after the other: memory is read fastest from first to last, and the next row's products are
+    // on their way before this one's are added up.
+    for (row, product) in rows.chunks_exact(query.len()).zip(products) {
+        *product = dot_avx2(row, query);
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn at_once_avx2<const ROWS: usize>(rows: &[f32], query: &[f32]) -> [f32; ROWS] {
-    let dim = query.len();
-    assert_eq!(rows.len(), ROWS * dim, "rows are whole");
-    let whole = dim - dim % LANES;
-    let mut sums: [[__m256; 2]; ROWS] = [[_mm256_setzero_ps(); 2]; ROWS];
-    let mut at = 0;
-    while at < whole {
-        for half in 0..2 {
-            // SAFETY: sixteen values from `at` on are in the query and in each row, which are `dim` long.
-            unsafe {
-                let values = _mm256_loadu_ps(query.as_ptr().add(at + 8 * half));
-                for row in 0..ROWS {
-                    let of_row = _mm256_loadu_ps(rows.as_ptr().add(row * dim + at + 8 * half));
-                    sums[row][half] = _mm256_add_ps(sums[row][half], _mm256_mul_ps(of_row, values));
-                }
-            }
-        }
-        at += LANES;
+fn dot_avx2(row: &[f32], query: &[f32]) -> f32 {
+    let (row_halves, _) = row.as_chunks::<8>();
+    let (query_halves, _) = query.as_chunks::<8>();
+    let whole = row.len() / LANES * 2;
+    let mut sums = [_mm256_setzero_ps(); 2];
+    let halves = row_halves[..whole].iter().zip(&query_halves[..whole]);
+    for (half, (values, others)) in halves.enumerate() {
+        // SAFETY: both are arrays of eight values.
+        let (values, others) =
+            unsafe { (_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(others.as_ptr())) };
+        sums[half % 2] = _mm256_add_ps(sums[half % 2], _mm256_mul_ps(values, others));
     }
-    let mut lanes = [[0.0_f32; LANES]; ROWS];
-    for row in 0..ROWS {
-        for half in 0..2 {
-            // SAFETY: the lanes of a row are twice eight values.
-            unsafe { _mm256_storeu_ps(lanes[row].as_mut_ptr().add(8 * half), sums[row][half]) };
-        }
-        for (lane, value) in query[whole..].iter().enumerate() {
-            lanes[row][lane] += rows[row * dim + whole + lane] * value;
-        }
+    let mut lanes = [0.0_f32; LANES];
+    for (lanes, sums) in lanes.as_chunks_mut::<8>().0.iter_mut().zip(sums) {
+        // SAFETY: it is an array of eight values.
+        unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), sums) };
     }
-    added_up(&lanes)
+    added_up(lanes, &row[whole * 8..], &query[whole * 8..])
 }
 
-/// The sums of each row in the order of its lanes, in f64.
+/// The last values taken in, then the sums in the order of their lanes, in f64.
 #[inline(always)]
-fn added_up<const ROWS: usize>(lanes: &[[f32; LANES]; ROWS]) -> [f32; ROWS] {
-    let mut sums = [0.0_f64; ROWS];
-    for lane in 0..LANES {
-        for row in 0..ROWS {
-            sums[row] += f64::from(lanes[row][lane]);
-        }
+fn added_up(mut lanes: [f32; LANES], row_rest: &[f32], query_rest: &[f32]) -> f32 {
+    for (lane, (value, other)) in lanes.iter_mut().zip(row_rest.iter().zip(query_rest)) {
+        *lane += value * other;
     }
-    let mut products = [0.0; ROWS];
-    for row in 0..ROWS {
-        products[row] = sums[row] as f32;
+    let mut sum = 0.0_f64;
+    for lane in lanes {
+        sum += f64::from(lane);
     }
-    products
+    sum as f32
 }
 
 #[target_feature(enable = "avx2")]
