@@ -29,7 +29,7 @@ fn with_their_own(cart: &Cart, words: &[String]) -> Vec<Vec<String>> {
 fn every_subcommand_is_there_and_its_help_has_an_example() {
     let cart = Cart::new();
     let names = subcommands(&cart);
-    let asked = "pack verify inspect ls log tag rm export diff run chat serve swap probe eval gc fsck completions demo";
+    let asked = "pack verify inspect ls log tag rm export diff merge run chat serve swap probe eval gc fsck completions demo";
     for name in asked.split(' ') {
         assert!(names.iter().any(|known| known == name), "{name} is missing of {names:?}");
     }

@@ -13,6 +13,7 @@ mod inspect;
 mod log;
 mod ls;
 mod memory;
+mod merge;
 mod pack;
 mod probe;
 mod rm;
@@ -39,6 +40,7 @@ pub(crate) enum Command {
     Rm(rm::RmArgs),
     Export(export::ExportArgs),
     Diff(diff::DiffArgs),
+    Merge(merge::MergeArgs),
     Run(run::RunArgs),
     Chat(chat::ChatArgs),
     Serve(serve::ServeArgs),
@@ -66,6 +68,7 @@ impl Command {
             Self::Rm(args) => rm::run(context, &args),
             Self::Export(args) => export::run(context, &args),
             Self::Diff(args) => diff::run(context, &args),
+            Self::Merge(args) => merge::run(context, &args),
             Self::Run(args) => run::run(context, &args),
             Self::Chat(args) => chat::run(context, &args),
             Self::Serve(args) => serve::run(context, &args),

@@ -66,7 +66,7 @@ pub(crate) struct NewCommit {
     /// The content.
     pub(crate) manifest: ManifestId,
     /// What it was made from.
-    pub(crate) parent: Option<CommitId>,
+    pub(crate) parents: Vec<CommitId>,
     /// What made it.
     pub(crate) recipe: Recipe,
     /// Why, in words.
@@ -170,7 +170,10 @@ pub(crate) fn commit(
         return Ok(current);
     }
     let mut commit = Commit::new(new.manifest, now(), new.recipe);
-    commit.parents = new.parent.or(current.filter(|_| is_import)).into_iter().collect();
+    commit.parents = new.parents;
+    if commit.parents.is_empty() {
+        commit.parents.extend(current.filter(|_| is_import));
+    }
     commit.message = new.message;
     commit.probes = new.probes;
     let id = store.put_commit(&commit).map_err(Failure::refused)?;

@@ -75,7 +75,7 @@ pub(crate) fn save(
     };
     let new = history::NewCommit {
         manifest,
-        parent: origin.commit,
+        parents: origin.commit.into_iter().collect(),
         recipe,
         message: String::new(),
         probes: origin.probes.clone(),

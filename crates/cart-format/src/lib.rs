@@ -8,6 +8,7 @@
 //! computes) and [`json`] (the one way in which documents are written).
 
 pub mod arch;
+pub mod blocks;
 pub mod cartfile;
 mod commit;
 mod digest;

@@ -114,7 +114,10 @@ impl Store {
         Ok(done)
     }
 
-    fn publish_blobs(
+    /// Gives synced files their lasting names.
+    ///
+    /// * `synced`: each with its index in `done`
+    pub(crate) fn publish_blobs(
         &self,
         done: &mut [Ingested],
         synced: Vec<(usize, Synced)>,

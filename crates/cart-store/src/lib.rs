@@ -9,6 +9,7 @@
 //! [`Cartridge`] by what people call it, and [`Cartridge::verify`] makes it [`Verified`], which is
 //! all that an engine accepts. [`CartFile`] is the single-file form.
 
+mod ancestors;
 mod audit;
 mod blob_source;
 mod cart_file;
@@ -17,6 +18,7 @@ mod cartridge;
 mod copying;
 #[cfg(test)]
 mod crash_tests;
+mod draft;
 pub mod export;
 mod faults;
 mod file_error;
@@ -45,6 +47,7 @@ pub use blob_source::{BlobError, BlobLocation, BlobSource, MappedBlob};
 pub use cart_file::{CartFile, CartFileError, ImportedCart};
 pub use cart_writer::CartWriteError;
 pub use cartridge::Cartridge;
+pub use draft::Drafts;
 pub use file_error::FileError;
 pub use finite::{FiniteScan, NotFinite};
 pub use fsck::{FsckError, FsckOptions, FsckProblem, FsckReport};

@@ -140,7 +140,7 @@ fn begin_history(
 ) -> Result<CommitId, Failure> {
     let new = NewCommit {
         manifest,
-        parent: None,
+        parents: Vec::new(),
         recipe: Recipe::new("import").with("tool", history::tool()),
         message: args.message.clone(),
         probes: Vec::new(),

@@ -120,7 +120,7 @@ fn record(
     let store = context.store()?;
     let new = history::NewCommit {
         manifest: origin.manifest,
-        parent: origin.commit,
+        parents: origin.commit.into_iter().collect(),
         recipe: Recipe::new("probe").with("tool", history::tool()),
         message: String::new(),
         probes: all,

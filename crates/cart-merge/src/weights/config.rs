@@ -236,10 +236,10 @@ impl MergeConfig {
     /// The same with every model called otherwise.
     pub fn renamed(&self, rename: impl Fn(&str) -> String) -> Self {
         let mut config = self.clone();
-        let special = |name: &str| matches!(name, "union" | "base" | "auto");
-        let change = |name: &mut String| {
-            if !special(name) {
-                *name = rename(name);
+        let change = |name: &mut String| *name = rename(name);
+        let change_unless = |words: &[&str], name: &mut String| {
+            if !words.contains(&name.as_str()) {
+                change(name);
             }
         };
         config.base_model.iter_mut().for_each(&change);
@@ -248,9 +248,10 @@ impl MergeConfig {
             slice.base_model.iter_mut().for_each(&change);
             slice.sources.iter_mut().for_each(|source| change(&mut source.model));
         }
-        config.tokenizer_source.iter_mut().for_each(&change);
-        config.tokenizer.iter_mut().for_each(|tokenizer| change(&mut tokenizer.source));
-        config.chat_template.iter_mut().for_each(&change);
+        let sources = ["union", "base"];
+        config.tokenizer_source.iter_mut().for_each(|name| change_unless(&sources, name));
+        config.tokenizer.iter_mut().for_each(|one| change_unless(&sources, &mut one.source));
+        config.chat_template.iter_mut().for_each(|name| change_unless(&["auto"], name));
         config
     }
 }
@@ -285,6 +286,9 @@ dtype: float16
         assert_eq!(config.merge_method, Method::Ties);
         assert_eq!(config.model_names(), ["c", "a", "b"]);
         assert_eq!(config.dtype, Some(FloatType::F16));
+        let renamed = MergeConfig { base_model: Some("base".into()), ..config.clone() };
+        let renamed = renamed.renamed(str::to_uppercase);
+        assert_eq!(renamed.model_names(), ["BASE", "A", "B"]);
         let json = serde_json::to_value(&config).unwrap();
         assert_eq!(serde_json::from_value::<MergeConfig>(json).unwrap(), config);
     }

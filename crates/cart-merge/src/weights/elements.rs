@@ -1,6 +1,6 @@
 //! Bytes of tensors as f32 values, and back.
 
-use cart_format::DType;
+use cart_format::{DType, blocks};
 use half::slice::{HalfBitsSliceExt as _, HalfFloatSliceExt as _};
 use half::{bf16, f16};
 
@@ -8,12 +8,12 @@ use crate::weights::float_type::FloatType;
 
 /// Whether values of this type can be merged.
 pub(crate) fn is_mergeable(dtype: DType) -> bool {
-    FloatType::of(dtype).is_some()
+    FloatType::of(dtype).is_some() || blocks::has_values(dtype)
 }
 
 /// Whether values can be written as this type.
 pub(crate) fn is_writable(dtype: DType) -> bool {
-    FloatType::of(dtype).is_some()
+    FloatType::of(dtype).is_some() || blocks::can_quantize(dtype)
 }
 
 /// The sums of squares of what `bytes` lost of `values`, and of `values`.
@@ -52,7 +52,7 @@ pub(crate) fn decode(dtype: DType, bytes: &[u8], values: &mut [f32], rounded: Op
                 *value = f32::from_bits(u32::from(*word) << 16);
             }
         }),
-        other => unreachable!("{other} is refused when the merge is planned"),
+        block => blocks::dequantize(block, bytes, values),
     }
     if let Some(rounded) = rounded.filter(|rounded| rounded.dtype() != dtype) {
         round(values, rounded);
@@ -99,7 +99,7 @@ pub(crate) fn encode(dtype: DType, values: &[f32], bytes: &mut Vec<u8>) {
         }
         DType::F16 => pairs(bytes, values, |value| f16::from_f32(value).to_bits()),
         DType::BF16 => pairs(bytes, values, |value| bf16::from_f32(value).to_bits()),
-        other => unreachable!("{other} is refused when the merge is planned"),
+        block => blocks::quantize(block, values, bytes),
     }
 }
 

@@ -27,11 +27,22 @@ pub trait Sink: Sync {
     /// They can't be kept.
     fn write(&self, tensor: usize, at: u64, bytes: &[u8]) -> Result<(), Trouble>;
 
-    /// All bytes of these tensors, one or two, were written.
+    /// All bytes of a tensor were written.
     ///
     /// # Errors
     /// They can't be kept.
-    fn seal(&self, tensors: &[usize]) -> Result<(), Trouble>;
+    fn seal(&self, tensor: usize) -> Result<(), Trouble>;
+
+    /// One or two tensors, whole.
+    ///
+    /// # Errors
+    /// They can't be kept.
+    fn keep(&self, tensors: &[(usize, Vec<u8>)]) -> Result<(), Trouble> {
+        tensors.iter().try_for_each(|(tensor, bytes)| {
+            self.write(*tensor, 0, bytes)?;
+            self.seal(*tensor)
+        })
+    }
 }
 
 /// What quantizing a tensor again lost.
@@ -74,29 +85,29 @@ impl Plan {
         sink: &dyn Sink,
         watch: &dyn Watch,
     ) -> Result<BTreeMap<usize, QuantizationError>, MergeError> {
-        let run = Run { plan: self, seed, tensors, sink, watch, lost: Mutex::default() };
+        let run = Run {
+            plan: self,
+            seed,
+            tensors,
+            sink,
+            watch,
+            lost: Mutex::default(),
+            buffers: Mutex::default(),
+        };
         let mut order: Vec<usize> = (0..self.tensors.len())
             .filter(|&index| matches!(self.tensors[index].how, How::Merge(_)))
             .collect();
         order.sort_by_key(|&index| std::cmp::Reverse(self.tensors[index].bytes()));
         let large = order.partition_point(|&index| self.tensors[index].bytes() > LARGE);
         let (large, small) = order.split_at(large);
-        let sealed = |tensors: &[usize]| {
-            let seal = sink.seal(tensors);
-            seal.map_err(|source| run.unwritten(tensors[0], source))
-        };
         for &index in large {
-            run.tensor(index)?;
+            run.large(index)?;
         }
         // Sealing a large tensor is work for one thread; the small ones go on beside it.
+        let seal = |index: usize| sink.seal(index).map_err(|source| run.unwritten(index, source));
         let (left, right) = rayon::join(
-            || large.par_iter().try_for_each(|&index| sealed(&[index])),
-            || {
-                small.par_chunks(2).with_max_len(1).try_for_each(|pair| {
-                    pair.iter().try_for_each(|&index| run.tensor(index))?;
-                    sealed(pair)
-                })
-            },
+            || large.par_iter().try_for_each(|&index| seal(index)),
+            || small.par_chunks(2).with_max_len(1).try_for_each(|pair| run.small(pair)),
         );
         left.and(right)?;
         Ok(run.lost.into_inner().expect("no thread panics holding it"))
@@ -110,13 +121,49 @@ struct Run<'a> {
     sink: &'a dyn Sink,
     watch: &'a dyn Watch,
     lost: Mutex<BTreeMap<usize, QuantizationError>>,
+    /// For small tensors, to be used again.
+    buffers: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Run<'_> {
-    fn tensor(&self, index: usize) -> Result<(), MergeError> {
+    /// On all cores, piece by piece.
+    fn large(&self, index: usize) -> Result<(), MergeError> {
+        self.tensor(index, true, |at, bytes| {
+            let written = self.sink.write(index, at, bytes);
+            written.map_err(|source| self.unwritten(index, source))
+        })
+    }
+
+    /// One or two tensors, each whole, on this thread.
+    fn small(&self, pair: &[usize]) -> Result<(), MergeError> {
+        let mut made = Vec::new();
+        for &index in pair {
+            let buffer = self.buffers.lock().expect("no thread panics holding it").pop();
+            let mut buffer = buffer.unwrap_or_default();
+            buffer.clear();
+            let buffer = Mutex::new(buffer);
+            self.tensor(index, false, |_, bytes| {
+                buffer.lock().expect("no thread panics holding it").extend_from_slice(bytes);
+                Ok(())
+            })?;
+            made.push((index, buffer.into_inner().expect("no thread panics holding it")));
+        }
+        self.sink.keep(&made).map_err(|source| self.unwritten(pair[0], source))?;
+        let buffers = made.into_iter().map(|(_, buffer)| buffer);
+        self.buffers.lock().expect("no thread panics holding it").extend(buffers);
+        Ok(())
+    }
+
+    /// * `take`: the first byte, and the bytes
+    fn tensor(
+        &self,
+        index: usize,
+        parallel: bool,
+        take: impl Fn(u64, &[u8]) -> Result<(), MergeError> + Sync,
+    ) -> Result<(), MergeError> {
         let planned = &self.plan.tensors[index];
         let How::Merge(merging) = &planned.how else { return Ok(()) };
-        let view = self.view(planned, merging)?;
+        let view = self.view(planned, merging, parallel)?;
         if view.len() == 0 {
             return Ok(());
         }
@@ -133,8 +180,7 @@ impl Run<'_> {
                 let lost = elements::squares_lost(dtype, values, bytes);
                 errors.lock().expect("no thread panics holding it").insert(at, lost);
             }
-            let written = self.sink.write(index, at, bytes);
-            written.map_err(|source| self.unwritten(index, source))
+            take(at, bytes)
         })?;
         if dtype.is_quantized() {
             let errors = errors.into_inner().expect("no thread panics holding it");
@@ -150,6 +196,7 @@ impl Run<'_> {
         &'v self,
         planned: &'v PlannedTensor,
         merging: &Merging,
+        parallel: bool,
     ) -> Result<View<'v>, MergeError> {
         let unread = |source| MergeError::Source { tensor: planned.name.to_string(), source };
         let mut opened = Vec::new();
@@ -171,6 +218,7 @@ impl Run<'_> {
             inputs,
             rounded: merging.rounded,
             seed: self.seed,
+            parallel,
             watch: self.watch,
         })
     }

@@ -11,12 +11,10 @@ const HALF: usize = 1 << 16;
 /// A key that orders as the value does.
 #[inline]
 pub(crate) fn key(value: f32) -> u32 {
-    let bits = value.to_bits();
-    // Zeros are one value.
-    if bits == 1 << 31 {
-        return 1 << 31;
-    }
-    if bits >> 31 == 0 { bits | 1 << 31 } else { !bits }
+    // Zeros are one value: adding zero takes the sign from the negative one.
+    let bits = (value + 0.0).to_bits();
+    // All bits of a negative value are turned, of others the sign.
+    bits ^ ((bits as i32 >> 31) as u32 | 1 << 31)
 }
 
 /// The value of a key.
@@ -188,14 +186,17 @@ impl Band {
         }
     }
 
+    /// The smallest and largest key of the band, where all elements with these keys are in it.
+    pub(crate) fn whole(&self) -> Option<[u32; 2]> {
+        self.before.is_empty().then_some([self.low, self.high])
+    }
+
     /// Sets, for each element of a chunk in turn, whether it is in the band.
     ///
     /// * `chunk`: which chunk, of the grain that the band was found with
     pub(crate) fn mark(&self, chunk: usize, keys: &[u32], mut set: impl FnMut(usize, bool)) {
-        if self.before.is_empty() {
-            for (index, &key) in keys.iter().enumerate() {
-                set(index, key >= self.low && key <= self.high);
-            }
+        if let Some([low, high]) = self.whole() {
+            keys.iter().enumerate().for_each(|(index, &key)| set(index, key >= low && key <= high));
             return;
         }
         let [mut low, mut high] = self.before[chunk];

@@ -35,6 +35,14 @@ pub trait TensorBytes: Send + Sync {
     /// # Errors
     /// They can't be read.
     fn read_at(&self, at: u64, buffer: &mut [u8]) -> Result<(), Trouble>;
+
+    /// The bytes from `at` on, where they are in memory or mapped to it.
+    fn bytes(&self, _at: u64, _len: usize) -> Option<&[u8]> {
+        None
+    }
+
+    /// These bytes are not needed for now.
+    fn release(&self, _at: u64, _len: usize) {}
 }
 
 /// Hears how far a merge is, and is asked whether to go on. Called from several threads at once.
@@ -78,6 +86,8 @@ pub(crate) struct View<'a> {
     pub(crate) inputs: Vec<Input>,
     pub(crate) rounded: Option<FloatType>,
     pub(crate) seed: u64,
+    /// Whether all cores work on this tensor; else other tensors are worked on beside it.
+    pub(crate) parallel: bool,
     pub(crate) watch: &'a dyn Watch,
 }
 
@@ -158,6 +168,9 @@ impl View<'_> {
         work: impl Fn(&Chunk<'_>) -> T + Sync,
     ) -> Result<Vec<T>, MergeError> {
         let one = |index| self.with_chunk(grain, index, |chunk, _| Ok(work(chunk)));
+        if !self.parallel {
+            return (0..self.chunks(grain)).map(one).collect();
+        }
         (0..self.chunks(grain)).into_par_iter().map(one).collect()
     }
 
@@ -170,7 +183,8 @@ impl View<'_> {
         join: impl Fn(T, T) -> T + Sync,
     ) -> Result<T, MergeError> {
         let chunks = self.chunks(grain);
-        let pieces = (rayon::current_num_threads() * 2).min(chunks).max(1);
+        let threads = if self.parallel { rayon::current_num_threads() * 2 } else { 1 };
+        let pieces = threads.min(chunks).max(1);
         let piece = |piece: usize| {
             let mut value = start();
             for index in chunks * piece / pieces..chunks * (piece + 1) / pieces {
@@ -181,13 +195,16 @@ impl View<'_> {
             }
             Ok(value)
         };
+        if pieces == 1 {
+            return piece(0);
+        }
         (0..pieces).into_par_iter().map(piece).try_reduce(&start, |a, b| Ok(join(a, b)))
     }
 
     /// Makes the output chunk by chunk and hands it over as bytes of `dtype`.
     ///
     /// * `work`: fills the values of a chunk
-    /// * `take`: the first byte, the values, and their bytes
+    /// * `take`: the first byte, the values, and their bytes; in order unless the view is parallel
     pub(crate) fn emit(
         &self,
         grain: Grain,
@@ -195,7 +212,7 @@ impl View<'_> {
         work: impl Fn(&Chunk<'_>, &mut [f32]) + Sync,
         take: impl Fn(u64, &[f32], &[u8]) -> Result<(), MergeError> + Sync,
     ) -> Result<(), MergeError> {
-        (0..self.chunks(grain)).into_par_iter().try_for_each(|index| {
+        let one = |index| {
             self.with_chunk(grain, index, |chunk, (out, encoded)| {
                 out.resize(chunk.len(), 0.0);
                 work(chunk, out);
@@ -203,7 +220,11 @@ impl View<'_> {
                 let at = elements::bytes_of(dtype, chunk.first) as u64;
                 take(at, out, encoded)
             })
-        })
+        };
+        if !self.parallel {
+            return (0..self.chunks(grain)).try_for_each(one);
+        }
+        (0..self.chunks(grain)).into_par_iter().try_for_each(one)
     }
 
     fn with_chunk<T>(
@@ -250,11 +271,19 @@ impl View<'_> {
         bytes: &mut Vec<u8>,
         values: &mut [f32],
     ) -> Result<(), MergeError> {
-        bytes.resize(elements::bytes_of(dtype, values.len()), 0);
+        let len = elements::bytes_of(dtype, values.len());
         let at = elements::bytes_of(dtype, first) as u64;
-        from.read_at(at, bytes).map_err(|source| self.unreadable(source))?;
-        elements::decode(dtype, bytes, values, self.rounded);
-        self.watch.add(bytes.len() as u64);
+        if let Some(bytes) = from.bytes(at, len) {
+            elements::decode(dtype, bytes, values, self.rounded);
+            if self.parallel {
+                from.release(at, len);
+            }
+        } else {
+            bytes.resize(len, 0);
+            from.read_at(at, bytes).map_err(|source| self.unreadable(source))?;
+            elements::decode(dtype, bytes, values, self.rounded);
+        }
+        self.watch.add(len as u64);
         Ok(())
     }
 

@@ -5,8 +5,8 @@ use std::sync::Mutex;
 
 use cart_format::{BlobEntry, BlobId, DType, Manifest, TensorEntry, TensorName};
 use cart_merge::weights::{
-    MergeConfig, MergeError, Model, Output, Plan, PlanError, PlanOptions, Sink, TensorBytes,
-    Tensors, Trouble, Unwatched,
+    MergeConfig, MergeError, Model, Output, Plan, PlanError, PlanOptions, QuantizationError, Sink,
+    TensorBytes, Tensors, Trouble, Unwatched,
 };
 
 /// A model in memory.
@@ -74,6 +74,7 @@ impl Agent {
 pub(crate) struct Merged {
     pub(crate) plan: Plan,
     pub(crate) manifest: Manifest,
+    pub(crate) lost: BTreeMap<usize, QuantizationError>,
     tensors: BTreeMap<String, Vec<u8>>,
 }
 
@@ -122,8 +123,7 @@ pub(crate) fn merge_planned(plan: Plan, agents: &[Agent], seed: u64) -> Result<M
         tensors.insert(name.to_string(), made.or(taken).unwrap().clone());
     }
     assert!(made.values().all(|(_, sealed)| *sealed));
-    assert!(lost.is_empty(), "nothing was quantized");
-    Ok(Merged { plan, manifest, tensors })
+    Ok(Merged { plan, manifest, lost, tensors })
 }
 
 struct Held<'a>(&'a [Agent]);
@@ -160,11 +160,8 @@ impl Sink for Kept<'_> {
         Ok(())
     }
 
-    fn seal(&self, tensors: &[usize]) -> Result<(), Trouble> {
-        let mut kept = self.tensors.lock().unwrap();
-        for tensor in tensors {
-            kept.entry(*tensor).or_default().1 = true;
-        }
+    fn seal(&self, tensor: usize) -> Result<(), Trouble> {
+        self.tensors.lock().unwrap().entry(tensor).or_default().1 = true;
         Ok(())
     }
 }

@@ -107,7 +107,6 @@ fn every_method_gives_what_mergekit_gives() {
             (0..found.len()).map(apart).fold(0.0, f64::max)
         };
         let worst = [apart(narrow), apart(wide)];
-        println!("{name} {} {shape} {}: {worst:.2?}", case["method"], case["parameters"]);
         if worst[0].min(worst[1]) > 1.0 {
             wrong.push(format!(
                 "{name} {} {shape} {}: {worst:?}",

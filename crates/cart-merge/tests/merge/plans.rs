@@ -309,3 +309,64 @@ fn types_are_those_asked_for_or_those_that_hold_all_inputs() {
         assert_eq!(merged.manifest.model.tensors.values().next().unwrap().dtype, expected);
     }
 }
+
+/// A row of 64 values in blocks of a quantized type.
+fn blocks(dtype: DType, values: impl Fn(usize) -> f32) -> Vec<u8> {
+    let values: Vec<f32> = (0..64).map(values).collect();
+    let mut bytes = vec![0; dtype.size_of(&[64]).unwrap() as usize];
+    cart_format::blocks::quantize(dtype, &values, &mut bytes);
+    bytes
+}
+
+#[test]
+fn quantized_tensors_are_quantized_again_and_the_loss_is_told() {
+    for dtype in [DType::Q4_0, DType::Q4_1, DType::Q5_0, DType::Q5_1, DType::Q8_0] {
+        let agent = |name: &str, factor: f32| {
+            let bytes = blocks(dtype, |index| (index as f32 - 20.0) * factor);
+            Agent::new(name).with_bytes("w", dtype, &[64], bytes)
+        };
+        let agents = [agent("ours", 0.1), agent("theirs", 0.3)];
+        let merged = merge(&sides(Method::Linear, false), &agents, PlanOptions::default());
+        assert_eq!(merged.plan.tensors[0].dtype, dtype);
+        let lost = merged.lost[&0];
+        assert!(
+            lost.rms > 1.0 && lost.rmse > 0.0 && lost.rmse < 0.1 * lost.rms,
+            "{dtype}: {lost:?}"
+        );
+        let keep = PlanOptions { keep_float: true, ..PlanOptions::default() };
+        let floats = merge(&sides(Method::Linear, false), &agents, keep);
+        assert_eq!(floats.plan.tensors[0].dtype, DType::F32);
+        assert!(floats.lost.is_empty());
+        let mut back = vec![0.0; 64];
+        cart_format::blocks::dequantize(dtype, merged.bytes("w"), &mut back);
+        let apart = floats
+            .values("w")
+            .iter()
+            .zip(&back)
+            .map(|(a, b)| f64::from((a - b) * (a - b)))
+            .sum::<f64>();
+        assert!(((apart / 64.0).sqrt() - lost.rmse).abs() < 1e-6, "{dtype}");
+    }
+}
+
+#[test]
+fn types_that_are_read_only_are_refused_with_the_way_out() {
+    let agent = |name: &str, byte| {
+        let bytes = vec![byte; DType::Q6_K.size_of(&[256]).unwrap() as usize];
+        Agent::new(name).with_bytes("w", DType::Q6_K, &[256], bytes)
+    };
+    let agents = [agent("ours", 1), agent("theirs", 2)];
+    let error = plan(&sides(Method::Linear, false), &agents, PlanOptions::default()).unwrap_err();
+    assert!(matches!(error, PlanError::Unwritable { dtype: DType::Q6_K, .. }));
+    assert!(error.to_string().contains("--keep-float"));
+    let keep = PlanOptions { keep_float: true, ..PlanOptions::default() };
+    let merged = merge(&sides(Method::Linear, false), &agents, keep);
+    let value = |byte| {
+        let mut values = vec![0.0; 256];
+        cart_format::blocks::dequantize(DType::Q6_K, &[byte; 210], &mut values);
+        values
+    };
+    let expected =
+        value(1).into_iter().zip(value(2)).map(|(a, b)| f32::midpoint(a, b)).collect::<Vec<_>>();
+    assert_eq!(merged.values("w"), expected);
+}

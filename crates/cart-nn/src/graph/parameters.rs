@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{Device, Tensor};
 use cart_format::arch::{MixerSpec, Part};
+use cart_format::blocks::values;
 use cart_format::{ArchSpec, DType};
-use half::f16;
 
 use super::GraphLoadError;
 use super::operations::wide_dtype;
 use crate::ahead::PackedAhead;
 use crate::bytes::{WeightSource, WeightTensor};
-use crate::kernel::format::{Format, GROUP, with_format};
+use crate::kernel::format::with_format;
 use crate::model::LoadError;
 use crate::model::binding::{Binder, unsupported_weight};
 
@@ -78,24 +78,6 @@ fn tensor(name: &str, found: &WeightTensor, device: &Device) -> Result<Tensor, G
         else return Err(unsupported_weight(name, found.dtype).into())
     );
     Ok(Tensor::from_vec(values, shape, device)?)
-}
-
-/// What the blocks of a tensor stand for.
-pub(super) fn values<F: Format>(bytes: &[u8]) -> Vec<f32> {
-    let mut values = Vec::with_capacity(bytes.len() / F::BYTES * F::GROUPS * GROUP);
-    for block in bytes.chunks_exact(F::BYTES) {
-        let [scale, min] = F::scale_min(block).map(|bits| f16::from_bits(bits).to_f32());
-        for group in 0..F::GROUPS {
-            let codes = F::codes(block, group);
-            for (part, codes) in codes.chunks_exact(GROUP / F::PARTS).enumerate() {
-                let factors = F::factors(block, group * F::PARTS + part);
-                let [scale, min] = [scale * f32::from(factors[0]), min * f32::from(factors[1])];
-                let value = |code: &u8| scale * (i32::from(*code) - F::ZERO) as f32 + min;
-                values.extend(codes.iter().map(value));
-            }
-        }
-    }
-    values
 }
 
 #[cfg(test)]

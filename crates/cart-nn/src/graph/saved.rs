@@ -1,13 +1,12 @@
 //! A state of the graph as named tensors, the same as those of the CPU's decoder, and back.
 
 use candle_core::{DType, Device, Tensor};
+use cart_format::blocks::{Q8_0, values};
 use half::f16;
 
-use super::parameters::values;
 use super::state::{GraphState, Kept, LayerState};
 use super::{Graph, wide_dtype};
 use crate::decoder::RestoreError;
-use crate::kernel::format::Q8_0;
 use crate::kv::KvFormat;
 use crate::saved::{
     BIAS, RestoreStateError, SavedState, StateTensor, channels_name, channels_shape, keys_name,

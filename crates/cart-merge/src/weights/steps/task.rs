@@ -50,6 +50,11 @@ trait Real:
 {
     fn of(value: f64) -> Self;
     fn rounded(self) -> f32;
+
+    /// The differences of a model from the base, where they are kept, times a factor.
+    ///
+    /// * `kept`: the differences in f32, zero where they are not kept
+    fn weighted(kept: &[f32], model: &[f32], base: &[f32], factor: Self) -> Vec<Self>;
 }
 
 impl Real for f32 {
@@ -60,6 +65,10 @@ impl Real for f32 {
     fn rounded(self) -> f32 {
         self
     }
+
+    fn weighted(kept: &[f32], _model: &[f32], _base: &[f32], factor: Self) -> Vec<Self> {
+        kept.iter().map(|kept| kept * factor).collect()
+    }
 }
 
 impl Real for f64 {
@@ -69,6 +78,15 @@ impl Real for f64 {
 
     fn rounded(self) -> f32 {
         self as f32
+    }
+
+    fn weighted(kept: &[f32], model: &[f32], base: &[f32], factor: Self) -> Vec<Self> {
+        let values = kept.iter().zip(model).zip(base);
+        let weigh = |((kept, model), base): ((&f32, &f32), &f32)| {
+            let delta = Self::from(*model) - Self::from(*base);
+            (if *kept == 0.0 { 0.0 } else { delta }) * factor
+        };
+        values.map(weigh).collect()
     }
 }
 
@@ -107,13 +125,7 @@ fn filled<'a, R: Real + 'a>(grain: Grain, vectors: Vec<Vector>, step: &TaskStep)
             let mut kept = differences(chunk, index);
             vector.keep.apply(chunk, &mut kept);
             let factor = R::of(vector.rescale) * sum.weights[index];
-            let values = kept.iter().zip(&chunk.inputs[index + 1]).zip(base);
-            let weigh = |((kept, model), base): ((&f32, &f32), &f32)| {
-                let stays = *kept != 0.0;
-                let delta = R::from(*model) - R::from(*base);
-                (if stays { delta } else { R::default() }) * factor
-            };
-            values.map(weigh).collect()
+            R::weighted(&kept, &chunk.inputs[index + 1], base, factor)
         };
         let deltas: Vec<Vec<R>> = vectors.iter().enumerate().map(delta).collect();
         sum.fill(base, &deltas, out);
@@ -224,6 +236,13 @@ impl Keep {
             Self::All => {}
             Self::None => delta.fill(0.0),
             Self::Band(band) => {
+                if let Some([low, high]) = band.whole() {
+                    for delta in delta {
+                        let key = key(delta.abs());
+                        *delta = if key >= low && key <= high { *delta } else { 0.0 };
+                    }
+                    return;
+                }
                 let keys: Vec<u32> = delta.iter().map(|delta| key(delta.abs())).collect();
                 band.mark(chunk.index, &keys, |index, kept| {
                     delta[index] = if kept { delta[index] } else { 0.0 };
@@ -279,17 +298,19 @@ impl<R: Real> Sum<R> {
     /// Adds up again what has the sign of the sum.
     fn elect(&self, deltas: &[Vec<R>], sums: &mut [R]) {
         let zero = R::default();
-        for (index, sum) in sums.iter_mut().enumerate() {
-            let positive = *sum >= zero;
-            let (mut mixed, mut divisor) = (zero, zero);
-            for (delta, weight) in deltas.iter().zip(&self.weights) {
-                let delta = delta[index];
-                let agrees = if positive { delta > zero } else { delta < zero };
-                mixed += if agrees { delta } else { zero };
-                divisor += if agrees { *weight } else { zero };
+        let mut mixed = vec![zero; sums.len()];
+        let mut divisors = vec![zero; sums.len()];
+        for (delta, &weight) in deltas.iter().zip(&self.weights) {
+            let parts = mixed.iter_mut().zip(&mut divisors).zip(delta.iter().zip(&*sums));
+            for ((mixed, divisor), (&delta, &sum)) in parts {
+                let agrees = (sum >= zero && delta > zero) || (sum < zero && delta < zero);
+                *mixed += if agrees { delta } else { zero };
+                *divisor += if agrees { weight } else { zero };
             }
-            let divisor = if self.normalize && divisor != zero { divisor } else { R::of(1.0) };
-            *sum = mixed / divisor;
+        }
+        for ((sum, mixed), divisor) in sums.iter_mut().zip(mixed).zip(divisors) {
+            let divides = self.normalize && divisor != zero;
+            *sum = mixed / if divides { divisor } else { R::of(1.0) };
         }
     }
 }

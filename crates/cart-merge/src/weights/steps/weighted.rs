@@ -9,14 +9,37 @@ pub(super) fn linear<'a>(weights: &[f64], normalize: bool) -> Ready<'a> {
     Ready::elements(move |chunk, out| {
         out.fill(0.0);
         for (input, weight) in chunk.inputs.iter().zip(&weights) {
-            for (sum, value) in out.iter_mut().zip(input) {
-                *sum += value * weight;
-            }
+            add_weighted(out, input, *weight);
         }
         if normalize {
             out.iter_mut().for_each(|sum| *sum /= total);
         }
     })
+}
+
+/// Adds values times a weight, rounded once each, as PyTorch's `addcmul` does with fused instructions.
+fn add_weighted(sums: &mut [f32], values: &[f32], weight: f32) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        // SAFETY: the processor has the instructions that the function is compiled for.
+        unsafe { add_weighted_fma(sums, values, weight) };
+        return;
+    }
+    add_weighted_portable(sums, values, weight);
+}
+
+/// The same bits with or without the instructions: a fused operation has one right result.
+#[inline(always)]
+fn add_weighted_portable(sums: &mut [f32], values: &[f32], weight: f32) {
+    for (sum, value) in sums.iter_mut().zip(values) {
+        *sum = value.mul_add(weight, *sum);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn add_weighted_fma(sums: &mut [f32], values: &[f32], weight: f32) {
+    add_weighted_portable(sums, values, weight);
 }
 
 /// The only input, perhaps scaled.
@@ -38,4 +61,23 @@ pub(super) fn near_swap<'a>(t: f32) -> Ready<'a> {
             *out = weight * b + (1.0 - weight) * a;
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn with_and_without_instructions_the_same() {
+        let values: Vec<f32> = (0..1000).map(|index| (index as f32 * 0.37).sin() * 3.0).collect();
+        let start: Vec<f32> = values.iter().map(|value| -0.6 * value).collect();
+        let (mut fused, mut portable) = (start.clone(), start);
+        add_weighted(&mut fused, &values, 0.6);
+        add_weighted_portable(&mut portable, &values, 0.6);
+        assert_eq!(fused, portable);
+        assert!(
+            fused.iter().any(|sum| *sum != 0.0),
+            "rounded once, the products do not cancel out"
+        );
+    }
 }

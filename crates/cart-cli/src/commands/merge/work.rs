@@ -1,0 +1,214 @@
+//! Carrying a plan out on a store.
+
+use std::collections::BTreeMap;
+
+use cart_format::{Manifest, TensorName};
+use cart_merge::weights::{
+    How, MergeError, Output, Plan, QuantizationError, Sink, TensorBytes, Tensors, TokenizerPlan,
+    Trouble, Watch,
+};
+use cart_store::{
+    BlobLocation, Drafts, Ingested, MappedBlob, Progress, Silent, SourceRange, Store,
+};
+
+use super::inputs::Input;
+use super::job::Job;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::progress::Bar;
+
+/// What was made.
+pub(super) struct Made {
+    pub(super) manifest: Manifest,
+    /// What quantizing lost, by the index of the tensor.
+    pub(super) lost: BTreeMap<usize, QuantizationError>,
+    /// Blobs that the store did not have, and their bytes.
+    pub(super) new: (u64, u64),
+}
+
+/// Computes and keeps.
+pub(super) fn carry_out(
+    context: &Context,
+    store: &Store,
+    job: &Job,
+    plan: &Plan,
+) -> Result<Made, Failure> {
+    // What is taken as it is has to be in the store.
+    for input in &job.inputs {
+        if input.cartridge.place() != store.root() {
+            store.import_cart(input.cartridge.place(), &Silent).map_err(Failure::refused)?;
+        }
+    }
+    let computed = Computed::of(plan);
+    let drafts = store.drafts(computed.lens(plan)).map_err(Failure::refused)?;
+    let lost = computed.run(context, job, plan, &drafts)?;
+    let made = drafts.publish().map_err(Failure::refused)?;
+    let document = document(store, plan)?;
+    Ok(finish(job, plan, &computed, made, document, lost))
+}
+
+/// Computes, to see what comes of it, and keeps nothing.
+pub(super) fn rehearse(
+    context: &Context,
+    store: &Store,
+    job: &Job,
+    plan: &Plan,
+) -> Result<Made, Failure> {
+    let computed = Computed::of(plan);
+    let drafts = store.passing_drafts(computed.lens(plan)).map_err(Failure::refused)?;
+    let lost = computed.run(context, job, plan, &drafts)?;
+    let made = drafts.identify();
+    let document = match &plan.tokenizer {
+        TokenizerPlan::Of(_) => None,
+        TokenizerPlan::New { document, .. } => {
+            let draft = store.passing_drafts([document.len() as u64]).map_err(Failure::refused)?;
+            draft.keep(&[(0, document.as_slice())]).map_err(Failure::refused)?;
+            draft.identify().pop()
+        }
+    };
+    Ok(finish(job, plan, &computed, made, document, lost))
+}
+
+/// Keeps a new tokenizer's document, if there is one.
+fn document(store: &Store, plan: &Plan) -> Result<Option<Ingested>, Failure> {
+    let TokenizerPlan::New { document, .. } = &plan.tokenizer else { return Ok(None) };
+    let source = SourceRange::bytes(document.as_slice());
+    let mut made = store.ingest(&[source], &Silent).map_err(Failure::refused)?;
+    Ok(made.pop())
+}
+
+fn finish(
+    job: &Job,
+    plan: &Plan,
+    computed: &Computed,
+    made: Vec<Ingested>,
+    document: Option<Ingested>,
+    lost: BTreeMap<usize, QuantizationError>,
+) -> Made {
+    let of_document = document.iter().map(|blob| blob.new_bytes);
+    let new: Vec<u64> = made.iter().map(|blob| blob.new_bytes).chain(of_document).collect();
+    let new = (new.iter().filter(|bytes| **bytes > 0).count() as u64, new.iter().sum());
+    let output = |made: Ingested| Output { blob: made.blob, entry: made.entry };
+    let outputs = computed.tensors.iter().copied().zip(made.into_iter().map(output)).collect();
+    let document = document.map(output);
+    Made { manifest: plan.manifest(&job.models(), &outputs, document.as_ref()), lost, new }
+}
+
+/// The tensors that are computed, which are the drafts.
+struct Computed {
+    tensors: Vec<usize>,
+    /// The draft of each tensor of the plan.
+    drafts: BTreeMap<usize, usize>,
+}
+
+impl Computed {
+    fn of(plan: &Plan) -> Self {
+        let is_computed = |index: &usize| matches!(plan.tensors[*index].how, How::Merge(_));
+        let tensors: Vec<usize> = (0..plan.tensors.len()).filter(is_computed).collect();
+        let drafts = tensors.iter().enumerate().map(|(draft, tensor)| (*tensor, draft)).collect();
+        Self { tensors, drafts }
+    }
+
+    fn lens<'p>(&'p self, plan: &'p Plan) -> impl Iterator<Item = u64> + 'p {
+        self.tensors.iter().map(|&index| plan.tensors[index].bytes())
+    }
+
+    fn run(
+        &self,
+        context: &Context,
+        job: &Job,
+        plan: &Plan,
+        drafts: &Drafts,
+    ) -> Result<BTreeMap<usize, QuantizationError>, Failure> {
+        let bar = Bar::new(context, "merging");
+        bar.total(plan.work());
+        let sink = Kept { computed: self, drafts };
+        let made = plan.run(job.seed, &Held(&job.inputs), &sink, &Watching(&bar));
+        made.map_err(|error| match error {
+            MergeError::Sink { source, .. } => Failure::refused(source),
+            error => Failure::refused(error),
+        })
+    }
+}
+
+/// The inputs' tensors.
+struct Held<'a>(&'a [Input]);
+
+/// Tensors up to this are read; larger ones are mapped, so that nothing is copied. What was used of a map is
+/// let go, lest it counts as memory.
+const MAPPED_FROM: u64 = 64 << 10;
+
+enum Located {
+    File(BlobLocation),
+    Mapped(MappedBlob),
+}
+
+impl Tensors for Held<'_> {
+    fn open(&self, model: usize, tensor: &TensorName) -> Result<Box<dyn TensorBytes>, Trouble> {
+        let cartridge = &self.0[model].cartridge;
+        let blob = cartridge.manifest().model.tensors[tensor].blob;
+        let location = cartridge.locate(&blob)?;
+        Ok(Box::new(match location.len {
+            MAPPED_FROM.. => Located::Mapped(location.map()?),
+            _ => Located::File(location),
+        }))
+    }
+}
+
+impl TensorBytes for Located {
+    fn read_at(&self, at: u64, buffer: &mut [u8]) -> Result<(), Trouble> {
+        match self {
+            Self::File(location) => location.read_at(buffer, at)?,
+            Self::Mapped(map) => buffer.copy_from_slice(&map[at as usize..][..buffer.len()]),
+        }
+        Ok(())
+    }
+
+    fn bytes(&self, at: u64, len: usize) -> Option<&[u8]> {
+        match self {
+            Self::File(_) => None,
+            Self::Mapped(map) => Some(&map[at as usize..][..len]),
+        }
+    }
+
+    fn release(&self, at: u64, len: usize) {
+        if let Self::Mapped(map) = self {
+            map.release(at as usize..at as usize + len);
+        }
+    }
+}
+
+struct Kept<'a> {
+    computed: &'a Computed,
+    drafts: &'a Drafts,
+}
+
+impl Sink for Kept<'_> {
+    fn write(&self, tensor: usize, at: u64, bytes: &[u8]) -> Result<(), Trouble> {
+        Ok(self.drafts.write(self.computed.drafts[&tensor], at, bytes)?)
+    }
+
+    fn seal(&self, tensor: usize) -> Result<(), Trouble> {
+        Ok(self.drafts.seal(self.computed.drafts[&tensor])?)
+    }
+
+    fn keep(&self, tensors: &[(usize, Vec<u8>)]) -> Result<(), Trouble> {
+        let drafts: Vec<(usize, &[u8])> = tensors
+            .iter()
+            .map(|(tensor, bytes)| (self.computed.drafts[tensor], bytes.as_slice()))
+            .collect();
+        Ok(self.drafts.keep(&drafts)?)
+    }
+}
+
+struct Watching<'a>(&'a Bar);
+
+impl Watch for Watching<'_> {
+    fn add(&self, bytes: u64) {
+        self.0.add(bytes);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.0.cancelled()
+    }
+}
