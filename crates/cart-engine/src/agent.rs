@@ -1,37 +1,34 @@
 //! A loaded cartridge.
 
-use std::io::Write;
+mod loading;
+mod memory;
+mod sharing;
+
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use cart_format::arch::ArchError;
 use cart_format::json::JsonError;
-use cart_format::{
-    ArchSpec, BasisId, DType, Manifest, ManifestId, Probe, SpaceId, TokenizerSection,
-};
-use cart_memory::{
-    ForeignSpace, Input, MemoryConfig, MemorySnapshot, Normalization, Outcome, UnifiedMemory,
-};
+use cart_format::{ArchSpec, BasisId, Manifest, ManifestId, Probe, SpaceId};
+use cart_memory::{MemoryConfig, Normalization, UnifiedMemory};
 use cart_nn::decoder::{Decoder, Run, State};
-use cart_nn::graph::{Graph, GraphLoadError};
+use cart_nn::graph::GraphLoadError;
 use cart_nn::{
     Activations, DeviceChoice, DeviceError, ForwardError, KernelError, KernelLevel, KvFormat,
-    KvFormatError, Logits, Model, PackedAhead, Precision, Threads,
+    KvFormatError, Logits, PackedAhead, Precision,
 };
 use cart_store::{BlobError, Cartridge, Verified};
 use thiserror::Error;
 
-use crate::calibration::{self, CalibrationError};
 use crate::chat::{ChatError, ChatTemplate};
-use crate::memory_cell::{MemoryCell, Told};
-use crate::memory_log::MemoryLogError;
+use crate::memory_cell::MemoryCell;
 use crate::memory_loop::GoalProbe;
 use crate::memory_section::{self, MemorySectionError};
 use crate::prefix_cache::{PrefixCache, PrefixCacheReport};
 use crate::prepared::Prepared;
 use crate::session_report::SavedSessionReport;
 use crate::tokenizer::{Tokenizer, TokenizerError};
-use crate::{code_pages, session_section, space, weights};
+use crate::{code_pages, session_section, space};
 
 /// Largest tokenizer document, in bytes.
 pub(crate) const TOKENIZER_BYTES: u64 = 256 << 20;
@@ -234,19 +231,19 @@ impl Agent {
         let memory = memory_section::restore(verified, space)?;
         // The tokenizer's document is parsed by one thread; the others read the weights meanwhile.
         let (text, model) = std::thread::scope(|scope| {
-            let text = scope.spawn(|| text_parts(verified, &spec, tokenizer));
-            let model = model(verified, &spec, options, packed);
+            let text = scope.spawn(|| loading::text_parts(verified, &spec, tokenizer));
+            let model = loading::model(verified, &spec, options, packed);
             (text.join().expect("reading a tokenizer does not panic"), model)
         });
         let ((tokenizer, template), model) = (text?.unzip(), model?);
         let parts = Parts {
             basis: session_section::basis(manifest)?,
-            empty: model.new_state_in(options.kv.unwrap_or_else(|| usual_kv(manifest)))?,
+            empty: model.new_state_in(options.kv.unwrap_or_else(|| loading::usual_kv(manifest)))?,
             prefixes: PrefixCache::new(options.prefix_cache),
             model,
             tokenizer,
             template: template.flatten(),
-            context: context(&spec, options)?,
+            context: loading::context(&spec, options)?,
             tap_layer: space::tap_layer(&spec),
             space,
             memory_config: options.memory.clone(),
@@ -267,44 +264,6 @@ impl Agent {
         let session = SavedSessionReport::of(&manifest)?;
         let core = Core { id, manifest, session, parts };
         Ok(Self { core: Arc::new(core), memory: MemoryCell::new(memory) })
-    }
-
-    /// Whether a cartridge has the weights and the tokenizer of this one, so that they need not be
-    /// loaded again.
-    pub(crate) fn has_parts_of(&self, manifest: &Manifest) -> bool {
-        let own = self.manifest();
-        own.model == manifest.model && own.tokenizer == manifest.tokenizer
-    }
-
-    /// The cartridge as an agent that shares weights and tokenizer with this one, which must have the
-    /// same ([`Agent::has_parts_of`]). They were verified when this one was loaded, and are not read again.
-    ///
-    /// * `memory`: the cartridge's, from blobs that were checked
-    pub(crate) fn with_memory_from(
-        &self,
-        cartridge: &Cartridge,
-        memory: Option<&MemorySnapshot>,
-    ) -> Result<Self, LoadError> {
-        let memory = memory_section::restored(memory, self.space())?;
-        Self::of_parts(cartridge, Arc::clone(&self.core.parts), memory)
-    }
-
-    /// Whether the two share loaded weights.
-    pub fn shares_weights_with(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.core.parts, &other.core.parts)
-    }
-
-    /// Whether the model has passed a golden probe before.
-    pub(crate) fn has_passed(&self, probe: &Probe) -> bool {
-        self.core.parts.passed.lock().expect("no thread panics holding it").contains(probe)
-    }
-
-    /// Notes that the model has passed a golden probe.
-    pub(crate) fn note_passed(&self, probe: &Probe) {
-        let mut passed = self.core.parts.passed.lock().expect("no thread panics holding it");
-        if !passed.contains(probe) {
-            passed.push(probe.clone());
-        }
     }
 
     /// The id of the cartridge that was loaded. What the memory has learned since is not in it.
@@ -376,233 +335,8 @@ impl Agent {
         self.core.parts.space
     }
 
-    /// The memory as it is now; none where nothing was ever written.
-    pub fn memory(&self) -> Option<Arc<UnifiedMemory>> {
-        self.memory.read()
-    }
-
-    /// Counts the changes of the memory since the agent was loaded.
-    pub fn memory_epoch(&self) -> u64 {
-        self.memory.epoch()
-    }
-
-    /// Puts another memory in place of the agent's; none forgets everything.
-    ///
-    /// # Errors
-    /// The memory's vectors belong to another model.
-    pub fn set_memory(&self, memory: Option<UnifiedMemory>) -> Result<(), ForeignSpace> {
-        if let Some(memory) = &memory {
-            memory.require_space(self.core.parts.space)?;
-        }
-        self.memory.replace(memory);
-        Ok(())
-    }
-
-    /// The same model with a memory of its own, which begins as this one is now.
-    pub fn fork(&self) -> Self {
-        let memory = self.memory().map(|memory| memory.on_its_own());
-        Self { core: Arc::clone(&self.core), memory: MemoryCell::new(memory) }
-    }
-
-    /// Most tokens of one remembered span.
-    pub(crate) fn max_span_tokens(&self) -> usize {
-        let span = |config: &MemoryConfig| config.max_span_tokens as usize;
-        self.memory().map_or(span(&self.core.parts.memory_config), |memory| span(memory.config()))
-    }
-
-    /// The same model with the memory of another agent, which both share from now on.
-    ///
-    /// # Errors
-    /// The memory's vectors belong to another model.
-    pub fn with_memory_of(&self, other: &Self) -> Result<Self, ForeignSpace> {
-        let (found, expected) = (other.space(), self.space());
-        if found != expected {
-            return Err(ForeignSpace { found, expected });
-        }
-        Ok(Self { core: Arc::clone(&self.core), memory: other.memory.clone() })
-    }
-
-    /// Writes a log of everything that is done to the memory from now on (spec 37). It begins with the
-    /// memory as it is, or an empty one, and has each record before the next begins.
-    ///
-    /// # Errors
-    /// The model can't read the calibration text of a new memory, or the log can't be written.
-    pub fn log_memory(&self, sink: Box<dyn Write + Send>) -> Result<(), MemoryLogError> {
-        self.memory.log(|| self.new_memory(), sink)
-    }
-
-    /// Does one thing to the memory, which is made now if there is none.
-    ///
-    /// * `input`: what, from the memory as it is now
-    ///
-    /// # Errors
-    /// The memory refuses, or the log can't be written.
-    pub fn tell_memory(
-        &self,
-        input: impl FnOnce(&UnifiedMemory) -> Input,
-    ) -> Result<Outcome, MemoryLogError> {
-        Ok(self.tell(input)?.outcome)
-    }
-
-    /// As [`Agent::tell_memory`], with what the memory offers to the one that it shares.
-    pub(crate) fn tell(
-        &self,
-        input: impl FnOnce(&UnifiedMemory) -> Input,
-    ) -> Result<Told, MemoryLogError> {
-        self.memory.apply(|| self.new_memory(), input)
-    }
-
-    /// What holds the memory.
-    pub(crate) fn memory_cell(&self) -> &MemoryCell {
-        &self.memory
-    }
-
-    /// The same model with another memory.
-    pub(crate) fn with_cell(&self, cell: &MemoryCell) -> Self {
-        Self { core: Arc::clone(&self.core), memory: cell.clone() }
-    }
-
-    /// Changes the memory, which is made now if there is none, in a way that is no record: a log ends.
-    ///
-    /// # Errors
-    /// The model can't read the calibration text of a new memory.
-    pub fn update_memory<T>(
-        &self,
-        change: impl FnOnce(&mut UnifiedMemory) -> T,
-    ) -> Result<T, CalibrationError> {
-        self.memory.update(|| self.new_memory(), change)
-    }
-
-    /// An empty memory for this model.
-    pub(crate) fn new_memory(&self) -> Result<UnifiedMemory, CalibrationError> {
-        let config = self.core.parts.memory_config.clone();
-        Ok(UnifiedMemory::new(self.core.parts.space, self.normalization()?, config)?)
-    }
-
-    /// Centre and scale of a new memory's keys.
-    pub(crate) fn normalization(&self) -> Result<Normalization, CalibrationError> {
-        if let Some(fitted) = self.core.parts.normalization.get() {
-            return Ok(fitted.clone());
-        }
-        let fitted = calibration::normalization(self)?;
-        Ok(self.core.parts.normalization.get_or_init(|| fitted).clone())
-    }
-
     /// Runs a batch through the model.
     pub(crate) fn forward(&self, runs: &mut [Run<'_>]) -> Result<Vec<Logits>, ForwardError> {
         self.core.parts.model.forward(runs)
     }
-}
-
-/// The model, once its weights were seen to be numbers.
-fn model(
-    verified: &Verified,
-    spec: &ArchSpec,
-    options: &LoadOptions,
-    packed: PackedAhead,
-) -> Result<Decoder, LoadError> {
-    let device = options.device.open()?;
-    let Some(device) = device else { return kernels(verified, spec, options, packed) };
-    let of_kernels = |option| LoadError::OfKernels { option, device: options.device };
-    if options.kernels.is_some() {
-        return Err(of_kernels("a kernel level"));
-    }
-    if options.activations.is_some() {
-        return Err(of_kernels("a choice of activations"));
-    }
-    if options.kv.is_some() {
-        return Err(of_kernels("a format of keys and values"));
-    }
-    verified.check_finite()?;
-    let precision = options.precision.unwrap_or_else(|| match options.device {
-        DeviceChoice::Cpu | DeviceChoice::Graph => Precision::F32,
-        DeviceChoice::Cuda(_) | DeviceChoice::Metal(_) => usual_precision(verified.manifest()),
-    });
-    let weights = weights::weights(verified)?;
-    Ok(Decoder::Graph(Graph::load(spec, &weights, &device, precision.dtype())?))
-}
-
-fn kernels(
-    verified: &Verified,
-    spec: &ArchSpec,
-    options: &LoadOptions,
-    packed: PackedAhead,
-) -> Result<Decoder, LoadError> {
-    if let Some(precision) = options.precision {
-        return Err(LoadError::OfGraph { precision });
-    }
-    verified.check_finite()?;
-    let weights = weights::weights(verified)?;
-    let model = Model::load_packed(&threads(options)?, spec, &weights, packed)?;
-    let model = model.with_activations(options.activations.unwrap_or_default());
-    Ok(Decoder::Kernels(match options.kernels {
-        Some(level) => model.with_kernel_level(level)?,
-        None => model,
-    }))
-}
-
-/// What a GPU computes in where nobody says: the type of the largest tensor, or bf16 for blocks.
-fn usual_precision(manifest: &Manifest) -> Precision {
-    let size = |shape: &[u64]| shape.iter().product::<u64>();
-    let largest = manifest.model.tensors.values().max_by_key(|tensor| size(&tensor.shape));
-    match largest.map(|tensor| tensor.dtype) {
-        Some(DType::F32) => Precision::F32,
-        Some(DType::F16) => Precision::F16,
-        _ => Precision::BF16,
-    }
-}
-
-/// Tokenizer and chat template, if the cartridge has a tokenizer.
-///
-/// * `ready`: the tokenizer, if it is made already
-fn text_parts(
-    verified: &Verified,
-    spec: &ArchSpec,
-    ready: Option<Result<Tokenizer, TokenizerError>>,
-) -> Result<Option<(Tokenizer, Option<ChatTemplate>)>, LoadError> {
-    let Some(section) = &verified.manifest().tokenizer else { return Ok(None) };
-    let tokenizer = match ready {
-        Some(ready) => ready?,
-        None => tokenizer(verified, section)?,
-    };
-    tokenizer.check_embeddings(spec.vocab_size)?;
-    let Some(template) = &section.chat_template else { return Ok(Some((tokenizer, None))) };
-    let source = String::from_utf8(verified.read(template, TEMPLATE_BYTES)?)
-        .map_err(LoadError::TemplateEncoding)?;
-    let text = |token: Option<u32>| {
-        token.map_or_else(|| Ok(String::new()), |token| tokenizer.token_text(token))
-    };
-    let (bos, eos) = (text(section.special.bos)?, text(section.special.eos.first().copied())?);
-    let template = ChatTemplate::new(source, bos, eos)?;
-    Ok(Some((tokenizer, Some(template))))
-}
-
-fn tokenizer(verified: &Verified, section: &TokenizerSection) -> Result<Tokenizer, LoadError> {
-    let document = verified.map(&section.document)?;
-    let (blob, found, allowed) = (section.document, document.len() as u64, TOKENIZER_BYTES);
-    if found > allowed {
-        return Err(BlobError::TooLarge { blob, found, allowed }.into());
-    }
-    Ok(Tokenizer::new(&document, section.special.clone())?)
-}
-
-/// How keys and values are stored where nobody says.
-fn usual_kv(manifest: &Manifest) -> KvFormat {
-    let quantized = manifest.model.tensors.values().any(|tensor| tensor.dtype.is_quantized());
-    if quantized { KvFormat::F16 } else { KvFormat::F32 }
-}
-
-fn context(spec: &ArchSpec, options: &LoadOptions) -> Result<usize, LoadError> {
-    let allowed = spec.context_length;
-    let found = options.context.map_or(allowed as usize, NonZeroUsize::get);
-    if found as u64 > allowed {
-        return Err(LoadError::Context { found, allowed });
-    }
-    Ok(found)
-}
-
-fn threads(options: &LoadOptions) -> Result<Threads, LoadError> {
-    let Some(count) = options.threads else { return Ok(Threads::shared().clone()) };
-    let threads = count.get();
-    Threads::new(count).map_err(|source| LoadError::Threads { threads, source })
 }
