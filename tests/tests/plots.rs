@@ -1,4 +1,4 @@
-//! `cart memory plot`: drawings of a memory and of its log, as SVG and PNG.
+//! `cart memory plot`: drawings of a memory and of its log, as SVG and PNG, and as text.
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 use cart_tests::{Cart, fixture};
@@ -98,6 +98,62 @@ fn links_and_slots_are_in_their_figures() {
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(links > 0 && text.contains(&format!("{links} links, towards the dot")), "{links}");
     assert!(text.contains("Box 13 is number"), "{text}");
+}
+
+#[test]
+fn figures_are_text_where_they_are_asked_for_in_a_terminal() {
+    let cart = lived();
+    let before = cart.content();
+    let log = cart.path("lived.log");
+    let plot = ["memory", "plot", "tiny:lived", "--log", &log, "--base", "tiny:begun", "-o", "-"];
+    let text = cart.ok(plot);
+    for words in [
+        "Slots over time: σ(A) · energy · decay",
+        "short-term, slots by number",
+        "share that lives longer",
+        "running mean (α 0.1)",
+        "cosine with the step before",
+        "cosines of all pairs",
+        "links",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    assert!(!text.contains('\u{1b}'), "colour in a pipe: {text}");
+    // Shades, dots and bars, not only frames.
+    for drawn in [['░', '▓'], ['⠁', '⣿'], ['█', '▏']] {
+        let is_drawn = |char: char| (drawn[0]..=drawn[1]).contains(&char);
+        assert!(text.contains(is_drawn), "nothing of {drawn:?}: {text}");
+    }
+    let widest = |text: &str| text.lines().map(|line| line.chars().count()).max().unwrap();
+    assert!((60..=80).contains(&widest(&text)), "{} columns: {text}", widest(&text));
+    let wide = |columns: &str| {
+        let done = cart.command(plot).env("COLUMNS", columns).output().unwrap();
+        String::from_utf8(done.stdout).unwrap()
+    };
+    assert_eq!(wide("80"), text);
+    assert!((100..=120).contains(&widest(&wide("120"))), "{}", wide("120"));
+    assert!(widest(&wide("44")) < 70, "{}", wide("44"));
+
+    // What the numbers say is what is drawn.
+    let graph = cart.json(["memory", "graph", "tiny:lived"]);
+    let links = graph["links"].as_array().unwrap();
+    assert!(text.contains(&format!("Which memory leads to which: {} links", links.len())));
+    let (strongest, slots) = (&links[0], graph["slots"].as_array().unwrap());
+    let to = slots.iter().find(|slot| slot["slot"] == strongest["to"]).unwrap();
+    let row = text.lines().find(|line| line.contains("  → ")).unwrap();
+    assert!(row.contains(&format!("{:.3}", strongest["strength"].as_f64().unwrap())), "{row}");
+    assert!(row.contains(&format!(": {}", to["text"].as_str().unwrap().trim())), "{row}");
+
+    let coloured = cart.ok(["--color", "always"].into_iter().chain(plot));
+    assert!(coloured.contains("\u{1b}["), "{coloured}");
+    let without = cart.command(plot).env("NO_COLOR", "1").output().unwrap();
+    assert_eq!(String::from_utf8(without.stdout).unwrap(), text);
+    let without_log = cart.run(["memory", "plot", "tiny:lived", "-o", "-"]).expect_code(0);
+    assert!(without_log.stderr.contains("slots left out: no log was given"), "{without_log:?}");
+    assert!(without_log.stdout.starts_with("How alike slots are"), "{without_log:?}");
+    let said = cart.refused_with_code(2, plot);
+    assert!(said.contains("two forms of one output"), "{said}");
+    assert_eq!(cart.content(), before, "drawing changed something");
 }
 
 #[test]

@@ -152,7 +152,7 @@ impl Axes<'_> {
 }
 
 /// A place on an axis: whole where the axis is long.
-fn number(at: f64, range: f64) -> String {
+pub(crate) fn number(at: f64, range: f64) -> String {
     if range > 5.0 { format!("{at:.0}") } else { format!("{at:.1}") }
 }
 

@@ -1,6 +1,6 @@
 //! `--json` reports: one line of canonical JSON with the report's name and version.
 
-use std::io::{self, Write as _};
+use std::io;
 
 use cart_format::json;
 use serde::Serialize;
@@ -22,7 +22,16 @@ pub(crate) fn print<T: Serialize>(name: &str, body: &T) -> Result<(), Failure> {
 
 /// Writes to stdout; a reader that went away (`cart ls | head -1`) is no error.
 pub(crate) fn stdout(bytes: &[u8]) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
+    written(&mut io::stdout().lock(), bytes)
+}
+
+/// Writes a text with colours to stdout, without them where --color or the environment asks for none and where stdout is no
+/// terminal.
+pub(crate) fn coloured(text: &str) -> Result<(), Failure> {
+    written(&mut anstream::stdout().lock(), text.as_bytes())
+}
+
+fn written(out: &mut impl io::Write, bytes: &[u8]) -> Result<(), Failure> {
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::BrokenPipe),
         Err(error) => Err(Failure::refused(error)),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use cart_memory::config::GraphRules;
-use cart_memory::{Link, UnifiedMemory};
+use cart_memory::{Link, StoreKind, UnifiedMemory};
 use clap::Args;
 use serde::Serialize;
 
@@ -53,6 +53,13 @@ pub(super) struct NodeRow {
     pub(super) slot: u64,
     energy: f32,
     pub(super) text: String,
+}
+
+impl NodeRow {
+    /// Its store.
+    pub(super) fn kind(&self) -> StoreKind {
+        if self.store == store_name(StoreKind::Ltm) { StoreKind::Ltm } else { StoreKind::Stm }
+    }
 }
 
 #[derive(Serialize)]

@@ -3,6 +3,7 @@
 mod charts;
 mod figure;
 mod life;
+mod terminal;
 
 use std::path::{Path, PathBuf};
 
@@ -26,18 +27,20 @@ use life::Life;
 /// Of the memory: cosines (how alike the slots are) and graph (which leads to which). Of its log, which `cart run` and
 /// `cart chat` write with --memory-log: slots (what each was worth over time), survival (how long slots live), energy (of
 /// what was written) and goal (its length, and how far it turned). A folder gets each drawing as a file in both forms; a file,
-/// .svg or .png, gets all on one sheet. What there is nothing to draw of is left out, and named. No model is loaded.
+/// .svg or .png, gets all on one sheet; `-` writes them as text, as wide as the terminal (or COLUMNS). What there is nothing
+/// to draw of is left out, and named. No model is loaded.
 #[derive(Args)]
 #[command(after_help = "Examples:
   cart memory plot smol:told -o plots
   cart memory plot smol:told --log told.log -o plots --force
+  cart memory plot smol:told --log told.log -o -
   cart --json memory plot smol:told --log told.log -o told.svg")]
 pub(crate) struct PlotArgs {
     /// A cartridge
     #[arg(value_name = "REF")]
     reference: String,
-    /// A folder, or a file that ends in .svg or .png
-    #[arg(short, long, value_name = "DIR|FILE", value_hint = ValueHint::AnyPath)]
+    /// A folder, a file that ends in .svg or .png, or - for text in the terminal
+    #[arg(short, long, value_name = "DIR|FILE|-", value_hint = ValueHint::AnyPath)]
     output: PathBuf,
     /// The log of how the memory came to be
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -114,6 +117,10 @@ impl Material {
 }
 
 pub(crate) fn run(context: &Context, args: &PlotArgs) -> Result<(), Failure> {
+    let as_text = args.output == Path::new("-");
+    if as_text && context.json {
+        return Err(Failure::arguments("-o - and --json are two forms of one output; give one"));
+    }
     let format = Format::of(&args.output)?;
     let found = Remembered::open(context, &args.reference)?;
     let (memory_id, manifest) = (found.id(), found.manifest.hex());
@@ -130,7 +137,16 @@ pub(crate) fn run(context: &Context, args: &PlotArgs) -> Result<(), Failure> {
     let left_out: Vec<LeftOut> = Figure::ALL.into_iter().filter_map(lacks).collect();
     let figures: Vec<Figure> =
         Figure::ALL.into_iter().filter(|&figure| material.lacks(figure).is_none()).collect();
-    let drawn = draw(args, format, &material, &figures)?;
+    if figures.is_empty() {
+        let message = format!("{} has nothing that could be drawn", args.reference);
+        return Err(Failure::refused_with(message, "tell it more, or give --log"));
+    }
+    let drawn = if as_text {
+        report::coloured(&terminal::text(&material, &figures, terminal::width()))?;
+        Vec::new()
+    } else {
+        draw(args, format, &material, &figures)?
+    };
     let body = PlotReport { manifest, memory_id, records, drawn, left_out };
     if context.json {
         return report::print("memory-plot", &body);
@@ -184,10 +200,6 @@ fn draw(
     material: &Material,
     figures: &[Figure],
 ) -> Result<Vec<Drawn>, Failure> {
-    if figures.is_empty() {
-        let message = format!("{} has nothing that could be drawn", args.reference);
-        return Err(Failure::refused_with(message, "tell it more, or give --log"));
-    }
     let names = |figures: &[Figure]| figures.iter().map(|figure| figure.name()).collect();
     let files: Vec<(PathBuf, Format, &[Figure])> = match format {
         Some(format) => vec![(args.output.clone(), format, figures)],

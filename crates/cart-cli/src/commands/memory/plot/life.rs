@@ -49,6 +49,11 @@ impl Life {
         Ok((Self { records: log.records.len(), statistics, rows, older, columns }, memory))
     }
 
+    /// The most that a slot was ever worth.
+    pub(super) fn most(&self) -> f32 {
+        self.columns.values().flat_map(BTreeMap::values).copied().fold(0.0, f32::max)
+    }
+
     /// Whether no slot is gone, so that survival is 1 throughout.
     pub(super) fn all_live(&self) -> bool {
         let live = |curve: &Curve| curve.lifetimes.is_empty();
