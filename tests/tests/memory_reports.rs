@@ -320,6 +320,41 @@ fn settings_give_a_new_memory_a_graph_which_graphviz_can_draw() {
 }
 
 #[test]
+fn what_comes_through_a_pipe_is_remembered_like_a_file() {
+    let cart = tiny();
+    let import = |input: &str, text: &str, options: &[&str]| {
+        let all = ["--json", "memory", "import", "tiny", input, "--save", "tiny:piped"];
+        let done = cart.run_with_stdin(all.iter().chain(options), text);
+        done.expect_code(0).report()
+    };
+    let text = "The boat is red. The door is open.";
+    let lines = "{\"text\": \"The boat is red.\"}\n\n{\"text\": \"The door is open.\", \"tags\": [\"a\"]}\n";
+    let piped = import("-", text, &[]);
+    assert_eq!((&piped["entries"], &piped["told"]), (&json!(1), &json!(2)), "{piped}");
+    let piped = import("-", lines, &["--jsonl"]);
+    assert_eq!((&piped["entries"], &piped["told"]), (&json!(2), &json!(2)), "{piped}");
+    let all = cart.ok(["memory", "export", "tiny:piped", "-o", "-"]);
+    assert!(all.contains(r#""source":"stdin""#) && all.contains(r#"["a"]"#), "{all}");
+    // What was exported goes on through a pipe, and so does a file with another ending.
+    let again = import("-", &all, &["--jsonl"]);
+    assert_eq!(again["entries"], all.lines().count());
+    let path = cart.file("lines.txt", lines.as_bytes());
+    let of_file = import(&path, "", &["--jsonl"]);
+    assert_eq!(of_file["entries"], 2);
+
+    let before = cart.content();
+    let refused = |code: i32, text: &str, files: &[&str]| {
+        let all = ["memory", "import", "tiny", "--save", "tiny:bad"];
+        cart.run_with_stdin(all.iter().chain(files), text).expect_code(code).stderr
+    };
+    let said = refused(1, "{\"text\": \"A boat.\"}\nboat\n", &["-", "--jsonl"]);
+    assert!(said.contains("stdin: line 2: not acceptable JSON"), "{said}");
+    assert!(refused(1, "", &["-"]).contains("nothing to remember"));
+    assert!(refused(2, text, &["-", &path, "-"]).contains("give it once"));
+    assert_eq!(cart.content(), before);
+}
+
+#[test]
 fn bad_files_are_refused_with_their_line_and_save_nothing() {
     let cart = tiny();
     let before = cart.content();
@@ -343,8 +378,14 @@ fn bad_files_are_refused_with_their_line_and_save_nothing() {
         (r#"{"text": " . "}"#, "field `text` is \" . \""),
         (r#"{"energy": 1}"#, "field `text` is absent"),
         (r#"["A boat."]"#, "line 2: [\"A boat.\"]; allowed: an object"),
-        (r#"{"text": "A boat."#, "line 2: not JSON"),
-        (r#"{"text": "A boat.", "energy": NaN}"#, "line 2: not JSON"),
+        (r#"{"text": "A boat."#, "line 2: not acceptable JSON: "),
+        (r#"{"text": "A boat.", "energy": NaN}"#, "line 2: not acceptable JSON: "),
+        (r#"{"text": "A boat.", "text": "A car."}"#, "line 2: not acceptable JSON: "),
+        (r#"{"text": "A boat.", "text": "A car."}"#, "the key \"text\" comes twice at column 26"),
+        (
+            r#"{"text": "A boat.", "validity": {"from": 1, "from": 2}}"#,
+            "the key \"from\" comes twice",
+        ),
     ] {
         let path = cart.file("bad.jsonl", format!("{good}\n{line}\n").as_bytes());
         let said = cart.refused(["memory", "import", "tiny", &path, "--save", "tiny:bad"]);

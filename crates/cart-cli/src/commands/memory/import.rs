@@ -22,7 +22,7 @@ use crate::history;
 use crate::progress::Bar;
 use crate::report;
 use crate::saved::{self, Kept, Saved};
-use entry::{Entry, Origin};
+use entry::{Entry, Origin, Reading};
 use teller::{Teller, Written};
 
 /// Energy of what does not say its own: enough to be consolidated.
@@ -32,18 +32,20 @@ const ENERGY: f32 = 0.8;
 ///
 /// Files that end in .jsonl or .ndjson have an entry a line: `text`, and where wanted `energy` (0 to 1), `tags`,
 /// `source` and `gate`; what `cart memory export` wrote is read too, but token ids, vectors and ticks are made anew, and
-/// entries that no longer hold are left out. Every other file is text, of which each sentence or line is remembered.
-/// All of it goes through the model. Nothing is saved unless every entry can be taken.
+/// entries that no longer hold are left out. Every other file is text, of which each sentence or line is remembered, and
+/// so is stdin, which is `-`; with --jsonl all are JSON Lines. All of it goes through the model. Nothing is saved unless every entry can be taken.
 #[derive(Args)]
 #[command(after_help = "Examples:
   cart memory import smol notes.txt --save smol:notes
   cart memory import smol facts.jsonl more.jsonl --save smol:facts --energy 0.9 --with-tag fact
+  grep -h decided *.txt | cart memory import smol - --save smol:decided
+  cart memory export smol:notes -o - | cart memory import smol - --jsonl --save smol:again
   cart --json memory import smol:notes told.jsonl --save smol:both --ignore-unknown")]
 pub(crate) struct ImportArgs {
     /// A cartridge
     #[arg(value_name = "REF")]
     reference: String,
-    /// Texts and JSON Lines
+    /// Texts and JSON Lines; - is stdin
     #[arg(value_name = "FILE", required = true, value_hint = ValueHint::FilePath)]
     files: Vec<PathBuf>,
     /// The name of the new commit; that of REF moves REF on
@@ -55,6 +57,9 @@ pub(crate) struct ImportArgs {
     /// A tag for every entry (may be given several times)
     #[arg(long, value_name = "TAG")]
     with_tag: Vec<String>,
+    /// Read all as JSON Lines, whatever their endings
+    #[arg(long)]
+    jsonl: bool,
     /// Pass over fields that are not known
     #[arg(long)]
     ignore_unknown: bool,
@@ -95,9 +100,10 @@ struct ImportReport {
 
 pub(crate) fn run(context: &Context, args: &ImportArgs) -> Result<(), Failure> {
     check(args)?;
+    let reading = Reading { lines: args.jsonl, ignore_unknown: args.ignore_unknown };
     let mut entries = Vec::new();
     for path in &args.files {
-        entries.extend(entry::read(path, args.ignore_unknown).map_err(entry::EntryError::failure)?);
+        entries.extend(entry::read(path, reading).map_err(entry::EntryError::failure)?);
     }
     let mut load = history::load_options(context);
     if let Some(path) = &args.settings {
@@ -136,6 +142,9 @@ pub(crate) fn run(context: &Context, args: &ImportArgs) -> Result<(), Failure> {
 fn check(args: &ImportArgs) -> Result<(), Failure> {
     if !(0.0..=1.0).contains(&args.energy) {
         return Err(Failure::arguments(format!("--energy is {}; allowed: 0 to 1", args.energy)));
+    }
+    if args.files.iter().filter(|path| entry::is_stdin(path)).count() > 1 {
+        return Err(Failure::arguments("- stands for stdin, which can be read once; give it once"));
     }
     match args.with_tag.iter().find(|tag| !tags::is_tag(tag)) {
         Some(tag) => {

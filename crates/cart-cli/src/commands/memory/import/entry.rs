@@ -1,8 +1,10 @@
 //! Files that are imported, as entries.
 
 use std::fmt;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use cart_format::json::{JsonError, from_strict};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
@@ -59,10 +61,12 @@ pub(super) enum EntryError {
     Unreadable { path: PathBuf, source: std::io::Error },
     #[error("{} has {found} bytes; at most {MOST_BYTES} are imported from a file", path.display())]
     TooLarge { path: PathBuf, found: u64 },
+    #[error("stdin has more than {MOST_BYTES} bytes; no more are imported at once")]
+    LongStdin,
     #[error("{} is not UTF-8 from byte {at} on", path.display())]
     Encoding { path: PathBuf, at: usize },
-    #[error("{origin}: not JSON: {source}")]
-    Json { origin: Origin, source: serde_json::Error },
+    #[error("{origin}: not acceptable JSON: {why}")]
+    Json { origin: Origin, why: String },
     #[error("{origin}: {found}; allowed: an object with `text`")]
     NotAnObject { origin: Origin, found: String },
     #[error("{origin}: field `{field}` is not known; known: {}, {}", TAKEN.join(", "), MADE.join(", "))]
@@ -76,22 +80,42 @@ impl EntryError {
     pub(super) fn failure(self) -> Failure {
         let hint = match self {
             Self::Unreadable { .. } => "give text files and JSON Lines",
-            Self::TooLarge { .. } => "cut it into several files",
+            Self::TooLarge { .. } | Self::LongStdin => "cut it into several files",
             Self::Encoding { .. } => "convert it to UTF-8",
             Self::Unknown { .. } => "--ignore-unknown passes over fields that are not known",
             Self::Json { .. } | Self::NotAnObject { .. } | Self::Field { .. } => {
-                "schemas/memory-entry.json describes a line; a file with another ending than .jsonl is text"
+                "schemas/memory-entry.json describes a line; without --jsonl, a file with another ending than .jsonl or .ndjson is text"
             }
         };
         Failure::refused_with(self, hint)
     }
 }
 
-/// The entries of a file.
-pub(super) fn read(path: &Path, ignore_unknown: bool) -> Result<Vec<Entry>, EntryError> {
-    let text = text(path)?;
+/// How files are read.
+#[derive(Clone, Copy)]
+pub(super) struct Reading {
+    /// All as JSON Lines, whatever their endings.
+    pub(super) lines: bool,
+    /// Passing over fields that are not known.
+    pub(super) ignore_unknown: bool,
+}
+
+/// Whether this stands for stdin.
+pub(super) fn is_stdin(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+/// The entries of a file, or of stdin where the path is `-`.
+pub(super) fn read(path: &Path, reading: Reading) -> Result<Vec<Entry>, EntryError> {
+    let (path, bytes) =
+        if is_stdin(path) { (Path::new("stdin"), of_stdin()?) } else { (path, of_file(path)?) };
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        EntryError::Encoding { path: path.to_owned(), at }
+    })?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let is_lines = path.extension().is_some_and(|ending| ending == "jsonl" || ending == "ndjson");
+    let is_lines = reading.lines
+        || path.extension().is_some_and(|ending| ending == "jsonl" || ending == "ndjson");
     if !is_lines {
         let origin = Origin { path: path.to_owned(), line: None };
         let entry = Entry {
@@ -109,22 +133,25 @@ pub(super) fn read(path: &Path, ignore_unknown: bool) -> Result<Vec<Entry>, Entr
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let parse = |(index, line): (usize, &str)| {
         let origin = Origin { path: path.to_owned(), line: Some(index + 1) };
-        parse(origin, line, &name, ignore_unknown)
+        parse(origin, line, &name, reading.ignore_unknown)
     };
     lines.map(parse).collect()
 }
 
-fn text(path: &Path) -> Result<String, EntryError> {
+fn of_file(path: &Path) -> Result<Vec<u8>, EntryError> {
     let unreadable = |source| EntryError::Unreadable { path: path.to_owned(), source };
     let found = std::fs::metadata(path).map_err(unreadable)?.len();
     if found > MOST_BYTES {
         return Err(EntryError::TooLarge { path: path.to_owned(), found });
     }
-    let bytes = std::fs::read(path).map_err(unreadable)?;
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        EntryError::Encoding { path: path.to_owned(), at }
-    })
+    std::fs::read(path).map_err(unreadable)
+}
+
+fn of_stdin() -> Result<Vec<u8>, EntryError> {
+    let mut bytes = Vec::new();
+    let read = std::io::stdin().lock().take(MOST_BYTES + 1).read_to_end(&mut bytes);
+    read.map_err(|source| EntryError::Unreadable { path: "stdin".into(), source })?;
+    if bytes.len() as u64 > MOST_BYTES { Err(EntryError::LongStdin) } else { Ok(bytes) }
 }
 
 fn parse(
@@ -133,12 +160,12 @@ fn parse(
     name: &str,
     ignore_unknown: bool,
 ) -> Result<Entry, EntryError> {
-    let fields = match serde_json::from_str(line) {
+    let fields = match from_strict(line.as_bytes(), MOST_BYTES) {
         Ok(Value::Object(fields)) => fields,
         Ok(other) => {
             return Err(EntryError::NotAnObject { origin, found: shown(&other) });
         }
-        Err(source) => return Err(EntryError::Json { origin, source }),
+        Err(error) => return Err(EntryError::Json { origin, why: in_line(error) }),
     };
     let known = |field: &str| TAKEN.contains(&field) || MADE.contains(&field);
     if let Some(field) = fields.keys().find(|field| !ignore_unknown && !known(field)) {
@@ -170,6 +197,16 @@ fn parse(
         holds: given.of("validity", VALIDITY, validity)?.unwrap_or(true),
         origin,
     })
+}
+
+/// What is wrong with a document that is one line of a file.
+fn in_line(error: JsonError) -> String {
+    let JsonError::Syntax(source) = error else { return error.to_string() };
+    let text = source.to_string();
+    match text.rsplit_once(" at line 1 column ") {
+        Some((what, column)) => format!("{what} at column {column}"),
+        None => text,
+    }
 }
 
 /// The fields of a line.
