@@ -69,7 +69,7 @@ pub(crate) struct MergeArgs {
     /// How tensors that both changed are merged
     #[arg(long, value_name = "METHOD", requires = "ours")]
     method: Option<Method>,
-    /// A parameter: [ours.|theirs.]NAME[@FILTER]=VALUE; a list is interpolated along the layers, a
+    /// A parameter: `[ours.|theirs.]NAME[@FILTER]=VALUE`; a list is interpolated along the layers, a
     /// filter is a part of a tensor's name or a pattern with *
     #[arg(short, long = "parameter", value_name = "KEY=VALUE", requires = "ours")]
     parameters: Vec<sides::Setting>,
