@@ -117,7 +117,7 @@ mod tests {
         assert!(lines[5].starts_with("   0.5 ┤"), "{drawn}");
         assert_eq!(lines[ROWS], "   0.0 ┤⡰⠁");
         assert_eq!(lines[ROWS + 1], "       └──────────");
-        assert_eq!(lines[ROWS + 2], "        0  tick  10");
+        assert_eq!(lines[ROWS + 2], "        0 tick  10");
     }
 
     #[test]
