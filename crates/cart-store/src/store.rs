@@ -145,7 +145,10 @@ impl Store {
     fn check_marker(&self) -> Result<(), OpenError> {
         let path = self.layout.marker();
         let bytes = match std::fs::read(&path).at("read", &path) {
-            Err(error) if error.is_missing() => return Err(self.unmarked()?),
+            Err(error) if error.is_missing() => match self.unmarked()? {
+                Some(why) => return Err(why),
+                None => std::fs::read(&path).at("read", &path)?,
+            },
             read => read?,
         };
         let marker: Marker = serde_json::from_slice(&bytes)
@@ -157,22 +160,25 @@ impl Store {
         Ok(())
     }
 
-    /// What a folder without a marker is. One in which only our own folders are was left by a crash
-    /// while it was made.
-    fn unmarked(&self) -> Result<OpenError, FileError> {
+    /// What a folder without a marker is; none where another process has just put one there. One in which
+    /// only our own folders are was left by a crash while it was made.
+    fn unmarked(&self) -> Result<Option<OpenError>, FileError> {
         let path = self.root().to_path_buf();
         let entries = match std::fs::read_dir(&path).at("read", &path) {
-            Err(error) if error.is_missing() => return Ok(OpenError::Absent { path }),
+            Err(error) if error.is_missing() => return Ok(Some(OpenError::Absent { path })),
             entries => entries?,
         };
         let ours = ["blobs", "commits", "shallow", "refs", "logs", "tmp", "trash", "locks"];
         for entry in entries {
             let name = entry.at("read", &path)?.file_name();
+            if self.layout.marker().file_name() == Some(name.as_os_str()) {
+                return Ok(None);
+            }
             if !ours.iter().any(|known| name == *known) {
-                return Ok(OpenError::Foreign { path });
+                return Ok(Some(OpenError::Foreign { path }));
             }
         }
-        Ok(OpenError::Absent { path })
+        Ok(Some(OpenError::Absent { path }))
     }
 
     /// The marker comes last: a store that has one is complete.
