@@ -24,10 +24,33 @@ pub(super) fn slerp<'a>(view: &View<'_>, t: f64) -> Result<Ready<'a>, MergeError
         (sin((1.0 - t) * theta) / sin(theta), sin(t * theta) / sin(theta))
     };
     Ok(Ready::elements(move |chunk, out| {
-        for ((out, x), y) in out.iter_mut().zip(&chunk.inputs[0]).zip(&chunk.inputs[1]) {
-            *out = (a * f64::from(*x) + b * f64::from(*y)) as f32;
-        }
+        blend(out, [&chunk.inputs[0], &chunk.inputs[1]], [a, b]);
     }))
+}
+
+/// Two vectors times two factors, in f64, rounded once.
+fn blend(out: &mut [f32], vectors: [&[f32]; 2], factors: [f64; 2]) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has the instructions that the function is compiled for.
+        unsafe { blend_avx2(out, vectors, factors) };
+        return;
+    }
+    blend_portable(out, vectors, factors);
+}
+
+/// The same operations, more of them at once.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn blend_avx2(out: &mut [f32], vectors: [&[f32]; 2], factors: [f64; 2]) {
+    blend_portable(out, vectors, factors);
+}
+
+#[inline(always)]
+fn blend_portable(out: &mut [f32], [x, y]: [&[f32]; 2], [a, b]: [f64; 2]) {
+    for ((out, x), y) in out.iter_mut().zip(x).zip(y) {
+        *out = (a * f64::from(*x) + b * f64::from(*y)) as f32;
+    }
 }
 
 /// The factors with which two vectors make the one between them.
@@ -58,7 +81,7 @@ pub(super) fn nuslerp<'a>(
     based: bool,
 ) -> Result<Ready<'a>, MergeError> {
     let first = usize::from(based);
-    let blend = move |chunk: &Chunk<'_>, out: &mut [f32], arc: &dyn Fn(usize) -> Arc| {
+    let fill = move |chunk: &Chunk<'_>, out: &mut [f32], arc: &dyn Fn(usize) -> Arc| {
         let (x, y) = (&chunk.inputs[first], &chunk.inputs[first + 1]);
         for (index, out) in out.iter_mut().enumerate() {
             let (arc, x, y) = (arc(index), f64::from(x[index]), f64::from(y[index]));
@@ -70,7 +93,7 @@ pub(super) fn nuslerp<'a>(
         Axis::Whole => {
             let gram = Gram::of(view, based)?;
             let arc = Arc::new(t, [gram.get(0, 0), gram.get(1, 1), gram.get(0, 1)]);
-            Ok(Ready::elements(move |chunk, out| blend(chunk, out, &|_| arc)))
+            Ok(Ready::elements(move |chunk, out| fill(chunk, out, &|_| arc)))
         }
         Axis::Rows => {
             let columns = view.columns().max(1);
@@ -79,7 +102,7 @@ pub(super) fn nuslerp<'a>(
                 let arcs: Vec<Arc> = (parts[0].chunks(columns).zip(parts[1].chunks(columns)))
                     .map(|(x, y)| Arc::new(t, [dot(x, x), dot(y, y), dot(x, y)]))
                     .collect();
-                blend(chunk, out, &|index| arcs[index / columns]);
+                fill(chunk, out, &|index| arcs[index / columns]);
             }))
         }
         Axis::Columns => {
@@ -88,7 +111,7 @@ pub(super) fn nuslerp<'a>(
             let columns = if view.shape.len() < 2 { 1 } else { view.len() / rows };
             let arcs = column_arcs(view, t, columns, based)?;
             Ok(Ready::grains(Grain::Rows(columns), move |chunk, out| {
-                blend(chunk, out, &|index| arcs[index % columns]);
+                fill(chunk, out, &|index| arcs[index % columns]);
             }))
         }
     }
