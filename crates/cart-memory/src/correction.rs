@@ -3,7 +3,7 @@
 //! older one still finds that first.
 
 use crate::slot::{SlotRef, StoreKind};
-use crate::{Recalled, Tick, UnifiedMemory};
+use crate::{Recalled, Slot, Tick, UnifiedMemory};
 
 /// How much better, in cosine, the older of two such texts has to match to stay before the newer. Two
 /// ends that a question does not know match it by chance, and differ by less.
@@ -30,23 +30,33 @@ impl UnifiedMemory {
 
     /// When something was said last.
     fn said(&self, hit: &Recalled) -> Tick {
-        let of = |&at: &SlotRef| {
-            let slot = self.slot(at)?;
-            // A long-term slot that nothing was blended into was refreshed when it was taken over.
-            let blended = at.store == StoreKind::Stm || slot.refreshed > slot.made;
-            Some(if blended { slot.refreshed } else { slot.validity.from })
-        };
+        let of = |&at: &SlotRef| Some(said_at(at.store, self.slot(at)?));
         std::iter::once(&hit.slot).chain(&hit.also).filter_map(of).max().unwrap_or_default()
     }
 }
 
+/// When what a slot says was said last.
+pub(crate) fn said_at(store: StoreKind, slot: &Slot) -> Tick {
+    // A long-term slot that nothing was blended into was refreshed when it was taken over.
+    let blended = store == StoreKind::Stm || slot.refreshed > slot.made;
+    if blended { slot.refreshed } else { slot.validity.from }
+}
+
+/// The first two words, which texts that [`differ_at_their_ends`] share.
+pub(crate) fn opening(text: &str) -> Option<[String; 2]> {
+    let mut words = words(text).into_iter();
+    Some([words.next()?, words.next()?])
+}
+
+/// Words in lower case, without punctuation.
+fn words(text: &str) -> Vec<String> {
+    let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+    words.map(str::to_lowercase).collect()
+}
+
 /// Whether two texts say the same of the same up to their ends: they begin with the same words, at
 /// least two and no fewer than follow in either, and of what follows no word is in both.
-fn differ_at_their_ends(a: &str, b: &str) -> bool {
-    let words = |text: &str| -> Vec<String> {
-        let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
-        words.map(str::to_lowercase).collect()
-    };
+pub(crate) fn differ_at_their_ends(a: &str, b: &str) -> bool {
     let (a, b) = (words(a), words(b));
     let same = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
     let (a, b) = (&a[same..], &b[same..]);

@@ -88,13 +88,15 @@ impl UnifiedMemory {
         Ok((whole, other, UnionReport::default()))
     }
 
-    fn put_forward(&mut self, ticks: Tick) {
+    pub(crate) fn put_forward(&mut self, ticks: Tick) {
         self.now += ticks;
         self.observed_at += ticks;
         self.pruned_at += ticks;
-        self.graph.current.at += ticks;
-        self.graph.previous.at += ticks;
-        self.graph.decayed_at += ticks;
+        if !self.graph.is_empty() {
+            self.graph.current.at += ticks;
+            self.graph.previous.at += ticks;
+            self.graph.decayed_at += ticks;
+        }
         let change = |slot: &mut Slot| {
             for tick in
                 [&mut slot.made, &mut slot.refreshed, &mut slot.read, &mut slot.validity.from]

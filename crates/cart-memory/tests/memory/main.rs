@@ -5,6 +5,7 @@
 mod dreams;
 mod frozen;
 mod given;
+mod joins;
 mod late;
 mod logs;
 mod long_term;

@@ -9,11 +9,11 @@ use proptest::prelude::*;
 
 use crate::given::memory;
 
-const DIM: usize = 3;
+pub(crate) const DIM: usize = 3;
 
 /// One call on a memory.
 #[derive(Clone, Debug)]
-enum Call {
+pub(crate) enum Call {
     Observe(Observation),
     Recall(Vec<f32>),
     Advance(u64),
@@ -44,7 +44,7 @@ fn observation() -> impl Strategy<Value = Observation> {
     )
 }
 
-fn calls() -> impl Strategy<Value = Vec<Call>> {
+pub(crate) fn calls() -> impl Strategy<Value = Vec<Call>> {
     let call = prop_oneof![
         8 => observation().prop_map(Call::Observe),
         2 => key().prop_map(Call::Recall),
@@ -54,7 +54,7 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
     prop::collection::vec(call, 0..60)
 }
 
-fn small() -> MemoryConfig {
+pub(crate) fn small() -> MemoryConfig {
     MemoryConfig {
         stm_slots: 4,
         ltm_slots: 3,
@@ -67,7 +67,7 @@ fn small() -> MemoryConfig {
     }
 }
 
-fn apply(memory: &mut UnifiedMemory, calls: &[Call]) -> Vec<MemoryEvent> {
+pub(crate) fn apply(memory: &mut UnifiedMemory, calls: &[Call]) -> Vec<MemoryEvent> {
     let mut events = Vec::new();
     for call in calls {
         let next = memory.now() + 1;
