@@ -78,7 +78,8 @@ pub use event::{FinishReason, GenerateEvent, Generation, MemoryUse, SlotRead, St
 pub use memory_log::MemoryLogError;
 pub use memory_loop::{EncodeError, MemoryLoopError, MemoryQuery, Observations, Telling};
 pub use memory_section::{
-    MemorySectionError, SaveError, Saved, read_memory, with_memory, without_memory,
+    JoinedSection, MemorySectionError, SaveError, Saved, memory_space, read_memory, read_section,
+    with_memory, without_memory,
 };
 pub use migration::{
     MAP_THRESHOLD, MapReport, MigrateBy, MigrationError, MigrationOptions, MigrationReport,

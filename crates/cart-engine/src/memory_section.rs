@@ -2,8 +2,8 @@
 
 use cart_format::json::{self, JsonError};
 use cart_format::{
-    BlobId, BlockedTensor, DTypeError, Hasher, Manifest, ManifestId, MemorySection, NameError,
-    SpaceId, TensorName,
+    ArchSpec, BlobId, BlockedTensor, DTypeError, Hasher, Manifest, ManifestId, MemorySection,
+    NameError, PARTS_VERSION, SpaceId, TensorName,
 };
 use cart_memory::{MemorySnapshot, MemoryTensor, RestoreError, UnifiedMemory};
 use cart_store::{
@@ -13,8 +13,8 @@ use cart_store::{
 use rayon::prelude::*;
 use thiserror::Error;
 
-use crate::agent::Agent;
-use crate::section_blobs;
+use crate::agent::{Agent, LoadError};
+use crate::{section_blobs, space};
 
 /// Largest state document of a memory, in bytes.
 const STATE_BYTES: u64 = 256 << 20;
@@ -101,33 +101,94 @@ pub fn with_memory(
     store: &Store,
 ) -> Result<(Manifest, u64), SaveError> {
     let snapshot = memory.snapshot();
-    let sources = sources(&snapshot)?;
+    let sources: Vec<SourceRange> =
+        blobs_of(&snapshot)?.into_iter().map(SourceRange::bytes).collect();
     let ingested = store.ingest(&sources, &Silent)?;
+    let made = section(&snapshot, ingested.iter().map(|one| one.blob))?;
+    let new_bytes = ingested.iter().map(|one| one.new_bytes).sum();
+    // A joined memory that nothing was written to is still what its parts are.
+    if manifest.memory.as_ref().is_some_and(|memory| memory.alone() == made) {
+        return Ok((manifest.clone(), new_bytes));
+    }
     let mut manifest = without_memory(manifest);
-    manifest.memory = Some(section(&snapshot, ingested.iter().map(|one| one.blob))?);
+    manifest.memory = Some(made);
     for one in &ingested {
         manifest.blobs.insert(one.blob, one.entry.clone());
     }
-    Ok((manifest, ingested.iter().map(|one| one.new_bytes).sum()))
+    Ok((manifest, new_bytes))
+}
+
+/// A memory that came out of a join, on its way into a manifest.
+pub struct JoinedSection {
+    snapshot: MemorySnapshot,
+    /// The state, then the blocks of the tensors.
+    blobs: Vec<Vec<u8>>,
+}
+
+impl JoinedSection {
+    /// Lays a memory out.
+    ///
+    /// # Errors
+    /// The state has a number without a canonical form.
+    pub fn new(memory: &UnifiedMemory) -> Result<Self, SaveError> {
+        let snapshot = memory.snapshot();
+        let blobs = blobs_of(&snapshot)?;
+        Ok(Self { snapshot, blobs })
+    }
+
+    /// What has to be in the store, in the order of [`JoinedSection::section`].
+    pub fn blobs(&self) -> &[Vec<u8>] {
+        &self.blobs
+    }
+
+    /// The section.
+    ///
+    /// * `blobs`: the ids of [`JoinedSection::blobs`]
+    /// * `parts`: what it was joined from, by state; at least two
+    ///
+    /// # Errors
+    /// A tensor's name is not acceptable.
+    pub fn section(
+        &self,
+        blobs: impl Iterator<Item = BlobId>,
+        parts: Vec<MemorySection>,
+    ) -> Result<MemorySection, SaveError> {
+        Ok(MemorySection { parts, ..section(&self.snapshot, blobs)? })
+    }
+}
+
+/// The space of the memories that a cartridge of this manifest can have; none where it is no model.
+///
+/// # Errors
+/// The architecture is not one that this crate knows.
+pub fn memory_space(manifest: &Manifest) -> Result<Option<SpaceId>, LoadError> {
+    let Some(architecture) = &manifest.model.architecture else { return Ok(None) };
+    let spec = ArchSpec::from_value(architecture)?;
+    Ok(Some(space::space(manifest, &spec)?))
 }
 
 /// The manifest without its memory and the blobs that nothing else uses.
 pub fn without_memory(manifest: &Manifest) -> Manifest {
     let mut without = manifest.clone();
     let Some(memory) = without.memory.take() else { return without };
-    let blocks = memory.tensors.values().flat_map(|tensor| &tensor.blocks);
-    section_blobs::forget(&mut without, blocks.chain([&memory.state]));
+    for one in std::iter::once(&memory).chain(&memory.parts) {
+        let blocks = one.tensors.values().flat_map(|tensor| &tensor.blocks);
+        section_blobs::forget(&mut without, blocks.chain([&one.state]));
+    }
+    if without.cart == PARTS_VERSION {
+        without.cart = without.lowest_version();
+    }
     without
 }
 
 /// The state, then the blocks of each tensor, in the order of [`section`].
-fn sources(snapshot: &MemorySnapshot) -> Result<Vec<SourceRange>, SaveError> {
+fn blobs_of(snapshot: &MemorySnapshot) -> Result<Vec<Vec<u8>>, SaveError> {
     let state = json::to_canonical(&snapshot.state)?;
     let blocks = snapshot.tensors.iter().flat_map(MemoryTensor::blocks);
-    Ok(std::iter::once(SourceRange::bytes(state)).chain(blocks.map(SourceRange::bytes)).collect())
+    Ok(std::iter::once(state).chain(blocks.map(<[u8]>::to_vec)).collect())
 }
 
-/// * `blobs`: the ids of [`sources`]
+/// * `blobs`: the ids of [`blobs_of`]
 fn section(
     snapshot: &MemorySnapshot,
     mut blobs: impl Iterator<Item = BlobId>,
@@ -138,6 +199,7 @@ fn section(
         dim: snapshot.dim,
         state,
         tensors: std::collections::BTreeMap::new(),
+        parts: Vec::new(),
         extra: std::collections::BTreeMap::new(),
     };
     for tensor in &snapshot.tensors {
@@ -158,12 +220,33 @@ pub fn read_memory(cartridge: &Cartridge) -> Result<Option<UnifiedMemory>, Memor
     Ok(snapshot.map(|snapshot| UnifiedMemory::restore(&snapshot)).transpose()?)
 }
 
+/// A memory by its section, which is one of the cartridge's manifest. Every blob that is read is checked
+/// against its id.
+///
+/// # Errors
+/// As [`read_memory`].
+pub fn read_section(
+    cartridge: &Cartridge,
+    section: &MemorySection,
+) -> Result<UnifiedMemory, MemorySectionError> {
+    let (snapshot, _bytes) = checked_section(cartridge, section)?;
+    Ok(UnifiedMemory::restore(&snapshot)?)
+}
+
 /// The memory of a cartridge as it is stored, and the bytes of it that were checked: every blob that is
 /// read, against its id.
 pub(crate) fn checked_snapshot(
     cartridge: &Cartridge,
 ) -> Result<(Option<MemorySnapshot>, u64), MemorySectionError> {
     let Some(section) = &cartridge.manifest().memory else { return Ok((None, 0)) };
+    let (snapshot, bytes) = checked_section(cartridge, section)?;
+    Ok((Some(snapshot), bytes))
+}
+
+fn checked_section(
+    cartridge: &Cartridge,
+    section: &MemorySection,
+) -> Result<(MemorySnapshot, u64), MemorySectionError> {
     let mut state = Vec::new();
     let mut tensors: Vec<Vec<u8>> = vec![Vec::new(); section.tensors.len()];
     let mut blocks = blocks_in(cartridge, &[section.state], &mut state)?;
@@ -185,7 +268,7 @@ pub(crate) fn checked_snapshot(
             .map(|((name, tensor), bytes)| memory_tensor(name, tensor, bytes))
             .collect(),
     };
-    Ok((Some(snapshot), checked))
+    Ok((snapshot, checked))
 }
 
 /// A block of a tensor that is to be read.

@@ -16,6 +16,8 @@ pub const NAME_BYTES: usize = 512;
 pub const DIMENSIONS: usize = 8;
 /// Deepest nesting of arrays and objects in a document.
 pub const JSON_DEPTH: usize = 64;
+/// Most memories that one was joined from.
+pub const MEMORY_PARTS: u64 = 4096;
 /// Most files in an imported folder.
 pub const FILES: usize = 10_000;
 /// Alignment of every payload in a `.cart` file.

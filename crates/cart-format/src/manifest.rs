@@ -25,6 +25,9 @@ pub const FORMAT_VERSION: Version = Version { major: 1, minor: 0 };
 /// The version from which a manifest may have a session, and the last that this crate knows whole.
 pub const SESSION_VERSION: Version = Version { major: 1, minor: 1 };
 
+/// From this version on a memory has [`MemorySection::parts`].
+pub const PARTS_VERSION: Version = Version { major: 1, minor: 2 };
+
 /// The content of a cartridge. Its canonical bytes' SHA-256 is the cartridge's id.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -130,9 +133,35 @@ pub struct MemorySection {
     pub state: BlobId,
     /// Vectors, in row blocks.
     pub tensors: BTreeMap<TensorName, BlockedTensor>,
+    /// The memories that this one was joined from (spec 42), by state; empty for a memory that lived. Then
+    /// the version is at least [`PARTS_VERSION`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<MemorySection>,
     /// Fields of later minor versions, kept as they are.
     #[serde(flatten)]
     pub extra: BTreeMap<String, Value>,
+}
+
+impl MemorySection {
+    /// Itself, without the memories that it was joined from.
+    #[must_use]
+    pub fn alone(&self) -> Self {
+        Self { parts: Vec::new(), ..self.clone() }
+    }
+
+    /// The memories that lived: its parts, or itself.
+    pub fn lived(&self) -> Vec<Self> {
+        if self.parts.is_empty() { vec![self.clone()] } else { self.parts.clone() }
+    }
+
+    fn uses(&self, section: &str) -> Vec<(String, BlobId)> {
+        let mut uses = vec![(format!("{section} state"), self.state)];
+        uses.extend(block_uses(section, &self.tensors));
+        for (place, part) in self.parts.iter().enumerate() {
+            uses.extend(part.uses(&format!("{section} part {place}")));
+        }
+        uses
+    }
 }
 
 /// A session that was saved to be continued (spec 35).
@@ -267,6 +296,16 @@ impl Manifest {
         Ok(ManifestId::of(&self.to_bytes()?))
     }
 
+    /// The lowest version that has everything that is in it, as far as this crate knows.
+    pub fn lowest_version(&self) -> Version {
+        let has_parts = self.memory.as_ref().is_some_and(|memory| !memory.parts.is_empty());
+        match (has_parts, &self.session) {
+            (true, _) => PARTS_VERSION,
+            (false, Some(_)) => SESSION_VERSION,
+            (false, None) => FORMAT_VERSION,
+        }
+    }
+
     /// Bytes of all blobs together.
     pub fn total_bytes(&self) -> u64 {
         self.blobs.values().map(|entry| entry.size).sum()
@@ -283,8 +322,7 @@ impl Manifest {
             uses.extend(tokenizer.chat_template.map(|blob| ("chat template".to_owned(), blob)));
         }
         if let Some(memory) = &self.memory {
-            uses.push(("memory state".to_owned(), memory.state));
-            uses.extend(block_uses("memory", &memory.tensors));
+            uses.extend(memory.uses("memory"));
         }
         if let Some(session) = &self.session {
             uses.push(("session state".to_owned(), session.state));
@@ -350,6 +388,7 @@ mod tests {
             dim: 2,
             state,
             tensors: BTreeMap::from([(name("keys"), keys)]),
+            parts: Vec::new(),
             extra: BTreeMap::new(),
         });
         let pieces = vec![Piece::Blob(weights), Piece::Zeros(4)];
@@ -399,8 +438,8 @@ mod tests {
             manifest.session = Some(session);
             Manifest::from_bytes(&manifest.to_bytes().unwrap())
         };
-        let later = Version { major: 1, minor: 2 };
-        for version in [SESSION_VERSION, later] {
+        let later = Version { major: 1, minor: 3 };
+        for version in [SESSION_VERSION, PARTS_VERSION, later] {
             let read = with(version, 3).unwrap();
             assert!(read.uses().iter().any(|(what, _)| what == "session state"));
         }
@@ -408,6 +447,32 @@ mod tests {
         assert!(matches!(early, ManifestError::SectionVersion { section: "session", .. }));
         assert!(matches!(with(SESSION_VERSION, 7).unwrap_err(), ManifestError::Blocks { .. }));
         assert!(matches!(with(SESSION_VERSION, 4).unwrap_err(), ManifestError::Size { .. }));
+    }
+
+    #[test]
+    fn parts_of_a_memory_need_their_version_and_have_none_themselves() {
+        let with = |version: Version, change: &dyn Fn(&mut MemorySection)| {
+            let mut manifest = sample();
+            manifest.cart = version;
+            let memory = manifest.memory.as_mut().unwrap();
+            let mut part = memory.alone();
+            change(&mut part);
+            memory.parts = vec![part];
+            Manifest::from_bytes(&manifest.to_bytes().unwrap())
+        };
+        let read = with(PARTS_VERSION, &|_| {}).unwrap();
+        assert_eq!(read.lowest_version(), PARTS_VERSION);
+        assert!(read.uses().iter().any(|(what, _)| what == "memory part 0 state"));
+        let early = with(SESSION_VERSION, &|_| {}).unwrap_err();
+        assert!(matches!(early, ManifestError::SectionVersion { section: "memory.parts", .. }));
+        let nested = with(PARTS_VERSION, &|part| part.parts = vec![part.clone()]).unwrap_err();
+        assert!(matches!(nested, ManifestError::MemoryPart { .. }), "{nested}");
+        let foreign = with(PARTS_VERSION, &|part| part.space = SpaceId::of(b"other")).unwrap_err();
+        assert!(matches!(foreign, ManifestError::MemoryPart { .. }), "{foreign}");
+        let short = with(PARTS_VERSION, &|part| {
+            part.tensors.values_mut().for_each(|tensor| tensor.shape[0] = 99);
+        });
+        assert!(matches!(short.unwrap_err(), ManifestError::Blocks { .. }));
     }
 
     #[test]

@@ -71,8 +71,17 @@ pub struct JoinReport {
     pub goal_angle: Option<f32>,
     /// Whether that is over 90°.
     pub goals_conflict: bool,
-    /// Places in short-term and in long-term memory that the result has beyond the largest of its parts.
-    pub grown: (u32, u32),
+    /// Places that stores of the result have beyond the largest of their kind.
+    pub grown: Grown,
+}
+
+/// More places in stores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Grown {
+    /// In short-term memory.
+    pub stm: u32,
+    /// In long-term memory.
+    pub ltm: u32,
 }
 
 /// Why memories can't be joined.

@@ -67,7 +67,7 @@ pub use fusion::{FusionError, fuse};
 pub use goal::Goal;
 pub use graph::Link;
 pub use input::{Answer, Input, Outcome};
-pub use join::{Contradiction, JoinError, JoinReport, OnContradiction, join};
+pub use join::{Contradiction, Grown, JoinError, JoinReport, OnContradiction, join};
 pub use knn::Neighbour;
 pub use normalization::{Normalization, NormalizationError};
 pub use observation::{MAX_CYCLES, MAX_TICK, MemoryError, Observation};

@@ -4,7 +4,8 @@
 //! the bytes of tensors and take those of the result. So a plan can be printed before it is carried
 //! out, and repeated to see whether it gives the same.
 //!
-//! Begin with [`weights`]: [`weights::MergeConfig`], [`weights::Plan`]. What of two agents' memories
-//! becomes one is `cart_memory`'s business so far (`UnifiedMemory::join` and what is around it).
+//! Begin with [`weights`]: [`weights::MergeConfig`], [`weights::Plan`]. [`memories`] says which memories of the
+//! inputs become one; how they do is `cart_memory::join`.
 
+pub mod memories;
 pub mod weights;

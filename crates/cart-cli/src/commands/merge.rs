@@ -2,6 +2,7 @@
 
 mod inputs;
 mod job;
+mod memories;
 mod replay;
 mod report;
 mod sides;
@@ -19,6 +20,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::history::{self, NewCommit};
 use job::Job;
+use memories::{Contradictions, MemoryChoice, MemoryRules, Remembering};
 use report::MergeReport;
 
 /// Merge cartridges into one.
@@ -27,6 +29,9 @@ use report::MergeReport;
 /// changed, --method or --on-conflict decides. The base is the nearest common commit of their histories, where there is one, or
 /// --base. Of any number, by layers and with every parameter: --config reads mergekit's YAML, where models are names of the store
 /// or .cart files.
+///
+/// What the inputs remember is joined where the result has their weights: the same whichever order agents are merged in, a common past
+/// once. Texts of different agents that contradict each other are listed, and settled by --contradictions.
 ///
 /// The result is a commit whose parents are the inputs, with all that is needed to make it again: --replay does that and compares.
 /// The same inputs, parameters and seed give the same cartridge on every machine and at every number of threads.
@@ -41,6 +46,7 @@ Examples:
   cart merge mine theirs --method ties -p density=0.5 -t both
   cart merge mine theirs --method slerp -p t=[0,0.5,1] -p t@norm=0.5 -t both
   cart merge mine theirs --on-conflict ours -t both --dry-run
+  cart merge mine theirs --contradictions newest -t both
   cart merge --config recipe.yaml -t merged --seed 7
   cart merge --replay merged"
 )]
@@ -86,6 +92,12 @@ pub(crate) struct MergeArgs {
     /// Leave merged tensors of quantized models as floats
     #[arg(long)]
     keep_float: bool,
+    /// What the result remembers, as far as it is of the result's weights
+    #[arg(long, value_name = "CHOICE", default_value = "join")]
+    memory: MemoryChoice,
+    /// What becomes of texts of different memories that contradict each other
+    #[arg(long, value_name = "CHOICE", default_value = "keep-both")]
+    contradictions: Contradictions,
     /// What chance follows from, in methods that have it [default: 0]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u64).range(..1 << 53))]
     seed: u64,
@@ -110,25 +122,32 @@ pub(crate) fn run(context: &Context, args: &MergeArgs) -> Result<(), Failure> {
         None => sides::asked(context, args)?,
     };
     asked.options.keep_float = args.keep_float;
-    let job = Job::new(context, asked, args.seed, args.dry_run)?;
+    let memory = MemoryRules {
+        choice: args.memory,
+        on_contradiction: args.contradictions.into(),
+        outlived: None,
+    };
+    let job = Job::new(context, asked, memory, args.seed, args.dry_run)?;
     let plan = job.plan()?;
     if args.dry_run {
-        let mut report = MergeReport::of_plan(&job, &plan);
+        let remembering = Remembering::new(context, &job, &plan)?;
+        let mut report = MergeReport::of_plan(&job, &plan, &remembering);
         report.seconds = began.elapsed().as_secs_f64();
         return report.print(context);
     }
     if let Some(error) = Job::undecided(&plan) {
         return Err(Failure::refused(error));
     }
+    let remembering = Remembering::new(context, &job, &plan)?;
     let store = context.store_or_new()?;
     let held = store.hold().map_err(Failure::refused)?;
-    let made = work::carry_out(context, &store, &job, &plan)?;
-    let mut report = MergeReport::of_plan(&job, &plan);
+    let made = work::carry_out(context, &store, &job, &plan, &remembering)?;
+    let mut report = MergeReport::of_plan(&job, &plan, &remembering);
     let manifest = store.put_manifest(&made.manifest).map_err(Failure::refused)?;
     let new = NewCommit {
         manifest,
         parents: job.parents(),
-        recipe: job.recipe(),
+        recipe: job.recipe(remembering.rules()),
         message: args.message.clone(),
         probes: Vec::new(),
     };

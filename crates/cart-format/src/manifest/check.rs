@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::{
-    BlobEntry, BlockedTensor, FORMAT_VERSION, Manifest, ManifestError, Origin, Piece,
-    SESSION_VERSION, SessionSection, TensorEntry, Version,
+    BlobEntry, BlockedTensor, FORMAT_VERSION, Manifest, ManifestError, MemorySection, Origin,
+    PARTS_VERSION, Piece, SESSION_VERSION, SessionSection, TensorEntry, Version,
 };
 use crate::digest::BlobId;
 use crate::dtype::DType;
-use crate::limits::{DIMENSIONS, FILES, SEGMENT, TENSORS};
+use crate::limits::{DIMENSIONS, FILES, MEMORY_PARTS, SEGMENT, TENSORS};
 use crate::names::TensorName;
 
 /// The critical features that this crate understands: none so far.
@@ -32,15 +32,35 @@ impl Manifest {
             self.check_tensor(name, tensor)?;
         }
         if let Some(memory) = &self.memory {
-            at_most("memory tensors", memory.tensors.len() as u64, TENSORS)?;
-            for (name, tensor) in &memory.tensors {
-                self.check_blocked(name, tensor)?;
-            }
+            self.check_memory(memory)?;
         }
         if let Some(session) = &self.session {
             self.check_session(session)?;
         }
         self.origin.as_ref().map_or(Ok(()), |origin| self.check_origin(origin))
+    }
+
+    fn check_memory(&self, memory: &MemorySection) -> Result<(), ManifestError> {
+        if !memory.parts.is_empty() && self.cart < PARTS_VERSION {
+            return Err(ManifestError::SectionVersion {
+                section: "memory.parts",
+                found: self.cart,
+                needed: PARTS_VERSION,
+            });
+        }
+        at_most("memory parts", memory.parts.len() as u64, MEMORY_PARTS)?;
+        for (place, part) in memory.parts.iter().enumerate() {
+            if !part.parts.is_empty() || (part.space, part.dim) != (memory.space, memory.dim) {
+                return Err(ManifestError::MemoryPart { place });
+            }
+        }
+        for one in std::iter::once(memory).chain(&memory.parts) {
+            at_most("memory tensors", one.tensors.len() as u64, TENSORS)?;
+            for (name, tensor) in &one.tensors {
+                self.check_blocked(name, tensor)?;
+            }
+        }
+        Ok(())
     }
 
     fn check_session(&self, session: &SessionSection) -> Result<(), ManifestError> {
@@ -76,7 +96,7 @@ impl Manifest {
         }
         // A later minor version may name blobs in sections that we only carry along.
         match unused.first() {
-            Some(&blob) if self.cart <= SESSION_VERSION => Err(ManifestError::UnusedBlob { blob }),
+            Some(&blob) if self.cart <= PARTS_VERSION => Err(ManifestError::UnusedBlob { blob }),
             _ => Ok(()),
         }
     }

@@ -107,6 +107,14 @@ pub enum ManifestError {
         /// The first version that has it.
         needed: Version,
     },
+    /// A part of a memory that can't be one.
+    #[error(
+        "part {place} of the memory (from 0) has parts itself, or another space or width than the memory; a part is a memory of the same model that was joined from nothing"
+    )]
+    MemoryPart {
+        /// Its place among the parts.
+        place: usize,
+    },
     /// The blocks of a memory's or a session's tensor don't cover its rows.
     #[error(
         "tensor `{tensor}` has {rows} rows in blocks of {rows_per_block}, but lists {found} blocks"
@@ -154,6 +162,7 @@ codes! { ManifestError {
     Size => "size",
     Segments => "segments",
     SectionVersion => "section_version",
+    MemoryPart => "memory_part",
     Blocks => "blocks",
     Path => "path",
     Pieces => "pieces",

@@ -92,8 +92,8 @@ impl<'l> Pieces<'l> {
             report.merged += before - clusters.len();
             let grown = joined.make_places(store, clusters.len())?;
             match store {
-                StoreKind::Stm => report.grown.0 = grown,
-                StoreKind::Ltm => report.grown.1 = grown,
+                StoreKind::Stm => report.grown.stm = grown,
+                StoreKind::Ltm => report.grown.ltm = grown,
             }
             for (position, Cluster { slot, unit, holders, leader }) in
                 clusters.into_iter().enumerate()

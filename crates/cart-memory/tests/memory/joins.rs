@@ -269,7 +269,7 @@ fn stores_grow_and_memories_of_two_spaces_are_refused() {
     let left = told(&config, &[(1, "a", EAST, 0.5), (2, "b", NORTH, 0.5)]);
     let right = told(&config, &[(1, "c", EAST, 0.5)]);
     let (both, report) = joined(&[&left, &right], OnContradiction::KeepBoth).unwrap();
-    assert_eq!((both.config().stm_slots, report.grown), (3, (1, 0)));
+    assert_eq!((both.config().stm_slots, report.grown.stm, report.grown.ltm), (3, 1, 0));
     assert_eq!(join(&[], OnContradiction::KeepBoth).unwrap_err(), JoinError::None);
     let normalization = cart_memory::Normalization::identity(3).unwrap();
     let other = cart_format::SpaceId::of(b"other");

@@ -4,6 +4,7 @@ mod asking;
 mod association;
 mod facts;
 mod goal;
+mod merging;
 mod outcome;
 mod passkey;
 mod perplexity;
@@ -42,7 +43,8 @@ const FOCUS: f32 = 16.0;
 /// end, and asked for. unrelated: the perplexity of texts while memory is full of facts. knn: the perplexity of the
 /// second half of a text, with neighbours from its first half. passkey: keys told amid much else. goal: the share of words
 /// that belong to what the goal grew from, and the divergence that it costs. association: asked with one thing, the thing
-/// that was seen right after it, by the graph and by cosine alone.
+/// that was seen right after it, by the graph and by cosine alone. merging: what two agents were told, asked from both merged
+/// and from each alone, and ten contradictions between them by each policy.
 #[derive(Args)]
 #[command(after_help = "Examples:
   cart bench memory smol
@@ -90,6 +92,7 @@ enum Task {
     Passkey,
     Goal,
     Association,
+    Merging,
 }
 
 #[derive(Serialize)]
@@ -127,6 +130,7 @@ impl Bench<'_> {
             Task::Passkey => passkey::passkey(self, seed),
             Task::Goal => goal::goal(self, seed),
             Task::Association => association::association(self, seed),
+            Task::Merging => merging::merging(self, seed),
         }
     }
 }

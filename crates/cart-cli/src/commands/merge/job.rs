@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use super::inputs::{Asked, BaseFrom, Input};
+use super::memories::MemoryRules;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::history;
@@ -21,6 +22,7 @@ pub(super) struct Job {
     pub(super) options: PlanOptions,
     pub(super) inputs: Vec<Input>,
     pub(super) base: BaseFrom,
+    pub(super) memory: MemoryRules,
     pub(super) seed: u64,
 }
 
@@ -42,11 +44,12 @@ impl Job {
     pub(super) fn new(
         context: &Context,
         asked: Asked,
+        memory: MemoryRules,
         seed: u64,
         is_dry: bool,
     ) -> Result<Self, Failure> {
         let Asked { config, options, inputs, base } = asked;
-        let job = Self { config, options, inputs, base, seed };
+        let job = Self { config, options, inputs, base, memory, seed };
         if is_dry {
             return Ok(job);
         }
@@ -76,11 +79,16 @@ impl Job {
         (count > 0).then(|| Undecided { count, first: names.into_iter().take(LISTED).collect() })
     }
 
+    /// What is merged: both sides, or all models. A base of two sides is theirs already.
+    pub(super) fn merged(&self) -> &[Input] {
+        let merged = if self.options.three_way.is_some() { 2 } else { self.inputs.len() };
+        &self.inputs[..merged.min(self.inputs.len())]
+    }
+
     /// The commits of what is merged: both sides, or all models. A base of two sides is theirs already.
     pub(super) fn parents(&self) -> Vec<CommitId> {
-        let merged = if self.options.three_way.is_some() { 2 } else { self.inputs.len() };
         let mut parents = Vec::new();
-        for commit in self.inputs.iter().take(merged).filter_map(Input::commit) {
+        for commit in self.merged().iter().filter_map(Input::commit) {
             if !parents.contains(&commit) {
                 parents.push(commit);
             }
@@ -89,7 +97,7 @@ impl Job {
     }
 
     /// Everything that the result depends on.
-    pub(super) fn recipe(&self) -> Recipe {
+    pub(super) fn recipe(&self, memory: &MemoryRules) -> Recipe {
         let input = |input: &Input| json!({ "manifest": input.id().hex(), "commit": input.commit().map(|id| id.hex()) });
         let inputs: Vec<Value> = self.inputs.iter().map(input).collect();
         let config = serde_json::to_value(&self.config).expect("a configuration has a JSON form");
@@ -98,6 +106,7 @@ impl Job {
             .with("config", config)
             .with("inputs", inputs)
             .with("keep_float", self.options.keep_float)
+            .with("memory", json!(memory))
             .with("seed", self.seed);
         match self.options.three_way {
             None => recipe,
@@ -116,7 +125,13 @@ fn verify(context: &Context, cartridge: &Cartridge, bar: &Bar) -> Result<(), Fai
 }
 
 /// What a recipe says again.
-pub(super) fn read_recipe(context: &Context, recipe: &Recipe) -> Result<(Asked, u64), Failure> {
+///
+/// # Errors
+/// It is not one of a merge, or an input is not in the store.
+pub(super) fn read_recipe(
+    context: &Context,
+    recipe: &Recipe,
+) -> Result<(Asked, MemoryRules, u64), Failure> {
     let field = |name: &str| recipe.details.get(name).cloned().unwrap_or(Value::Null);
     let unreadable = |what: &str| {
         let message = format!("the recipe of the merge has no `{what}` that this cart can read");
@@ -145,9 +160,14 @@ pub(super) fn read_recipe(context: &Context, recipe: &Recipe) -> Result<(Asked, 
         let cartridge = history::open(context, id)?;
         inputs.push(Input::of(format!("sha256:{}", &id[..12.min(id.len())]), cartridge)?);
     }
+    // Before memories were joined, recipes said nothing about them.
+    let memory = match field("memory") {
+        Value::Null => MemoryRules::default(),
+        said => serde_json::from_value(said).map_err(|_| unreadable("memory"))?,
+    };
     let seed = field("seed").as_u64().ok_or_else(|| unreadable("seed"))?;
     let keep_float = field("keep_float").as_bool().unwrap_or(false);
     let three_way = on_conflict.map(|on_conflict| cart_merge::weights::ThreeWay { on_conflict });
     let options = PlanOptions { three_way, keep_float };
-    Ok((Asked { config, options, inputs, base }, seed))
+    Ok((Asked { config, options, inputs, base }, memory, seed))
 }

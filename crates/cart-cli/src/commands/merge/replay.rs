@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::RECIPE;
 use super::job::{Job, read_recipe};
+use super::memories::Remembering;
 use super::work;
 use crate::bytes::{counted, seconds};
 use crate::context::Context;
@@ -41,11 +42,12 @@ pub(super) fn run(context: &Context, reference: &str) -> Result<(), Failure> {
             format!("{reference} was not made by `cart merge`, so there is nothing to replay");
         return Err(Failure::refused_with(message, "`cart log` shows what made each commit"));
     };
-    let (asked, seed) = read_recipe(context, &recipe)?;
-    let job = Job::new(context, asked, seed, false)?;
+    let (asked, memory, seed) = read_recipe(context, &recipe)?;
+    let job = Job::new(context, asked, memory, seed, false)?;
     let plan = job.plan()?;
+    let remembering = Remembering::new(context, &job, &plan)?;
     let store = context.store()?;
-    let made = work::rehearse(context, &store, &job, &plan)?;
+    let made = work::rehearse(context, &store, &job, &plan, &remembering)?;
     let again = made.manifest.id().map_err(Failure::bug)?;
     let body = ReplayReport {
         commit: commit.hex(),

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::inputs::{BaseFrom, Input};
 use super::job::Job;
+use super::memories::{MemoryReport, Remembering};
 use super::work::Made;
 use crate::bytes::{counted, human, seconds};
 use crate::context::Context;
@@ -89,15 +90,6 @@ struct TokenizerReport {
     added_tokens: usize,
 }
 
-/// What becomes of the memory.
-#[derive(Serialize)]
-struct MemoryReport {
-    /// The input whose memory the result has.
-    from: Option<String>,
-    /// Inputs whose memories the result lacks.
-    left_out: Vec<String>,
-}
-
 #[derive(Serialize)]
 struct ResultReport {
     name: Option<String>,
@@ -110,7 +102,7 @@ struct ResultReport {
 }
 
 impl MergeReport {
-    pub(super) fn of_plan(job: &Job, plan: &Plan) -> Self {
+    pub(super) fn of_plan(job: &Job, plan: &Plan, remembering: &Remembering) -> Self {
         let input = |input: &Input| InputReport {
             label: input.label.clone(),
             manifest: input.id().hex(),
@@ -134,7 +126,7 @@ impl MergeReport {
             computed_bytes: plan.computed_bytes(),
             tensors: plan.tensors.iter().map(|tensor| TensorReport::of(tensor, job)).collect(),
             tokenizer: TokenizerReport { from: label(owner), added_tokens },
-            memory: MemoryReport::of(job, plan),
+            memory: MemoryReport::new(job, remembering),
             result: None,
             seconds: 0.0,
         }
@@ -314,34 +306,5 @@ impl TensorReport {
             rmse: None,
             relative_error: None,
         }
-    }
-}
-
-impl MemoryReport {
-    /// Memories are not merged yet: the frame's stays where the model is the frame's still. That is
-    /// the place for it.
-    fn of(job: &Job, plan: &Plan) -> Self {
-        let remembers = |input: &Input| input.cartridge.manifest().memory.is_some();
-        let keeps = plan.keeps_the_frame(&job.models());
-        let frame = &job.inputs[plan.frame];
-        let from = (keeps && remembers(frame)).then(|| frame.label.clone());
-        let merged = if job.options.three_way.is_some() { 2 } else { job.inputs.len() };
-        let inputs = job.inputs.iter().take(merged).filter(|input| remembers(input));
-        let left_out = inputs.map(|input| input.label.clone());
-        Self { left_out: left_out.filter(|label| Some(label) != from.as_ref()).collect(), from }
-    }
-
-    fn said(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        if let Some(from) = &self.from {
-            lines.push(format!("  memory: {from}'s"));
-        }
-        if !self.left_out.is_empty() {
-            let names = self.left_out.join(" and ");
-            lines.push(format!(
-                "  memory: what {names} remembers is of other weights and was left out; `cart memory migrate REF --to RESULT` brings it over"
-            ));
-        }
-        lines
     }
 }

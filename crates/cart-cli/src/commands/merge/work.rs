@@ -13,6 +13,7 @@ use cart_store::{
 
 use super::inputs::Input;
 use super::job::Job;
+use super::memories::Remembering;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::progress::Bar;
@@ -32,6 +33,7 @@ pub(super) fn carry_out(
     store: &Store,
     job: &Job,
     plan: &Plan,
+    remembering: &Remembering,
 ) -> Result<Made, Failure> {
     // What is taken as it is has to be in the store.
     for input in &job.inputs {
@@ -44,7 +46,12 @@ pub(super) fn carry_out(
     let lost = computed.run(context, job, plan, &drafts)?;
     let made = drafts.publish().map_err(Failure::refused)?;
     let document = document(store, plan)?;
-    Ok(finish(job, plan, &computed, made, document, lost))
+    let mut made = finish(job, plan, &computed, made, document, lost);
+    for blob in remembering.keep(store, job, &mut made.manifest)? {
+        made.new.0 += u64::from(blob.new_bytes > 0);
+        made.new.1 += blob.new_bytes;
+    }
+    Ok(made)
 }
 
 /// Computes, to see what comes of it, and keeps nothing.
@@ -53,6 +60,7 @@ pub(super) fn rehearse(
     store: &Store,
     job: &Job,
     plan: &Plan,
+    remembering: &Remembering,
 ) -> Result<Made, Failure> {
     let computed = Computed::of(plan);
     let drafts = store.passing_drafts(computed.lens(plan)).map_err(Failure::refused)?;
@@ -66,7 +74,9 @@ pub(super) fn rehearse(
             draft.identify().pop()
         }
     };
-    Ok(finish(job, plan, &computed, made, document, lost))
+    let mut made = finish(job, plan, &computed, made, document, lost);
+    remembering.rehearse(store, job, &mut made.manifest)?;
+    Ok(made)
 }
 
 /// Keeps a new tokenizer's document, if there is one.

@@ -19,8 +19,8 @@ impl Plan {
     /// The manifest of the result.
     ///
     /// Its metadata is the frame's. It has no origin, as its tensors are in no imported file, and no
-    /// session, whose state would be of other weights. Its memory is the frame's, where the weights
-    /// and the tokenizer are the frame's still (see [`Plan::keeps_the_frame`]).
+    /// session, whose state would be of other weights. What it remembers is up to the caller
+    /// (see [`crate::memories`]).
     ///
     /// * `outputs`: the computed tensors, by their index in [`Plan::tensors`]
     /// * `tokenizer`: the new tokenizer's document, where there is one
@@ -31,7 +31,7 @@ impl Plan {
         tokenizer: Option<&Output>,
     ) -> Manifest {
         let frame = models[self.frame].manifest;
-        let mut manifest = Manifest { session: None, origin: None, ..frame.clone() };
+        let mut manifest = Manifest { memory: None, session: None, origin: None, ..frame.clone() };
         manifest.model.architecture.clone_from(&self.architecture);
         manifest.model.tensors.clear();
         let mut blobs: BTreeMap<BlobId, BlobEntry> = BTreeMap::new();
@@ -50,9 +50,6 @@ impl Plan {
             blobs.insert(made.blob, made.entry);
         }
         self.set_tokenizer(&mut manifest, models, tokenizer, &mut blobs);
-        if !self.keeps_the_frame(models) {
-            manifest.memory = None;
-        }
         manifest.blobs = BTreeMap::new();
         for (_, blob) in manifest.uses() {
             let of_models = || models.iter().find_map(|model| model.manifest.blobs.get(&blob));
@@ -61,23 +58,6 @@ impl Plan {
             }
         }
         manifest
-    }
-
-    /// Whether weights and tokenizer of the result are those of the frame, so that its memory can be
-    /// read.
-    pub fn keeps_the_frame(&self, models: &[Model<'_>]) -> bool {
-        let frame = models[self.frame].manifest;
-        let kept = |tensor: &crate::weights::plan::PlannedTensor| match &tensor.how {
-            How::Take { model, tensor: from } => {
-                models[*model].manifest.model.tensors.get(from)
-                    == frame.model.tensors.get(&tensor.name)
-            }
-            How::Merge(_) | How::Conflict => false,
-        };
-        self.tensors.len() == frame.model.tensors.len()
-            && self.tensors.iter().all(kept)
-            && self.tokenizer == TokenizerPlan::Of(self.frame)
-            && self.architecture == frame.model.architecture
     }
 
     fn set_tokenizer(

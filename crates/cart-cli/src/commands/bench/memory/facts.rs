@@ -13,19 +13,19 @@ const ANSWER: usize = 16;
 
 /// A way of asking.
 #[derive(Clone, Copy)]
-enum Form {
+pub(super) enum Form {
     Completion,
     Question,
     Chat,
 }
 
 impl Form {
-    fn of(agent: &Agent) -> impl Iterator<Item = Self> {
+    pub(super) fn of(agent: &Agent) -> impl Iterator<Item = Self> {
         let chat = agent.chat_template().map(|_| Self::Chat);
         [Self::Completion, Self::Question].into_iter().chain(chat)
     }
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Completion => "completion",
             Self::Question => "question",
@@ -46,6 +46,29 @@ impl Form {
             }
             Self::Chat => Prompt::Chat(vec![Message::new("user", after(&fact.question, " "))]),
         }
+    }
+
+    /// What is answered with nothing in the context.
+    pub(super) fn answers(
+        self,
+        agent: &Agent,
+        facts: &[Fact],
+        memory: &MemoryOptions,
+    ) -> Result<Vec<String>, Failure> {
+        self.answers_to(agent, facts, memory, |_| String::new())
+    }
+
+    /// * `shown`: what stands in the context
+    fn answers_to(
+        self,
+        agent: &Agent,
+        facts: &[Fact],
+        memory: &MemoryOptions,
+        shown: impl Fn(&Fact) -> String,
+    ) -> Result<Vec<String>, Failure> {
+        let asked = |fact: &Fact| (self.prompt(fact, &shown(fact)), memory.clone());
+        let answers = answers(agent, facts.iter().map(asked).collect(), ANSWER)?;
+        Ok(answers.into_iter().map(|answer| answer.text).collect())
     }
 }
 
@@ -105,7 +128,7 @@ pub(super) fn told<'f>(
 }
 
 /// What was answered with memory, without, with texts exchanged, and with the fact in the context.
-fn ask(
+pub(super) fn ask(
     agent: &Agent,
     form: Form,
     facts: &[Fact],
@@ -113,17 +136,11 @@ fn ask(
     shown: impl Fn(&Fact) -> String,
 ) -> Result<[Vec<String>; 4], Failure> {
     let read = MemoryOptions::read_only();
-    let with = |memory: &MemoryOptions, shown: &dyn Fn(&Fact) -> String| {
-        let asked = |fact: &Fact| (form.prompt(fact, &shown(fact)), memory.clone());
-        let answers = answers(agent, facts.iter().map(asked).collect(), ANSWER)?;
-        Ok(answers.into_iter().map(|answer| answer.text).collect())
-    };
-    let nothing = |_: &Fact| String::new();
     Ok([
-        with(&read, &nothing)?,
-        with(&MemoryOptions::default(), &nothing)?,
-        with(&shuffled(&read, seed), &nothing)?,
-        with(&MemoryOptions::default(), &shown)?,
+        form.answers(agent, facts, &read)?,
+        form.answers(agent, facts, &MemoryOptions::default())?,
+        form.answers(agent, facts, &shuffled(&read, seed))?,
+        form.answers_to(agent, facts, &MemoryOptions::default(), shown)?,
     ])
 }
 

@@ -43,6 +43,7 @@ impl Figures for Sheet<'_> {
             Task::Knn => bars(area, "Second halves: perplexity, % of none", rows, relative),
             Task::Passkey => passkey(area, rows),
             Task::Goal => goal(area, rows),
+            Task::Merging => bars(area, "Merged agents: answers, %", rows, share),
             Task::Association => bars(area, "The second of a pair is found, %", rows, share),
         }
     }
