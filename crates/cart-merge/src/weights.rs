@@ -4,12 +4,12 @@
 //! manifests alone, what becomes of every tensor; [`Plan::run`] reads the inputs from a [`Tensors`],
 //! computes in chunks, and writes to a [`Sink`]; [`Plan::manifest`] is the result.
 
-mod chance;
+pub(crate) mod chance;
 mod config;
-mod elements;
+pub(crate) mod elements;
 mod error;
 mod float_type;
-mod layers;
+pub(crate) mod layers;
 mod method;
 mod plan;
 mod rows;
@@ -36,5 +36,7 @@ pub use plan::{
 pub use run::{QuantizationError, Sink};
 pub use setting::{Case, Scalar, Setting};
 pub use step::{Axis, Step, StepError, TaskModel, TaskStep};
+pub(crate) use steps::dot;
 pub use view::{TensorBytes, Tensors, Unwatched, Watch};
+pub(crate) use vocabulary::Vocabulary;
 pub use vocabulary::{Differences, VocabularyError};

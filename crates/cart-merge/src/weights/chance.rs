@@ -19,15 +19,21 @@ impl Chance {
         Self { key: u64::from_le_bytes(first) }
     }
 
-    /// Uniform in `0..2^32`: the upper half of splitmix64 (Steele, Lea and Flood, 2014) at the step
-    /// `index`, which needs none of the steps before.
+    /// Uniform in `0..2^32`: the upper half of [`Self::bits`].
     #[inline]
     pub(crate) fn draw(self, index: u64) -> u32 {
+        (self.bits(index) >> 32) as u32
+    }
+
+    /// 64 bits, each of them set half of the time: splitmix64 (Steele, Lea and Flood, 2014) at the step
+    /// `index`, which needs none of the steps before.
+    #[inline]
+    pub(crate) fn bits(self, index: u64) -> u64 {
         let mut mixed =
             self.key.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) >> 32) as u32
+        mixed ^ (mixed >> 31)
     }
 
     /// Whether element `index` is drawn, of which a share of `probability` is.

@@ -15,6 +15,8 @@ mod stock;
 mod task;
 mod weighted;
 
+pub(crate) use gram::dot;
+
 use crate::weights::error::MergeError;
 use crate::weights::step::{Step, TaskStep};
 use crate::weights::view::{Chunk, Grain, View};

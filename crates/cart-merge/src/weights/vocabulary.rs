@@ -94,6 +94,16 @@ impl Vocabulary {
         Ok(Self { document, ids })
     }
 
+    /// The number of each token.
+    pub(crate) fn ids(&self) -> &BTreeMap<String, u32> {
+        &self.ids
+    }
+
+    /// The `tokenizer.json`.
+    pub(crate) fn document(&self) -> &Value {
+        &self.document
+    }
+
     pub(crate) fn differences(&self, other: &Self) -> Differences {
         let mut differences =
             Differences { only_a: 0, only_b: 0, renumbered: 0, examples: Vec::new() };

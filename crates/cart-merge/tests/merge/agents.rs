@@ -126,7 +126,7 @@ pub(crate) fn merge_planned(plan: Plan, agents: &[Agent], seed: u64) -> Result<M
     Ok(Merged { plan, manifest, lost, tensors })
 }
 
-struct Held<'a>(&'a [Agent]);
+pub(crate) struct Held<'a>(pub(crate) &'a [Agent]);
 
 struct Bytes(Vec<u8>);
 

@@ -1,7 +1,9 @@
-//! Merges of small tensors in memory.
+//! Merges of small tensors in memory, and differences between them.
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 mod agents;
+mod differences;
+mod memories;
 mod oracle;
 mod plans;
 mod randomness;

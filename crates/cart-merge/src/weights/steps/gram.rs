@@ -87,7 +87,7 @@ pub(super) fn vectors(inputs: &[Vec<f32>], based: bool) -> Vec<std::borrow::Cow<
 }
 
 /// The inner product of two vectors.
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f64 {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {
         // SAFETY: the processor has the instructions that the function is compiled for.

@@ -1,0 +1,223 @@
+//! Two runs of f32 values compared, many at once.
+//!
+//! Differences are taken in f32 (rounded once, as both sides' values are f32) and added up in f64, in eight
+//! lanes. Products of f32 values are exact in f64, so that fused operations give the same bits as plain ones, and
+//! every processor the same sums.
+
+use crate::diff::histogram::BINS;
+use crate::diff::sums::Sums;
+
+/// Sums that are kept side by side.
+const LANES: usize = 8;
+/// Elements whose differences are kept before they are counted.
+const BLOCK: usize = 256;
+/// Tables that are counted in by turns, so that equal bins do not wait for each other.
+const TABLES: usize = 4;
+
+/// Counts of differences by the upper nine bits of their f32.
+#[derive(Clone)]
+pub(crate) struct Counts(Box<[[u32; BINS]; TABLES]>);
+
+impl Counts {
+    pub(crate) fn new() -> Self {
+        Self(Box::new([[0; BINS]; TABLES]))
+    }
+
+    pub(crate) fn one(&mut self, delta: f32) {
+        self.0[0][bin(delta)] += 1;
+    }
+
+    /// Adds to the counts of a tensor.
+    pub(crate) fn add_to(&self, counts: &mut [u64; BINS]) {
+        for table in self.0.iter() {
+            counts.iter_mut().zip(table).for_each(|(sum, count)| *sum += u64::from(*count));
+        }
+    }
+
+    #[inline(always)]
+    fn block(&mut self, deltas: &[f32]) {
+        let (fours, rest) = deltas.as_chunks::<TABLES>();
+        for four in fours {
+            for (table, delta) in self.0.iter_mut().zip(four) {
+                table[bin(*delta)] += 1;
+            }
+        }
+        rest.iter().for_each(|delta| self.one(*delta));
+    }
+}
+
+#[inline(always)]
+fn bin(delta: f32) -> usize {
+    (delta.to_bits() >> 23) as usize
+}
+
+/// Compares values of A and B; as many of each, fewer than 2^32 in one `counts`.
+pub(crate) fn compare(a: &[f32], b: &[f32], counts: &mut Counts) -> Sums {
+    let mut sums = Sums::default();
+    for (a, b) in a.chunks(BLOCK).zip(b.chunks(BLOCK)) {
+        let mut deltas = [0.0; BLOCK];
+        let block = of_block(a, b, &mut deltas);
+        let all = block.a_square + block.b_square + block.square;
+        if !all.is_finite() {
+            carefully(a, b, &mut sums, counts);
+            continue;
+        }
+        if block.changed > 0 {
+            counts.block(&deltas[..a.len()]);
+        }
+        sums.add(&block);
+    }
+    sums
+}
+
+/// One by one, where something is not finite, or a difference is too large for an f32.
+#[cold]
+fn carefully(a: &[f32], b: &[f32], sums: &mut Sums, counts: &mut Counts) {
+    for (x, y) in a.iter().zip(b) {
+        let changed = x != y && x.to_bits() != y.to_bits();
+        if let Some(delta) = sums.pair(f64::from(*x), f64::from(*y), changed) {
+            counts.one(delta as f32);
+        }
+    }
+}
+
+fn of_block(a: &[f32], b: &[f32], deltas: &mut [f32; BLOCK]) -> Sums {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f") {
+            // SAFETY: the processor has the instructions that the function is compiled for.
+            return unsafe { of_block_avx512(a, b, deltas) };
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: as above.
+            return unsafe { of_block_avx2(a, b, deltas) };
+        }
+    }
+    of_block_portable::<false>(a, b, deltas)
+}
+
+/// The same operations in the same lanes, more of them at once.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,fma")]
+unsafe fn of_block_avx512(a: &[f32], b: &[f32], deltas: &mut [f32; BLOCK]) -> Sums {
+    of_block_portable::<true>(a, b, deltas)
+}
+
+/// The same operations in the same lanes, more of them at once.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn of_block_avx2(a: &[f32], b: &[f32], deltas: &mut [f32; BLOCK]) -> Sums {
+    of_block_portable::<true>(a, b, deltas)
+}
+
+/// `sum + x · y`, where the product is exact in f64.
+#[inline(always)]
+fn plus_product<const FUSED: bool>(sum: f64, x: f64, y: f64) -> f64 {
+    if FUSED { x.mul_add(y, sum) } else { sum + x * y }
+}
+
+#[inline(always)]
+fn of_block_portable<const FUSED: bool>(a: &[f32], b: &[f32], deltas: &mut [f32; BLOCK]) -> Sums {
+    let (mut changed, mut largest) = ([0_u32; LANES], [0.0_f32; LANES]);
+    let [mut signed, mut absolute, mut square] = [[0.0_f64; LANES]; 3];
+    let [mut a_square, mut b_square, mut product] = [[0.0_f64; LANES]; 3];
+    let mut eight = |a: &[f32; LANES], b: &[f32; LANES], deltas: &mut [f32; LANES]| {
+        for lane in 0..LANES {
+            let delta = b[lane] - a[lane];
+            deltas[lane] = delta;
+            changed[lane] += u32::from(a[lane] != b[lane]);
+            let size = delta.abs();
+            largest[lane] = if size > largest[lane] { size } else { largest[lane] };
+            let (x, y, d) = (f64::from(a[lane]), f64::from(b[lane]), f64::from(delta));
+            signed[lane] += d;
+            absolute[lane] += d.abs();
+            square[lane] = plus_product::<FUSED>(square[lane], d, d);
+            a_square[lane] = plus_product::<FUSED>(a_square[lane], x, x);
+            b_square[lane] = plus_product::<FUSED>(b_square[lane], y, y);
+            product[lane] = plus_product::<FUSED>(product[lane], x, y);
+        }
+    };
+    let (of_a, a_rest) = a.as_chunks::<LANES>();
+    let (of_b, b_rest) = b.as_chunks::<LANES>();
+    let (of_deltas, _) = deltas.as_chunks_mut::<LANES>();
+    for ((a, b), deltas) in of_a.iter().zip(of_b).zip(of_deltas.iter_mut()) {
+        eight(a, b, deltas);
+    }
+    if !a_rest.is_empty() {
+        // What is missing to eight is zero on both sides and changes no sum.
+        let (mut a, mut b) = ([0.0; LANES], [0.0; LANES]);
+        a[..a_rest.len()].copy_from_slice(a_rest);
+        b[..b_rest.len()].copy_from_slice(b_rest);
+        eight(&a, &b, &mut of_deltas[of_a.len()]);
+    }
+    Sums {
+        changed: changed.iter().copied().map(u64::from).sum(),
+        not_finite: [0; 2],
+        finite: a.len() as u64,
+        largest: f64::from(largest.iter().copied().fold(0.0, f32::max)),
+        signed: signed.iter().sum(),
+        absolute: absolute.iter().sum(),
+        square: square.iter().sum(),
+        a_square: a_square.iter().sum(),
+        b_square: b_square.iter().sum(),
+        product: product.iter().sum(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(factor: f32, len: usize) -> Vec<f32> {
+        (0..len).map(|index| (index as f32 * factor).sin()).collect()
+    }
+
+    #[test]
+    fn with_and_without_instructions_the_same() {
+        for len in [1, 7, 8, 200, 256] {
+            let (a, b) = (values(0.37, len), values(0.71, len));
+            let (mut quick, mut plain) = ([0.0; BLOCK], [0.0; BLOCK]);
+            let found = of_block(&a, &b, &mut quick);
+            assert_eq!(found, of_block_portable::<false>(&a, &b, &mut plain), "{len}");
+            assert_eq!(quick[..len], plain[..len]);
+        }
+    }
+
+    #[test]
+    fn sums_are_those_of_one_element_after_the_other() {
+        let (a, mut b) = (values(0.37, 1000), values(0.37, 1000));
+        (0..1000).step_by(3).for_each(|index| b[index] += 0.25);
+        let mut counts = Counts::new();
+        let found = compare(&a, &b, &mut counts);
+        let mut plain = Sums::default();
+        for (x, y) in a.iter().zip(&b) {
+            plain.pair(f64::from(*x), f64::from(*y), x != y);
+        }
+        assert_eq!((found.changed, found.finite), (plain.changed, plain.finite));
+        let near = |found: f64, plain: f64| assert!((found - plain).abs() < 1e-6 * plain.abs());
+        near(found.square, plain.square);
+        near(found.product, plain.product);
+        near(found.absolute, plain.absolute);
+        near(found.largest, plain.largest);
+        let mut all = [0; BINS];
+        counts.add_to(&mut all);
+        assert_eq!(
+            all[(0.25_f32.to_bits() >> 23) as usize - 1] + all[(0.25_f32.to_bits() >> 23) as usize],
+            334
+        );
+    }
+
+    #[test]
+    fn what_is_not_finite_is_counted_and_in_no_sum() {
+        let (mut a, mut b) = (values(0.37, 300), values(0.37, 300));
+        (a[5], b[5]) = (f32::NAN, f32::NAN);
+        (a[6], b[7]) = (f32::INFINITY, f32::NAN);
+        (a[8], b[8]) = (3e38, -3e38);
+        b[290] += 1.0;
+        let found = compare(&a, &b, &mut Counts::new());
+        assert_eq!(found.not_finite, [2, 2]);
+        assert_eq!(found.changed, 4);
+        assert_eq!(found.finite, 297);
+        assert!((found.largest - 6e38).abs() < 1e31);
+    }
+}
