@@ -35,6 +35,7 @@
 //! or with others in one batch ([`step_many`]); and [`MemoryOptions`], how memory takes part.
 
 mod agent;
+mod behaviour;
 mod calendar;
 mod calibration;
 mod chat;
@@ -68,6 +69,7 @@ mod tokenizer;
 mod weights;
 
 pub use agent::{Agent, LoadError, LoadOptions};
+pub use behaviour::{BehaviourError, BehaviourReport, PromptBehaviour, compare_behaviour};
 pub use calibration::CalibrationError;
 pub use cart_nn::{
     Activations, DeviceChoice, DeviceError, KvFormat, Precision, UnknownActivations, UnknownDevice,
