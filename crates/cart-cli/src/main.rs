@@ -10,6 +10,7 @@ mod context;
 mod drawing;
 mod facts;
 mod failure;
+mod held;
 mod history;
 mod progress;
 mod report;

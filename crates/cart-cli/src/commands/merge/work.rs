@@ -2,20 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use cart_format::{Manifest, TensorName};
+use cart_format::Manifest;
 use cart_merge::weights::{
-    How, MergeError, Output, Plan, QuantizationError, Sink, TensorBytes, Tensors, TokenizerPlan,
-    Trouble, Watch,
+    How, MergeError, Output, Plan, QuantizationError, Sink, TokenizerPlan, Trouble,
 };
-use cart_store::{
-    BlobLocation, Drafts, Ingested, MappedBlob, Progress, Silent, SourceRange, Store,
-};
+use cart_store::{Drafts, Ingested, Progress as _, Silent, SourceRange, Store};
 
-use super::inputs::Input;
 use super::job::Job;
 use super::memories::Remembering;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::held::{Held, Watching};
 use crate::progress::Bar;
 
 /// What was made.
@@ -133,58 +130,12 @@ impl Computed {
         let bar = Bar::new(context, "merging");
         bar.total(plan.work());
         let sink = Kept { computed: self, drafts };
-        let made = plan.run(job.seed, &Held(&job.inputs), &sink, &Watching(&bar));
+        let held = Held(job.inputs.iter().map(|input| &input.cartridge).collect());
+        let made = plan.run(job.seed, &held, &sink, &Watching(&bar));
         made.map_err(|error| match error {
             MergeError::Sink { source, .. } => Failure::refused(source),
             error => Failure::refused(error),
         })
-    }
-}
-
-/// The inputs' tensors.
-struct Held<'a>(&'a [Input]);
-
-/// Tensors up to this are read; larger ones are mapped, so that nothing is copied. What was used of a map is
-/// let go, lest it counts as memory.
-const MAPPED_FROM: u64 = 64 << 10;
-
-enum Located {
-    File(BlobLocation),
-    Mapped(MappedBlob),
-}
-
-impl Tensors for Held<'_> {
-    fn open(&self, model: usize, tensor: &TensorName) -> Result<Box<dyn TensorBytes>, Trouble> {
-        let cartridge = &self.0[model].cartridge;
-        let blob = cartridge.manifest().model.tensors[tensor].blob;
-        let location = cartridge.locate(&blob)?;
-        Ok(Box::new(match location.len {
-            MAPPED_FROM.. => Located::Mapped(location.map()?),
-            _ => Located::File(location),
-        }))
-    }
-}
-
-impl TensorBytes for Located {
-    fn read_at(&self, at: u64, buffer: &mut [u8]) -> Result<(), Trouble> {
-        match self {
-            Self::File(location) => location.read_at(buffer, at)?,
-            Self::Mapped(map) => buffer.copy_from_slice(&map[at as usize..][..buffer.len()]),
-        }
-        Ok(())
-    }
-
-    fn bytes(&self, at: u64, len: usize) -> Option<&[u8]> {
-        match self {
-            Self::File(_) => None,
-            Self::Mapped(map) => Some(&map[at as usize..][..len]),
-        }
-    }
-
-    fn release(&self, at: u64, len: usize) {
-        if let Self::Mapped(map) = self {
-            map.release(at as usize..at as usize + len);
-        }
     }
 }
 
@@ -208,17 +159,5 @@ impl Sink for Kept<'_> {
             .map(|(tensor, bytes)| (self.computed.drafts[tensor], bytes.as_slice()))
             .collect();
         Ok(self.drafts.keep(&drafts)?)
-    }
-}
-
-struct Watching<'a>(&'a Bar);
-
-impl Watch for Watching<'_> {
-    fn add(&self, bytes: u64) {
-        self.0.add(bytes);
-    }
-
-    fn cancelled(&self) -> bool {
-        self.0.cancelled()
     }
 }
