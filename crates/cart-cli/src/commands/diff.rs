@@ -2,8 +2,8 @@
 
 mod answers;
 mod compare;
+mod findings;
 mod page;
-mod report;
 mod terminal;
 mod words;
 
@@ -14,7 +14,7 @@ use clap::{Args, ValueHint};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::history;
-use crate::report as reports;
+use crate::report;
 
 /// Show what differs between two cartridges, and whether it matters.
 ///
@@ -81,15 +81,15 @@ pub(crate) fn run(context: &Context, args: &DiffArgs) -> Result<(), Failure> {
     if let Some(path) = &args.html {
         history::refuse_existing(path, args.force)?;
     }
-    let report = compare::difference(context, args)?;
+    let found = compare::difference(context, args)?;
     let labels = (args.a.as_str(), args.b.as_str());
     if let Some(path) = &args.html {
-        let bytes = page::write(path, &report, labels)?;
+        let bytes = page::write(path, &found, labels)?;
         context.remark(&format!("{}: {}", path.display(), crate::bytes::human(bytes)));
     }
     if context.json {
-        return reports::print("diff", &report);
+        return report::print("diff", &found);
     }
     let limit = if args.all { usize::MAX } else { 10 };
-    reports::coloured(&terminal::render(&report, labels, limit))
+    report::coloured(&terminal::render(&found, labels, limit))
 }

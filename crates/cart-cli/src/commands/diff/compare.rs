@@ -8,7 +8,7 @@ use cart_merge::diff::{
 use cart_store::{Cartridge, Progress as _};
 use serde_json::{Map, Value};
 
-use super::report::{DiffReport, SessionDiff, Tensors, Weights};
+use super::findings::{DiffReport, SessionDiff, Tensors, Weights};
 use super::{DiffArgs, answers};
 use crate::context::Context;
 use crate::failure::Failure;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::report::DiffReport;
+use super::findings::DiffReport;
 use super::words::verdict;
 use crate::bytes::human;
 use crate::failure::Failure;

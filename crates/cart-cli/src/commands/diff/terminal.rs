@@ -6,7 +6,7 @@ use cart_merge::diff::{FieldChange, LineKind, MemoryDiff, RollUp, SlotFacts, Slo
 use serde_json::Value;
 use unicode_width::UnicodeWidthStr as _;
 
-use super::report::{Changed, DiffReport, Weights};
+use super::findings::{Changed, DiffReport, Weights};
 use super::words::{by_text, cosine, figure, of_answers, of_total, one_line, percent, verdict};
 use crate::bytes::human;
 use crate::commands::inspect::session_line;

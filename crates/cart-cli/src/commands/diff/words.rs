@@ -6,7 +6,7 @@ use cart_engine::BehaviourReport;
 use cart_memory::StoreKind;
 use cart_merge::diff::{SlotFacts, Total};
 
-use super::report::DiffReport;
+use super::findings::DiffReport;
 use crate::bytes::{counted, grouped};
 
 /// Three digits: `0.0103`, `12.3`, `4.1e-7`, `1,235`.

@@ -4,7 +4,7 @@ use cart_engine::PromptBehaviour;
 
 use super::html::Html;
 use crate::commands::diff::answers::PromptsFrom;
-use crate::commands::diff::report::DiffReport;
+use crate::commands::diff::findings::DiffReport;
 use crate::commands::diff::words::{figure, of_answers, percent};
 
 pub(super) fn section(page: &mut Html, report: &DiffReport, labels: (&str, &str)) {

@@ -4,7 +4,7 @@ use cart_merge::diff::FieldChange;
 use serde_json::Value;
 
 use super::html::Html;
-use crate::commands::diff::report::DiffReport;
+use crate::commands::diff::findings::DiffReport;
 use crate::commands::inspect::session_line;
 
 pub(super) fn section(page: &mut Html, report: &DiffReport, labels: (&str, &str)) {

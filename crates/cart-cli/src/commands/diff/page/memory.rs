@@ -6,7 +6,7 @@ use cart_merge::diff::{MemoryDiff, SlotWeights};
 use super::MOST;
 use super::html::Html;
 use super::{facts, weights};
-use crate::commands::diff::report::DiffReport;
+use crate::commands::diff::findings::DiffReport;
 use crate::commands::diff::words::{by_text, cosine, figure};
 
 pub(super) fn section(page: &mut Html, report: &DiffReport, labels: (&str, &str)) {

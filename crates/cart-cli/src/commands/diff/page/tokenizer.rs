@@ -5,7 +5,7 @@ use cart_merge::diff::LineKind;
 use super::MOST;
 use super::html::Html;
 use super::{facts, weights};
-use crate::commands::diff::report::DiffReport;
+use crate::commands::diff::findings::DiffReport;
 use crate::commands::diff::words::of_tokenizer;
 
 pub(super) fn section(page: &mut Html, report: &DiffReport, labels: (&str, &str)) {

@@ -7,7 +7,7 @@ use cart_merge::diff::{Histogram, Module, Place, Total};
 use super::MOST;
 use super::html::Html;
 use crate::bytes::grouped;
-use crate::commands::diff::report::{Changed, DiffReport, Weights};
+use crate::commands::diff::findings::{Changed, DiffReport, Weights};
 use crate::commands::diff::words::{cosine, figure, of_total, percent};
 
 pub(super) fn section(page: &mut Html, report: &DiffReport) {
