@@ -243,6 +243,17 @@ fn answers_of_the_same_weights_are_the_same_and_of_others_are_not() {
     assert!(behaviour["kl"].as_f64().unwrap() > 0.05, "{behaviour}");
     assert!(behaviour["kl_max"].as_f64() >= behaviour["kl"].as_f64());
     assert!(behaviour["perplexity_b"].as_f64() > behaviour["perplexity_a"].as_f64(), "{behaviour}");
+    let frozen = std::fs::read_to_string(fixture("diff/behaviour.json")).unwrap();
+    let frozen: Vec<Value> = serde_json::from_str(&frozen).unwrap();
+    for (found, expected) in behaviour["prompts"].as_array().unwrap().iter().zip(&frozen) {
+        for field in ["prompt", "tokens", "top1_agrees", "diverges_at", "text_a", "text_b"] {
+            assert_eq!(found[field], expected[field], "{field}");
+        }
+        for field in ["kl", "kl_reverse", "kl_max", "nats_a", "nats_b"] {
+            let [found, expected] = [found, expected].map(|one| one[field].as_f64().unwrap());
+            assert!((found - expected).abs() < 0.01 * expected, "{field}: {found} {expected}");
+        }
+    }
     let turned = cart.json(["diff", "shaken", "tiny"].into_iter().chain(asked));
     assert_eq!(turned["behaviour"]["kl"], behaviour["kl_reverse"]);
     assert_eq!(turned["behaviour"]["kl_reverse"], behaviour["kl"]);

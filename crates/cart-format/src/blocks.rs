@@ -6,6 +6,7 @@
 //! llama.cpp.
 
 mod quantize;
+mod tables;
 
 use half::f16;
 
@@ -76,7 +77,7 @@ macro_rules! formats {
 
         /// Whether the values of a block type are known here.
         pub fn has_values(dtype: DType) -> bool {
-            matches!(dtype, $(DType::$name)|*)
+            matches!(dtype, $(DType::$name)|*) || tables::has_values(dtype)
         }
 
         /// Writes the values of blocks. Does nothing where [`has_values`] says no.
@@ -86,7 +87,7 @@ macro_rules! formats {
         pub fn dequantize(dtype: DType, bytes: &[u8], values: &mut [f32]) {
             match dtype {
                 $(DType::$name => fill::<$name>(bytes, values),)*
-                _ => {}
+                other => tables::dequantize(other, bytes, values),
             }
         }
     };
