@@ -12,7 +12,7 @@ mod writer;
 use std::sync::Arc;
 use std::time::Instant;
 
-use cart_memory::{Chain, Input, SlotRef, UnifiedMemory};
+use cart_memory::{Chain, Input, SlotRef, TokenQuery, UnifiedMemory};
 use cart_nn::ForwardError;
 use cart_nn::decoder::State;
 use thiserror::Error;
@@ -291,11 +291,18 @@ fn recall(
     }
     let top_k = options.prefix.as_ref().map_or(1, |prefix| prefix.top_k);
     let least = options.prefix.clone().unwrap_or_default().min_score;
+    let query = prefix::asking(agent, query);
     let rows = prefix::query_rows(agent, query)?;
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    let mut recalled = memory.peek_tokens(memory.now(), &rows, top_k)?;
+    // What is exchanged is what slots say and not how they are found, or their words would find them.
+    let own = agent.memory().filter(|_| options.control != MemoryControl::Real);
+    let asked = TokenQuery { rows: &rows, token_ids: query };
+    let mut recalled = own.as_deref().unwrap_or(memory).peek_tokens(memory.now(), asked, top_k)?;
+    if own.is_some() {
+        recalled.iter_mut().for_each(|hit| memory.restate(hit));
+    }
     recalled.retain(|hit| hit.cosine >= least);
     if options.control == MemoryControl::Real && !recalled.is_empty() {
         let noted = recalled.len();
@@ -303,6 +310,7 @@ fn recall(
         agent.tell_memory(|memory| Input::RecallTokens {
             at: memory.now(),
             query: rows,
+            token_ids: query.to_vec(),
             k: noted as u32,
         })?;
     }

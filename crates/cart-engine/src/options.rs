@@ -132,7 +132,7 @@ impl MemoryOptions {
 pub struct PrefixOptions {
     /// Most spans.
     pub top_k: usize,
-    /// Spans whose late-interaction cosine with the query is lower are left out.
+    /// Spans whose match with the query ([`cart_memory::UnifiedMemory::peek_tokens`]) is lower are left out.
     pub min_score: f32,
     /// Added to the attention scores of a recalled span's keys, for a slot of usual weight
     /// (σ(A) = ½, energy ½). Others get more or less, by their own bias.
@@ -143,7 +143,7 @@ pub struct PrefixOptions {
 
 impl Default for PrefixOptions {
     fn default() -> Self {
-        Self { top_k: 1, min_score: 0.39, attention_bias: 2.5, linked: 0 }
+        Self { top_k: 1, min_score: 0.42, attention_bias: 2.5, linked: 0 }
     }
 }
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Share;
 use crate::graph::Link;
+use crate::late::TokenQuery;
 use crate::observation::{MemoryError, check_tick};
 use crate::page::Order;
 use crate::recall::{Hit, Recalled, says_the_same};
@@ -90,14 +91,12 @@ impl UnifiedMemory {
     /// As [`UnifiedMemory::peek_associated`], but the tokens of a query ask, as in
     /// [`UnifiedMemory::peek_tokens`], and W₀ are shares of these scores.
     ///
-    /// * `query`: `[tokens, dim]`, raw, flat
-    ///
     /// # Errors
-    /// The query is not whole rows, or a row can't be used.
+    /// The query is not whole rows, one for each token, or a row can't be used.
     pub fn peek_associated_tokens(
         &self,
         at: Tick,
-        query: &[f32],
+        query: TokenQuery<'_>,
         top_k: usize,
     ) -> Result<Vec<Associated>, MemoryError> {
         Ok(self.spread_over(&self.token_hits(at, query)?, top_k))

@@ -6,6 +6,7 @@ use crate::addressing::Addressed;
 use crate::associate::{Associated, weight_shares};
 use crate::config::MAX_SAMPLES;
 use crate::event::{MemoryEvent, Share};
+use crate::late::TokenQuery;
 use crate::observation::{MAX_TICK, MemoryError, Observation};
 use crate::observer::{Counterfactual, Perturbation};
 use crate::recall::{Recalled, shares};
@@ -51,6 +52,9 @@ pub enum Input {
         at: Tick,
         /// Raw, `[tokens, dim]`, flat.
         query: Vec<f32>,
+        /// The tokens, `[tokens]`, or none.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        token_ids: Vec<u32>,
         /// Most memories.
         k: u32,
     },
@@ -243,7 +247,8 @@ impl UnifiedMemory {
             Input::Recall { at, query, k } => {
                 self.recall(*at, query, *k as usize).map(Outcome::recalled)
             }
-            Input::RecallTokens { at, query, k } => {
+            Input::RecallTokens { at, query, token_ids, k } => {
+                let query = TokenQuery { rows: query, token_ids };
                 self.recall_tokens(*at, query, *k as usize).map(Outcome::recalled)
             }
             Input::Associate { at, query, k } => {

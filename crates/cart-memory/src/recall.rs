@@ -15,8 +15,8 @@ pub struct Recalled {
     pub slot: SlotRef,
     /// Other slots that say the same.
     pub also: Vec<SlotRef>,
-    /// Cosine of query and key, both normalized; where tokens asked, the mean over the slot's tokens
-    /// of the best cosine.
+    /// Cosine of query and key, both normalized; where tokens asked, how well they match, as
+    /// [`UnifiedMemory::peek_tokens`] says: up to 1.3.
     pub cosine: f32,
     /// What age has left of it.
     pub decay: f32,

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::UnifiedMemory;
 use crate::observation::MemoryError;
 use crate::seeded::Seeded;
 use crate::slot::{Slot, SlotValue};
+use crate::{Recalled, UnifiedMemory};
 
 impl UnifiedMemory {
     /// A copy in which every slot says what another one said, with its own key.
@@ -41,6 +41,16 @@ impl UnifiedMemory {
         let goal = &self.goal.vector;
         shuffled.goal.vector = exchanged.into_iter().map(|place| goal[place]).collect();
         Ok(shuffled)
+    }
+
+    /// Lets what was recalled from another memory say what the same slot says here. Where there is no such slot,
+    /// it stays.
+    pub fn restate(&self, recalled: &mut Recalled) {
+        if let Some(slot) = self.slot(recalled.slot) {
+            recalled.text.clone_from(&slot.value.text);
+            recalled.token_ids.clone_from(&slot.value.token_ids);
+            recalled.source.clone_from(&slot.source);
+        }
     }
 }
 

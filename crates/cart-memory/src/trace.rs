@@ -173,7 +173,10 @@ fn read_question(op: &str, fields: &mut Fields, memory: &UnifiedMemory) -> Resul
     let (query, k) = (fields.key("query", memory.config())?, fields.count_k()?);
     Ok(match op {
         "recall" => Input::Recall { at, query, k },
-        "recall_tokens" => Input::RecallTokens { at, query, k },
+        "recall_tokens" => {
+            let token_ids = fields.tokens("token_ids")?.unwrap_or_default();
+            Input::RecallTokens { at, query, token_ids, k }
+        }
         "associate" => Input::Associate { at, query, k },
         _ => Input::Address { at, query, k, seed: fields.seed()? },
     })

@@ -6,8 +6,7 @@ use cart_tests::{Cart, Database, Server, fixture};
 use serde_json::{Value, json};
 
 /// Settings under which everything that is told is offered at once.
-pub(crate) const EAGER: &str =
-    r#"{"observer_interval": 1, "consolidate_threshold": 0, "ltm_slots": 8192, "stm_slots": 32}"#;
+pub(crate) const EAGER: &str = r#"{"observer_interval": 1, "consolidate_threshold": 0, "ltm_slots": 131072, "stm_slots": 32, "prune_age": 1000000000}"#;
 
 /// A store with a model as `agent`, whose memory has these settings and one entry.
 pub(crate) fn with_agent(model: &str) -> Cart {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use cart_memory::Observation;
+use cart_memory::{Observation, TokenQuery};
 use cart_nn::decoder::Run;
 use cart_nn::{ForwardError, LogitsFor};
 use thiserror::Error;
@@ -49,6 +49,8 @@ pub struct MemoryQuery {
     /// Hidden states of the last 256 tokens at most, `[tokens, dim]`, raw, flat: what a prompt asks with
     /// ([`cart_memory::UnifiedMemory::peek_tokens`]).
     pub rows: Vec<f32>,
+    /// These tokens.
+    pub token_ids: Vec<u32>,
     /// Their mean without the first, `[dim]`: the key that an observation of the text has.
     pub key: Vec<f32>,
 }
@@ -64,6 +66,13 @@ pub(crate) struct Reading {
     pub(crate) key: Vec<f32>,
     /// Whether the first row says where it stands and not what was said.
     pub(crate) at_start: bool,
+}
+
+impl MemoryQuery {
+    /// What a recall by tokens is asked with.
+    pub fn tokens(&self) -> TokenQuery<'_> {
+        TokenQuery { rows: &self.rows, token_ids: &self.token_ids }
+    }
 }
 
 impl Agent {
@@ -103,9 +112,11 @@ impl Agent {
         if tokens.is_empty() {
             return Err(EncodeError::Empty);
         }
-        let rows = prefix::query_rows(self, &tokens)?;
+        let token_ids = prefix::asking(self, &tokens).to_vec();
+        let rows = prefix::query_rows(self, &token_ids)?;
         let dim = self.model().spec().hidden_size as usize;
-        Ok(MemoryQuery { key: writer::mean_row(without_first(&rows, dim), dim), rows })
+        let key = writer::mean_row(without_first(&rows, dim), dim);
+        Ok(MemoryQuery { rows, token_ids, key })
     }
 
     /// A text as memory is told it: an observation for each sentence or line, with hidden states and

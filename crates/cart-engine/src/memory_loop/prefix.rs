@@ -20,10 +20,14 @@ const QUERY_TOKENS: usize = 256;
 /// What a slot of usual weight has for its bias: `ln(σ(0) · ½)`.
 const USUAL_BIAS: f32 = -1.386_294_4;
 
-/// The hidden states of a query, `[tokens, hidden_size]`, flat, read alone.
-pub(super) fn query_rows(agent: &Agent, query: &[u32]) -> Result<Vec<f32>, ForwardError> {
+/// The part of a query that asks memory: its last tokens.
+pub(super) fn asking<'q>(agent: &Agent, query: &'q [u32]) -> &'q [u32] {
     let most = QUERY_TOKENS.min(agent.context_length());
-    let query = &query[query.len().saturating_sub(most)..];
+    &query[query.len().saturating_sub(most)..]
+}
+
+/// The hidden states of what asks memory, `[tokens, hidden_size]`, flat, read alone.
+pub(super) fn query_rows(agent: &Agent, query: &[u32]) -> Result<Vec<f32>, ForwardError> {
     if query.is_empty() {
         return Ok(Vec::new());
     }

@@ -75,7 +75,7 @@ fn ten(
     query: &str,
 ) -> Result<Vec<String>, MigrationError> {
     let query = agent.memory_query(query).map_err(unread(query))?;
-    let found = memory.peek_tokens(memory.now(), &query.rows, TEN)?;
+    let found = memory.peek_tokens(memory.now(), query.tokens(), TEN)?;
     Ok(found.into_iter().map(|hit| hit.text).collect())
 }
 

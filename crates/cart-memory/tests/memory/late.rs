@@ -1,7 +1,7 @@
 //! Recall by the tokens of a query.
 
 use cart_memory::config::GraphRules;
-use cart_memory::{MemoryConfig, MemoryError, Observation, StoreKind, VectorError};
+use cart_memory::{MemoryConfig, MemoryError, Observation, StoreKind, TokenQuery, VectorError};
 
 use crate::given::{find, memory, quiet, seen, spanned};
 
@@ -15,7 +15,7 @@ fn each_token_of_a_slot_looks_for_its_best_match_and_first_tokens_do_not_count()
         .unwrap();
     // The first row would match `xyz` exactly; it does not count.
     let query = [0.0, -5.0, 2.0, 0.0, 0.0, 3.0];
-    let found = memory.peek_tokens(0, &query, 5).unwrap();
+    let found = memory.peek_tokens(0, TokenQuery::of_rows(&query), 5).unwrap();
     assert_eq!(found[0].text, "abc");
     // (1, 0) meets itself; (0.6, 0.8) is nearest to (0, 1).
     assert!((found[0].cosine - 0.9).abs() < 1e-3, "{}", found[0].cosine);
@@ -28,9 +28,9 @@ fn reading_leaves_a_trace_and_peeking_does_not() {
     let mut memory = memory(2, quiet());
     memory.observe(1, &seen("by key", &[1.0, 0.0], 1.0)).unwrap();
     let before = memory.snapshot();
-    assert_eq!(memory.peek_tokens(5, &[1.0, 0.0], 1).unwrap()[0].cosine, 1.0);
+    assert_eq!(memory.peek_tokens(5, TokenQuery::of_rows(&[1.0, 0.0]), 1).unwrap()[0].cosine, 1.0);
     assert_eq!(memory.snapshot(), before);
-    memory.recall_tokens(5, &[1.0, 0.0], 1).unwrap();
+    memory.recall_tokens(5, TokenQuery::of_rows(&[1.0, 0.0]), 1).unwrap();
     let slot = find(&memory, StoreKind::Stm, "by key");
     assert_eq!((memory.slot(slot).unwrap().read, memory.now()), (5, 5));
     assert_eq!(memory.counters().recalls, 1);
@@ -40,7 +40,7 @@ fn reading_leaves_a_trace_and_peeking_does_not() {
 fn broken_queries_are_refused() {
     let mut memory = memory(2, quiet());
     for query in [&[][..], &[1.0], &[1.0, 0.0, 1.0]] {
-        let refused = memory.recall_tokens(1, query, 1);
+        let refused = memory.recall_tokens(1, TokenQuery::of_rows(query), 1);
         assert!(
             matches!(refused, Err(MemoryError::Vector(VectorError::Dimension { .. }))),
             "{refused:?}"
@@ -70,8 +70,8 @@ fn words_that_stand_together_answer_and_the_same_words_scattered_do_not() {
     let (one, other) = ([1.0, 0.0, 0.0], [0.0, 1.0, 0.0]);
     let together = [&filler[..], &one, &other, &filler].concat();
     let scattered = [&filler[..], &one, &filler, &other].concat();
-    assert_eq!(memory.peek_tokens(0, &together, 1).unwrap()[0].cosine, 1.0);
-    assert_eq!(memory.peek_tokens(0, &scattered, 1).unwrap()[0].cosine, 0.5);
+    assert_eq!(memory.peek_tokens(0, TokenQuery::of_rows(&together), 1).unwrap()[0].cosine, 1.0);
+    assert_eq!(memory.peek_tokens(0, TokenQuery::of_rows(&scattered), 1).unwrap()[0].cosine, 0.5);
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn what_was_said_last_goes_first_where_two_ends_match_about_equally() {
     memory.observe(1, &told("Anna lives in Lima", [0.9, 0.4])).unwrap();
     memory.observe(2, &told("Boris lives in Rome", [0.88, 0.4])).unwrap();
     let first = |query: &[f32]| {
-        let found = memory.peek_tokens(2, query, 3).unwrap();
+        let found = memory.peek_tokens(2, TokenQuery::of_rows(query), 3).unwrap();
         found.into_iter().map(|hit| hit.text).collect::<Vec<_>>()
     };
     let newest = ["Anna lives in Lima", "Anna lives in Oslo", "Boris lives in Rome"];
@@ -103,10 +103,45 @@ fn reads_by_tokens_spread_to_what_came_after() {
         for (at, (text, key)) in told.iter().enumerate() {
             memory.observe(at as u64, &seen(text, key, 1.0)).unwrap();
         }
-        let found = memory.peek_associated_tokens(2, &[1.0, 0.0], 2).unwrap();
+        let found = memory.peek_associated_tokens(2, TokenQuery::of_rows(&[1.0, 0.0]), 2).unwrap();
         found.into_iter().map(|hit| hit.text).collect::<Vec<_>>()
     };
     // The dog came after the bell; the gong only sounds like it.
     assert_eq!(texts(16.0), ["a bell", "a dog"]);
     assert_eq!(texts(1.0), ["a bell", "a gong"]);
+}
+
+#[test]
+fn rare_words_that_a_slot_shares_with_the_query_count() {
+    let mut memory = memory(2, quiet());
+    // What stood before them makes the rows of the one that is asked for a little worse.
+    let rows: [&[f32]; 2] = [&[1.0, 0.0], &[1.0, 0.0]];
+    let worse: [&[f32]; 2] = [&[1.0, 0.0], &[0.8, 0.6]];
+    memory.observe(0, &spanned("ab", &[1.0, 0.0], &rows)).unwrap();
+    memory.observe(0, &spanned("ac", &[0.0, 1.0], &worse)).unwrap();
+    let query = [9.0, 9.0, 1.0, 0.0, 1.0, 0.0];
+    let ids = |text: &str| text.bytes().map(u32::from).collect::<Vec<_>>();
+    let ask = |text: &str| {
+        let token_ids = &ids(text);
+        memory.peek_tokens(0, TokenQuery { rows: &query, token_ids }, 2).unwrap()
+    };
+    let by_rows = memory.peek_tokens(0, TokenQuery::of_rows(&query), 2).unwrap();
+    assert_eq!((by_rows[0].text.as_str(), by_rows[0].cosine), ("ab", 1.0));
+    // Of 2 slots both have `a` and one has `c`: weights ln(1 + 0.5 / 2.5) and ln(1 + 1.5 / 1.5).
+    let found = ask(".ac");
+    assert_eq!(found[0].text, "ac");
+    assert!((found[0].cosine - (0.8 + 0.3)).abs() < 1e-3, "{}", found[0].cosine);
+    let (both, one) = (1.2_f32.ln(), 2.0_f32.ln());
+    let share = both / (both + one);
+    assert!((found[1].cosine - (1.0 + 0.3 * share)).abs() < 1e-6, "{}", found[1].cosine);
+    // The first token of a query does not count, as its row does not.
+    assert_eq!(ask("c..")[0].text, "ab");
+    let refused = memory.peek_tokens(0, TokenQuery { rows: &query, token_ids: &[1, 2] }, 1);
+    assert!(
+        matches!(
+            refused,
+            Err(MemoryError::Vector(VectorError::Dimension { what: "token ids", .. }))
+        ),
+        "{refused:?}"
+    );
 }

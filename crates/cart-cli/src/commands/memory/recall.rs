@@ -16,8 +16,8 @@ use crate::table::Table;
 /// Show what a text would recall, best first.
 ///
 /// The text goes through the model as a prompt does, and the memory is asked as `cart run --memory` asks it: every
-/// remembered token looks for its best match in the text, and the score is the mean cosine and a share of what the
-/// slot is worth. Slots under the least cosine are shown, but would not be read. Nothing changes.
+/// remembered token looks for its best match in the text, and the match is the mean cosine and 0.3 times the share of
+/// the text's rare words that the slot has; the score adds a share of what the slot is worth. Slots under the least match are shown, but would not be read. Nothing changes.
 #[derive(Args)]
 #[command(after_help = "Examples:
   cart memory recall smol:told -p 'What is the code of the vault?'
@@ -39,7 +39,7 @@ pub(crate) struct RecallArgs {
 struct RecallReport {
     manifest: String,
     memory_id: Option<String>,
-    /// Cosine from which a generation reads a slot.
+    /// Match from which a generation reads a slot.
     least_cosine: f32,
     recalled: Vec<HitRow>,
 }
@@ -89,7 +89,7 @@ pub(crate) fn run(context: &Context, args: &RecallArgs) -> Result<(), Failure> {
     let under = body.recalled.iter().filter(|hit| hit.cosine < body.least_cosine).count();
     if under > 0 {
         let least = body.least_cosine;
-        report::line(&format!("{under} under cosine {least} would not be read"))?;
+        report::line(&format!("{under} under match {least} would not be read"))?;
     }
     Ok(())
 }
@@ -100,7 +100,7 @@ fn recall(
     args: &RecallArgs,
 ) -> Result<Vec<HitRow>, Failure> {
     let query = agent.memory_query(&read_prompt(&args.prompt)?).map_err(Failure::refused)?;
-    let hits = memory.peek_tokens(memory.now(), &query.rows, args.top_k as usize);
+    let hits = memory.peek_tokens(memory.now(), query.tokens(), args.top_k as usize);
     Ok(hits.map_err(Failure::refused)?.into_iter().map(|hit| row(memory, hit)).collect())
 }
 

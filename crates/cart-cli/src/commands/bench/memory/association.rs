@@ -91,11 +91,12 @@ fn search(agent: &Agent, pairs: &[Pair]) -> Result<Vec<Outcome>, Failure> {
     let memory = agent.memory().expect("it was told the pairs");
     let (mut spread, mut direct) = (0, 0);
     for pair in pairs {
-        let asked = agent.memory_query(&pair.first).map_err(Failure::refused)?.rows;
+        let asked = agent.memory_query(&pair.first).map_err(Failure::refused)?;
+        let asked = asked.tokens();
         let at = memory.now();
-        let near = memory.peek_tokens(at, &asked, BEST).map_err(Failure::refused)?;
+        let near = memory.peek_tokens(at, asked, BEST).map_err(Failure::refused)?;
         direct += usize::from(near.iter().any(|hit| hit.text.contains(pair.came)));
-        let linked = memory.peek_associated_tokens(at, &asked, BEST).map_err(Failure::refused)?;
+        let linked = memory.peek_associated_tokens(at, asked, BEST).map_err(Failure::refused)?;
         spread += usize::from(linked.iter().any(|hit| hit.text.contains(pair.came)));
     }
     let outcome = |row: String, found: usize| Outcome {
