@@ -1,8 +1,11 @@
 //! The subcommands, a file each. A command's doc comment is its help.
 
+mod apply;
 mod bench;
+mod bisect;
 mod chat;
 mod completions;
+mod delta;
 mod demo;
 mod diff;
 mod eval;
@@ -36,11 +39,14 @@ pub(crate) enum Command {
     Inspect(inspect::InspectArgs),
     Ls(ls::LsArgs),
     Log(log::LogArgs),
+    Bisect(bisect::BisectArgs),
     Tag(tag::TagArgs),
     Rm(rm::RmArgs),
     Export(export::ExportArgs),
     Diff(diff::DiffArgs),
     Merge(merge::MergeArgs),
+    Delta(delta::DeltaArgs),
+    Apply(apply::ApplyArgs),
     Run(run::RunArgs),
     Chat(chat::ChatArgs),
     Serve(serve::ServeArgs),
@@ -64,11 +70,14 @@ impl Command {
             Self::Inspect(args) => inspect::run(context, &args),
             Self::Ls(args) => ls::run(context, &args),
             Self::Log(args) => log::run(context, &args),
+            Self::Bisect(args) => bisect::run(context, &args),
             Self::Tag(args) => tag::run(context, &args),
             Self::Rm(args) => rm::run(context, &args),
             Self::Export(args) => export::run(context, &args),
             Self::Diff(args) => diff::run(context, &args),
             Self::Merge(args) => merge::run(context, &args),
+            Self::Delta(args) => delta::run(context, &args),
+            Self::Apply(args) => apply::run(context, &args),
             Self::Run(args) => run::run(context, &args),
             Self::Chat(args) => chat::run(context, &args),
             Self::Serve(args) => serve::run(context, &args),

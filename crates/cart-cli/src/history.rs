@@ -1,5 +1,6 @@
 //! From what people type to cartridges, agents and commits: the road that most commands share.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use thiserror::Error;
 
 use crate::context::{Context, now};
 use crate::failure::Failure;
+use crate::packed;
 use crate::progress::Bar;
 
 /// A file is in the way of an output.
@@ -85,11 +87,14 @@ pub(crate) fn is_cart_file(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "cart") && path.is_file()
 }
 
-/// The cartridge that a REF means.
+/// The cartridge that a REF means. A packed file is taken into the store for that.
 pub(crate) fn open(context: &Context, reference: &str) -> Result<Cartridge, Failure> {
     let path = Path::new(reference);
     if path.extension().is_some_and(|extension| extension == "cart") {
-        return CartFile::open(path).map_err(Failure::refused);
+        return match packed::open(path)? {
+            Some(file) => packed::cartridge(context, &file),
+            None => CartFile::open(path).map_err(Failure::refused),
+        };
     }
     let store = context.store()?;
     let found = store.resolve(reference).map_err(Failure::refused)?;
@@ -98,7 +103,11 @@ pub(crate) fn open(context: &Context, reference: &str) -> Result<Cartridge, Fail
 
 /// Opens and verifies: what an engine may load.
 pub(crate) fn verified(context: &Context, reference: &str) -> Result<Verified, Failure> {
-    let cartridge = open(context, reference)?;
+    verify(context, open(context, reference)?)
+}
+
+/// Verifies what is open.
+pub(crate) fn verify(context: &Context, cartridge: Cartridge) -> Result<Verified, Failure> {
     let bar = Bar::new(context, "verifying");
     let options = VerifyOptions { threads: context.threads, ..VerifyOptions::default() };
     cartridge.verify(&options, &bar).map_err(Failure::refused)
@@ -221,6 +230,56 @@ pub(crate) fn ancestry(
         };
     }
     Ok(chain)
+}
+
+/// The commit of a REF and all that it came from, each before its parents, the newer ones first where that leaves
+/// a choice.
+pub(crate) fn ancestors(
+    context: &Context,
+    reference: &str,
+    limit: usize,
+) -> Result<Vec<(CommitId, Commit)>, Failure> {
+    let cartridge = open(context, reference)?;
+    let store = context.store()?;
+    let Some((last, commit)) = cartridge.commit() else { return Ok(Vec::new()) };
+    let mut commits = BTreeMap::from([(last, commit.clone())]);
+    let mut waiting: Vec<CommitId> = commit.parents.clone();
+    while let Some(id) = waiting.pop() {
+        if commits.contains_key(&id) {
+            continue;
+        }
+        // A .cart file carries one commit; its parents may be in no store of ours.
+        match store.commit(&id) {
+            Err(ObjectError::Absent { .. }) => {}
+            commit => {
+                let commit = commit.map_err(Failure::refused)?;
+                waiting.extend(&commit.parents);
+                commits.insert(id, commit);
+            }
+        }
+    }
+    let mut children: BTreeMap<CommitId, usize> = BTreeMap::new();
+    for parent in commits.values().flat_map(|commit| distinct(&commit.parents)) {
+        *children.entry(parent).or_default() += 1;
+    }
+    let mut ready = BTreeSet::from([(commit.time, last)]);
+    let mut sorted = Vec::new();
+    while let Some((_, id)) = ready.pop_last().filter(|_| sorted.len() < limit) {
+        let commit = commits.remove(&id).expect("each is ready once");
+        for parent in distinct(&commit.parents) {
+            let left = children.get_mut(&parent).expect("it has this child");
+            *left -= 1;
+            if let Some(commit) = commits.get(&parent).filter(|_| *left == 0) {
+                ready.insert((commit.time, parent));
+            }
+        }
+        sorted.push((id, commit));
+    }
+    Ok(sorted)
+}
+
+fn distinct(parents: &[CommitId]) -> BTreeSet<CommitId> {
+    parents.iter().copied().collect()
 }
 
 /// Refuses to overwrite, unless forced.

@@ -12,6 +12,7 @@ mod facts;
 mod failure;
 mod held;
 mod history;
+mod packed;
 mod progress;
 mod report;
 mod sampling;

@@ -100,6 +100,10 @@ id_type! {
     SegmentId
 }
 id_type! {
+    /// SHA-256 of a packed chunk (spec 65 §3).
+    ChunkId
+}
+id_type! {
     /// SHA-256 of a manifest's canonical bytes: the id of a cartridge (spec 10 §2).
     ManifestId
 }

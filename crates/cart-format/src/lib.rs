@@ -10,6 +10,7 @@
 pub mod arch;
 pub mod blocks;
 pub mod cartfile;
+pub mod codec;
 mod commit;
 mod digest;
 mod dtype;
@@ -20,12 +21,15 @@ pub mod json;
 pub mod limits;
 mod manifest;
 mod names;
+pub mod packed;
 pub mod safetensors;
 mod sha256;
 
 pub use arch::ArchSpec;
 pub use commit::{Commit, CommitError, Probe, ProbeStep, Recipe, TokenLogprob};
-pub use digest::{BasisId, BlobId, CommitId, IdError, ManifestId, MemoryId, SegmentId, SpaceId};
+pub use digest::{
+    BasisId, BlobId, ChunkId, CommitId, IdError, ManifestId, MemoryId, SegmentId, SpaceId,
+};
 pub use dtype::{DType, DTypeError};
 pub use finite::first_not_finite;
 pub use manifest::{

@@ -6,6 +6,8 @@ pub const SEGMENT: u64 = 16 << 20;
 pub const HEADER_BYTES: u64 = 64 << 20;
 /// Largest manifest, in bytes.
 pub const MANIFEST_BYTES: u64 = 256 << 20;
+/// Largest index of a packed file, in bytes.
+pub const INDEX_BYTES: u64 = 256 << 20;
 /// Largest commit, in bytes.
 pub const COMMIT_BYTES: u64 = 16 << 20;
 /// Most tensors in a file or a manifest.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use cart_format::cartfile::{CartFileError, CartHead};
 use cart_format::gguf::{self, GgufError};
+use cart_format::packed::{PackedError, PackedHead};
 use cart_format::safetensors::{self, Parsed, SafetensorsError};
 use cart_format::{Manifest, ManifestError};
 
@@ -16,6 +17,7 @@ const WITHOUT_FIXTURE: &[(&str, &str)] = &[
     ("safetensors", "too_many_tensors"), // a_tensor_over_the_limit_is_refused_by_count
     ("cart", "too_large"), // documents_over_their_limits_are_refused_before_they_are_read
     ("cart", "header_too_large"), // a_header_over_its_limit_is_not_made
+    ("packed", "foreign"), // what_is_no_packed_file_is_not_taken_for_one
     ("cart", "padding"),   // found by reading the file: a_bit_flipped_anywhere_is_found
 ];
 
@@ -66,6 +68,11 @@ fn refusal(input: &Path) -> Option<Refusal> {
             code: error.code().to_owned(),
             message: error.to_string(),
         }),
+        "cart" if PackedHead::is_likely(&bytes) => packed_error(&bytes).map(|error| Refusal {
+            kind: "packed",
+            code: error.code().to_owned(),
+            message: error.to_string(),
+        }),
         "cart" => cart_error(&bytes).map(|error| Refusal {
             kind: "cart",
             code: error.code().to_owned(),
@@ -85,6 +92,18 @@ fn cart_error(bytes: &[u8]) -> Option<CartFileError> {
     let of = |range: Range<u64>| &bytes[range.start as usize..range.end as usize];
     let manifest = of(head.manifest_range());
     head.check(of(0..head.data_start()), manifest, head.commit_range().map(of)).err()
+}
+
+/// Opens a packed file as a reader does.
+fn packed_error(bytes: &[u8]) -> Option<PackedError> {
+    let len = bytes.len() as u64;
+    if let Some(error) = in_parts(bytes, |given| PackedHead::parse(given, len)) {
+        return Some(error);
+    }
+    let Ok(Parsed::Head(head)) = PackedHead::parse(bytes, len) else { panic!("read before") };
+    let of = |range: Range<u64>| &bytes[range.start as usize..range.end as usize];
+    let layout = head.layout();
+    head.check(of(layout.index()), of(layout.manifest()), layout.commit().map(of)).err()
 }
 
 #[test]
@@ -121,6 +140,7 @@ fn every_case_causes_its_error_and_every_error_has_a_case() {
         ("gguf", GgufError::CODES),
         ("manifest", ManifestError::CODES),
         ("cart", CartFileError::CODES),
+        ("packed", PackedError::CODES),
     ];
     for (kind, codes) in all {
         for code in codes.iter().filter(|code| !WITHOUT_FIXTURE.contains(&(kind, code))) {

@@ -176,13 +176,30 @@ impl Drafts {
     ///
     /// # Errors
     /// The store can't be written. Nothing half-written has a lasting name then.
-    pub fn publish(mut self) -> Result<Vec<Ingested>, FileError> {
+    pub fn publish(self) -> Result<Vec<Ingested>, FileError> {
+        let published = self.publish_if(|_, _| true)?;
+        Ok(published.unwrap_or_else(|_| unreachable!("everything is expected")))
+    }
+
+    /// As [`Drafts::publish`], but nothing gets a lasting name unless every draft is what `expected`
+    /// says of its index; else gives the first that is not.
+    ///
+    /// # Errors
+    /// As [`Drafts::publish`].
+    pub(crate) fn publish_if(
+        mut self,
+        expected: impl Fn(usize, &Ingested) -> bool,
+    ) -> Result<Result<Vec<Ingested>, (usize, Ingested)>, FileError> {
         let synced = self.synced();
         let mut done = self.sealed();
+        if let Some((index, found)) = done.iter().enumerate().find(|(at, one)| !expected(*at, one))
+        {
+            return Ok(Err((index, found.clone())));
+        }
         let synced = synced.into_iter().map(|(index, file)| Ok((index, file?)));
         let synced = synced.collect::<Result<Vec<_>, FileError>>()?;
         self.store.publish_blobs(&mut done, synced)?;
-        Ok(done)
+        Ok(Ok(done))
     }
 
     /// What the drafts would be. They were all sealed, and are removed.

@@ -7,10 +7,11 @@
 //! Begin with [`Store`]: [`Store::ingest`] takes bytes in, [`Store::put_manifest`],
 //! [`Store::put_commit`] and [`Store::update_ref`] give them a name, [`Store::resolve`] finds a
 //! [`Cartridge`] by what people call it, and [`Cartridge::verify`] makes it [`Verified`], which is
-//! all that an engine accepts. [`CartFile`] is the single-file form.
+//! all that an engine accepts. [`CartFile`] is the single-file form, [`PackedFile`] the compressed one.
 
 mod ancestors;
 mod audit;
+mod bisect;
 mod blob_source;
 mod cart_file;
 mod cart_writer;
@@ -31,6 +32,7 @@ mod ingest;
 mod layout;
 mod lock;
 mod objects;
+mod packed;
 mod progress;
 mod publish;
 mod reach;
@@ -43,6 +45,7 @@ mod store;
 mod verify;
 mod witness;
 
+pub use bisect::{Bisection, Verdict};
 pub use blob_source::{BlobError, BlobLocation, BlobSource, MappedBlob};
 pub use cart_file::{CartFile, CartFileError, ImportedCart};
 pub use cart_writer::CartWriteError;
@@ -55,6 +58,9 @@ pub use gc::{GcError, GcOptions, GcReport};
 pub use ingest::{IngestError, Ingested};
 pub use lock::StoreGuard;
 pub use objects::ObjectError;
+pub use packed::{
+    PackReport, PackedAudit, PackedFile, PackedFileError, PackedWriteError, UnpackError, Unpacked,
+};
 pub use progress::{Progress, Silent};
 pub use ref_log::LogEntry;
 pub use ref_name::{DEFAULT_TAG, RefName, RefNameError};

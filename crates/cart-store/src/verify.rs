@@ -88,6 +88,15 @@ pub enum DamageKind {
         /// The digest of its bytes.
         found: String,
     },
+    /// A chunk of a packed file has another digest.
+    Chunk {
+        /// Which of the blob, from 0.
+        chunk: u64,
+        /// Where it begins in the file.
+        start: u64,
+        /// Where it ends.
+        end: u64,
+    },
     /// The system could not read it.
     Unreadable {
         /// What the system said.
@@ -286,6 +295,9 @@ impl fmt::Display for DamageKind {
             Self::Digest { found } => write!(f, "bytes differ: their digest is {found}"),
             Self::Segment { segment, start, end, .. } => {
                 write!(f, "segment {segment} (bytes {start}..{end}) differs")
+            }
+            Self::Chunk { chunk, start, end } => {
+                write!(f, "packed chunk {chunk} (bytes {start}..{end} of the file) differs")
             }
             Self::Unreadable { reason } => f.write_str(reason),
         }

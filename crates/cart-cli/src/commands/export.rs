@@ -20,6 +20,7 @@ use crate::report;
 #[derive(Args)]
 #[command(after_help = "Examples:
   cart export smol -o smol.cart
+  cart export smol -o smol.cart --compress
   cart export smol --as gguf -o smol.gguf
   cart export mine --as hf -o ./mine/")]
 pub(crate) struct ExportArgs {
@@ -32,6 +33,9 @@ pub(crate) struct ExportArgs {
     /// The form
     #[arg(long = "as", value_name = "FORM", default_value = "cart")]
     form: Form,
+    /// Pack the .cart file: smaller, and to be unpacked by `cart pack` before it can be mapped
+    #[arg(long)]
+    compress: bool,
     /// Overwrite what is there
     #[arg(long)]
     force: bool,
@@ -59,7 +63,18 @@ pub(crate) fn run(context: &Context, args: &ExportArgs) -> Result<(), Failure> {
     let cartridge = history::open(context, &args.reference)?;
     let manifest = cartridge.manifest_id().hex();
     let output = args.output.display().to_string();
+    if args.compress && args.form != Form::Cart {
+        return Err(Failure::arguments("--compress goes with --as cart"));
+    }
     let body = match args.form.origin() {
+        None if args.compress => {
+            history::refuse_existing(&args.output, args.force)?;
+            let verified = history::verify(context, cartridge)?;
+            let bar = Bar::new(context, "packing");
+            let packed = verified.write_packed(None, &args.output, &bar);
+            let bytes = packed.map_err(Failure::refused)?.file_bytes;
+            ExportReport { manifest, output, form: "packed", files: 1, bytes, exact: true }
+        }
         None => {
             history::refuse_existing(&args.output, args.force)?;
             let bytes = history::write_cart(context, cartridge, &args.output)?;
@@ -84,7 +99,7 @@ pub(crate) fn run(context: &Context, args: &ExportArgs) -> Result<(), Failure> {
         return report::print("export", &body);
     }
     let exact = if body.exact { ", byte for byte as imported" } else { "" };
-    let exact = if body.form == "cart" { "" } else { exact };
+    let exact = if ["cart", "packed"].contains(&body.form) { "" } else { exact };
     report::line(&format!("wrote {}  {}{exact}", body.output, human(body.bytes)))
 }
 

@@ -1,8 +1,12 @@
 //! `cart inspect`.
 
+use std::path::Path;
+
 use cart_engine::SavedSessionReport;
+use cart_format::packed::{Packed, PackedBlob};
+use cart_format::{Commit, CommitId, Manifest, ManifestId};
 use cart_memory::{StoreKind, UnifiedMemory};
-use cart_store::Cartridge;
+use cart_store::{Cartridge, PackedFile};
 use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
@@ -11,6 +15,7 @@ use crate::bytes::{counted, human, timestamp};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::history;
+use crate::packed;
 use crate::report;
 use crate::table::Table;
 
@@ -62,9 +67,21 @@ struct Inspection {
     memory: Option<cart_memory::MemoryReport>,
     session: Option<SavedSessionReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    packed: Option<PackedSummary>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     tensor_list: Option<Vec<TensorRow>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     slots: Option<Vec<SlotRow>>,
+}
+
+/// What is known of a packed file without unpacking it.
+#[derive(Serialize)]
+struct PackedSummary {
+    file_bytes: u64,
+    base: Option<String>,
+    blobs: usize,
+    bytes: u64,
+    packed_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -100,14 +117,25 @@ struct SlotRow {
 }
 
 pub(crate) fn run(context: &Context, args: &InspectArgs) -> Result<(), Failure> {
-    let cartridge = history::open(context, &args.reference)?;
+    let file = packed::open(Path::new(&args.reference))?;
+    let subject = match &file {
+        Some(file) => Subject::packed(file),
+        None => Subject::Open(history::open(context, &args.reference)?),
+    };
     if args.manifest {
-        return report::stdout(&cartridge.manifest().to_bytes().map_err(Failure::bug)?);
+        return report::stdout(&subject.manifest().to_bytes().map_err(Failure::bug)?);
     }
-    let memory = history::memory_of(&cartridge)?;
-    let session = SavedSessionReport::of(cartridge.manifest()).map_err(Failure::bug)?;
-    let mut body = inspect(&cartridge, memory.as_ref(), session);
-    body.tensor_list = args.tensors.then(|| tensor_rows(&cartridge));
+    let memory = match (&subject, args.memory) {
+        (Subject::Open(cartridge), _) => history::memory_of(cartridge)?,
+        (Subject::Packed(_), false) => None,
+        (Subject::Packed(_), true) => {
+            history::memory_of(&history::open(context, &args.reference)?)?
+        }
+    };
+    let session = SavedSessionReport::of(subject.manifest()).map_err(Failure::bug)?;
+    let mut body = inspect(&subject, memory.as_ref(), session);
+    body.packed = file.as_ref().map(PackedSummary::of);
+    body.tensor_list = args.tensors.then(|| tensor_rows(subject.manifest()));
     body.slots = args.memory.then(|| memory.as_ref().map_or_else(Vec::new, slot_rows));
     if context.json {
         return report::print("inspect", &body);
@@ -125,8 +153,54 @@ pub(crate) fn run(context: &Context, args: &InspectArgs) -> Result<(), Failure> 
     }
 }
 
+/// What is looked at: of a packed file, the documents alone.
+enum Subject<'a> {
+    Open(Cartridge),
+    Packed(&'a Packed),
+}
+
+impl<'a> Subject<'a> {
+    fn packed(file: &'a PackedFile) -> Self {
+        Self::Packed(file.packed())
+    }
+
+    fn manifest(&self) -> &Manifest {
+        match self {
+            Self::Open(cartridge) => cartridge.manifest(),
+            Self::Packed(packed) => &packed.manifest,
+        }
+    }
+
+    fn manifest_id(&self) -> ManifestId {
+        match self {
+            Self::Open(cartridge) => cartridge.manifest_id(),
+            Self::Packed(packed) => packed.manifest_id,
+        }
+    }
+
+    fn commit(&self) -> Option<(CommitId, &Commit)> {
+        match self {
+            Self::Open(cartridge) => cartridge.commit(),
+            Self::Packed(packed) => packed.commit.as_ref().map(|(id, commit)| (*id, commit)),
+        }
+    }
+}
+
+impl PackedSummary {
+    fn of(file: &PackedFile) -> Self {
+        let packed = file.packed();
+        Self {
+            file_bytes: file.len(),
+            base: packed.base.map(|base| base.hex()),
+            blobs: packed.blobs.len(),
+            bytes: packed.blobs.iter().map(|blob| blob.size).sum(),
+            packed_bytes: packed.blobs.iter().map(PackedBlob::packed).sum(),
+        }
+    }
+}
+
 fn inspect(
-    cartridge: &Cartridge,
+    cartridge: &Subject<'_>,
     memory: Option<&UnifiedMemory>,
     session: Option<SavedSessionReport>,
 ) -> Inspection {
@@ -174,13 +248,13 @@ fn inspect(
         metadata: serde_json::json!(manifest.metadata),
         memory: memory.map(UnifiedMemory::report),
         session,
+        packed: None,
         tensor_list: None,
         slots: None,
     }
 }
 
-fn tensor_rows(cartridge: &Cartridge) -> Vec<TensorRow> {
-    let manifest = cartridge.manifest();
+fn tensor_rows(manifest: &Manifest) -> Vec<TensorRow> {
     let row = |(name, tensor): (&cart_format::TensorName, &cart_format::TensorEntry)| TensorRow {
         name: name.to_string(),
         dtype: tensor.dtype.to_string(),
@@ -270,10 +344,22 @@ fn render(body: &Inspection) -> String {
             memory.dim,
             memory.now
         ),
+        None if body.packed.is_some() => {
+            "memory     not looked at in a packed file without --memory".to_owned()
+        }
         None => "memory     none".to_owned(),
     });
     lines.push(format!("session    {}", session_line(body.session.as_ref())));
     lines.push(format!("probes     {}", body.probes));
+    if let Some(packed) = &body.packed {
+        let blobs = counted(packed.blobs as u64, "blob");
+        let (from, to) = (human(packed.bytes), human(packed.packed_bytes));
+        lines.push(format!(
+            "packed     {blobs}, {from} in {to}; the file has {}",
+            human(packed.file_bytes)
+        ));
+        lines.extend(packed.base.iter().map(|base| format!("base       sha256:{base}")));
+    }
     lines.push(String::new());
     lines.join("\n")
 }

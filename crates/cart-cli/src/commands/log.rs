@@ -1,5 +1,11 @@
 //! `cart log`.
 
+mod graph;
+
+use std::collections::BTreeMap;
+
+use anstyle::{AnsiColor, Style};
+use cart_format::{Commit, CommitId};
 use clap::Args;
 use serde::Serialize;
 
@@ -10,10 +16,14 @@ use crate::history;
 use crate::report;
 
 /// Show the history of a cartridge, newest first.
+///
+/// Without --graph, first parents only: what the name pointed to before. With it, everything that the cartridge came from, merges drawn
+/// as in git, a line for each commit.
 #[derive(Args)]
 #[command(after_help = "Examples:
   cart log smol
-  cart log smol -n 3")]
+  cart log smol -n 3
+  cart log both --graph")]
 pub(crate) struct LogArgs {
     /// A cartridge
     #[arg(value_name = "REF")]
@@ -21,6 +31,9 @@ pub(crate) struct LogArgs {
     /// At most so many commits
     #[arg(short = 'n', long, value_name = "N")]
     limit: Option<usize>,
+    /// Draw all parents, not only the first
+    #[arg(long)]
+    graph: bool,
 }
 
 #[derive(Serialize)]
@@ -40,13 +53,21 @@ struct LogCommit {
 }
 
 pub(crate) fn run(context: &Context, args: &LogArgs) -> Result<(), Failure> {
-    let chain = history::ancestry(context, &args.reference, args.limit.unwrap_or(usize::MAX))?;
+    let limit = args.limit.unwrap_or(usize::MAX);
+    let chain = if args.graph {
+        history::ancestors(context, &args.reference, limit)?
+    } else {
+        history::ancestry(context, &args.reference, limit)?
+    };
+    if args.graph && !context.json {
+        return draw(context, &chain);
+    }
     let commits: Vec<LogCommit> = chain
         .into_iter()
         .map(|(id, commit)| LogCommit {
             commit: id.hex(),
             manifest: commit.manifest.hex(),
-            parents: commit.parents.iter().map(cart_format::CommitId::hex).collect(),
+            parents: commit.parents.iter().map(CommitId::hex).collect(),
             time: commit.time,
             message: commit.message,
             recipe: commit.recipe.kind,
@@ -73,4 +94,29 @@ pub(crate) fn run(context: &Context, args: &LogArgs) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+const ID: Style = AnsiColor::Yellow.on_default();
+const NAME: Style = AnsiColor::Green.on_default().bold();
+
+/// A line for each commit, and the lines that lead from one to the next.
+fn draw(context: &Context, chain: &[(CommitId, Commit)]) -> Result<(), Failure> {
+    let mut names: BTreeMap<CommitId, Vec<String>> = BTreeMap::new();
+    for (name, commit) in context.store()?.list_refs().map_err(Failure::refused)? {
+        names.entry(commit).or_default().push(name.to_string());
+    }
+    let mut graph = graph::Graph::default();
+    let mut lines = Vec::new();
+    for (id, commit) in chain {
+        let rows = graph.rows(*id, &commit.parents);
+        let named = names
+            .get(id)
+            .map_or_else(String::new, |names| format!(" {NAME}({}){NAME:#}", names.join(", ")));
+        let said = if commit.message.is_empty() { &commit.recipe.kind } else { &commit.message };
+        let said = said.lines().next().unwrap_or_default();
+        let (id, time) = (id.short(), timestamp(commit.time));
+        lines.push(format!("{} {ID}{id}{ID:#}{named} {time}  {said}\n", rows[0]));
+        lines.extend(rows[1..].iter().map(|row| format!("{row}\n")));
+    }
+    report::coloured(&lines.concat())
 }

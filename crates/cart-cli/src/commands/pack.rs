@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use cart_format::{CommitId, Manifest, ManifestId, Recipe};
 use cart_store::import::{self, ImportOptions};
-use cart_store::{RefName, Store};
+use cart_store::{PackedFile, RefName, Store};
 use clap::{Args, ValueHint};
 use serde::Serialize;
 
@@ -13,12 +13,14 @@ use crate::bytes::{counted, human, seconds};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::history::{self, NewCommit};
+use crate::packed;
 use crate::progress::Bar;
 use crate::report;
 
 /// Put a model into the store as a cartridge.
 ///
-/// MODEL is a Hugging Face folder, a .safetensors, a .gguf or a .cart file. Every tensor becomes a
+/// MODEL is a Hugging Face folder, a .safetensors, a .gguf or a .cart file, packed ones included; a delta finds its base in the store.
+/// Every tensor becomes a
 /// blob under its SHA-256; what the store has already is not written again. The same model gives
 /// the same id on every machine. Without -t the cartridge has no name and `cart gc` will collect
 /// it.
@@ -76,7 +78,9 @@ pub(crate) fn run(context: &Context, args: &PackArgs) -> Result<(), Failure> {
     let store = context.store_or_new()?;
     let held = store.hold().map_err(Failure::refused)?;
     let bar = Bar::new(context, "packing");
-    let mut report = if history::is_cart_file(&args.model) {
+    let mut report = if let Some(file) = packed_file(args)? {
+        unpack(context, args, &store, &file)?
+    } else if history::is_cart_file(&args.model) {
         pack_cart_file(args, &store, &bar)?
     } else {
         pack_model(args, &store, &bar)?
@@ -130,6 +134,34 @@ fn pack_cart_file(args: &PackArgs, store: &Store, bar: &Bar) -> Result<PackRepor
     let manifest = store.manifest(&imported.manifest).map_err(Failure::refused)?;
     let new = (imported.new_blobs, imported.new_bytes);
     Ok(PackReport::new(args, commit, imported.manifest, &manifest, new))
+}
+
+/// The packed file that is to be taken in, if it is one.
+fn packed_file(args: &PackArgs) -> Result<Option<PackedFile>, Failure> {
+    let file = if args.model.is_file() { packed::open(&args.model)? } else { None };
+    if file.is_some() && args.tokenizer.is_some() {
+        return Err(Failure::arguments("--tokenizer goes with a model, not with a .cart file"));
+    }
+    Ok(file)
+}
+
+/// Takes a packed file in, with its base from the store if it needs one.
+fn unpack(
+    context: &Context,
+    args: &PackArgs,
+    store: &Store,
+    file: &PackedFile,
+) -> Result<PackReport, Failure> {
+    let unpacked = packed::unpack(context, store, file)?;
+    let commit = match unpacked.commit {
+        Some(commit) => {
+            history::name_commit(store, commit, args.tag.as_ref(), &args.message)?;
+            commit
+        }
+        None => begin_history(args, store, unpacked.manifest)?,
+    };
+    let new = (unpacked.new_blobs, unpacked.new_bytes);
+    Ok(PackReport::new(args, commit, unpacked.manifest, &file.packed().manifest, new))
 }
 
 /// The commit of an import, on top of what the name pointed to.

@@ -1,6 +1,10 @@
 //! `cart verify`.
 
-use cart_store::{Damage, FiniteScan, VerifyError, VerifyOptions, VerifyReport};
+use std::path::Path;
+
+use cart_store::{
+    Damage, FiniteScan, PackedAudit, PackedFile, VerifyError, VerifyOptions, VerifyReport,
+};
 use clap::Args;
 use serde::Serialize;
 
@@ -8,6 +12,7 @@ use crate::bytes::{counted, human, seconds};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::history;
+use crate::packed;
 use crate::progress::Bar;
 use crate::report;
 
@@ -15,7 +20,8 @@ use crate::report;
 ///
 /// Reads all bytes of every blob and compares them with the manifest; modification times and caches
 /// are never evidence. Damage is named by tensor and 16 MiB segment; weights that are infinite or
-/// no numbers are named too, but are no damage. Every REF is looked at, also after one that can't
+/// no numbers are named too, but are no damage. Of a packed file every chunk is compared with its digest,
+/// and every blob with its id, unless it is a delta whose base is not in the store. Every REF is looked at, also after one that can't
 /// be opened. Exit code 1 unless all are intact.
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -51,8 +57,19 @@ struct Outcome {
     damage: Vec<Damage>,
     /// Whether the weights are numbers.
     finite: FiniteScan,
+    /// Of a packed file: what was looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    packed: Option<PackedOutcome>,
     /// Why it could not be opened or read to its end.
     error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct PackedOutcome {
+    /// The base that it needs.
+    base: Option<String>,
+    #[serde(flatten)]
+    audit: PackedAudit,
 }
 
 pub(crate) fn run(context: &Context, args: &VerifyArgs) -> Result<(), Failure> {
@@ -80,6 +97,9 @@ fn verify_one(
     reference: &str,
     options: &VerifyOptions,
 ) -> Result<Outcome, Failure> {
+    if let Some(file) = packed::open(Path::new(reference))? {
+        return verify_packed(context, reference, &file);
+    }
     let cartridge = history::open(context, reference)?;
     let manifest = cartridge.manifest_id().hex();
     let bar = Bar::new(context, "verifying");
@@ -94,6 +114,30 @@ fn verify_one(
     }
 }
 
+/// Every chunk of a packed file; and every blob, if the base that it needs is in the store.
+fn verify_packed(
+    context: &Context,
+    reference: &str,
+    file: &PackedFile,
+) -> Result<Outcome, Failure> {
+    let store = context.store().ok();
+    let base = store.and_then(|store| packed::base(&store, file).ok().flatten());
+    let base = base.map(|base| history::verify(context, base)).transpose()?;
+    let bar = Bar::new(context, "verifying");
+    let (damage, audit) = file.audit(base.as_ref(), &bar).map_err(Failure::refused)?;
+    drop(bar);
+    let report = VerifyReport {
+        blobs: file.packed().blobs.len() as u64,
+        bytes: audit.packed_bytes,
+        seconds: audit.seconds,
+        ..VerifyReport::default()
+    };
+    let manifest = file.packed().manifest_id.hex();
+    let base = file.packed().base.map(|base| base.hex());
+    let outcome = Outcome::of(reference, manifest, &report, damage);
+    Ok(Outcome { packed: Some(PackedOutcome { base, audit }), ..outcome })
+}
+
 impl Outcome {
     fn of(reference: &str, manifest: String, report: &VerifyReport, damage: Vec<Damage>) -> Self {
         Self {
@@ -106,6 +150,7 @@ impl Outcome {
             bytes_per_second: report.bytes as f64 / report.seconds.max(1e-9),
             damage,
             finite: report.finite.clone(),
+            packed: None,
             error: None,
         }
     }
@@ -121,6 +166,7 @@ impl Outcome {
             bytes_per_second: 0.0,
             damage: Vec::new(),
             finite: FiniteScan::default(),
+            packed: None,
             error: Some(error),
         }
     }
@@ -139,6 +185,17 @@ fn render(outcome: &Outcome) -> Result<(), Failure> {
             seconds(outcome.seconds),
             human(outcome.bytes_per_second as u64),
         ))?;
+        if let Some(PackedOutcome { base, audit }) = &outcome.packed {
+            report::line(&match base {
+                Some(base) if audit.unpacked_blobs == 0 && outcome.blobs > 0 => format!(
+                    "  packed; its base {base} is not in the store, so that blobs could not be unpacked and compared"
+                ),
+                _ => format!(
+                    "  packed; all of it unpacks to what it should, {}",
+                    human(audit.unpacked_bytes)
+                ),
+            })?;
+        }
         return match &outcome.finite.first {
             Some(first) => report::line(&format!("  it can't run: {first}")),
             None => Ok(()),
