@@ -61,6 +61,10 @@ fn talk(name: usize, url: &RwLock<String>, turns: u64, heard: &Heard) {
     let mut turn = 0;
     while turn < turns || !heard.done.load(Ordering::SeqCst) {
         turn += 1;
+        if turn > turns {
+            // A quick model would fill the database while it is away.
+            std::thread::sleep(Duration::from_millis(100));
+        }
         let text =
             format!("On day {turn} conversation {name} counted {} boats.", turn * 7919 % 1009);
         let body = telling(&format!("conversation {name}"), &text);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cart_memory::UnifiedMemory;
+use cart_memory::{TokenQuery, UnifiedMemory};
 use serde::{Deserialize, Serialize};
 
 use super::{MigrationError, unread};
@@ -75,7 +75,8 @@ fn ten(
     query: &str,
 ) -> Result<Vec<String>, MigrationError> {
     let query = agent.memory_query(query).map_err(unread(query))?;
-    let found = memory.peek_tokens(memory.now(), query.tokens(), TEN)?;
+    // Words find a text whatever became of its vectors, and these are what is measured.
+    let found = memory.peek_tokens(memory.now(), TokenQuery::of_rows(&query.rows), TEN)?;
     Ok(found.into_iter().map(|hit| hit.text).collect())
 }
 
