@@ -12,7 +12,7 @@ mod writer;
 use std::sync::Arc;
 use std::time::Instant;
 
-use cart_memory::{Chain, Input, SlotRef, TokenQuery, UnifiedMemory};
+use cart_memory::{Chain, Input, NextTokenQuery, SlotRef, TokenQuery, UnifiedMemory};
 use cart_nn::ForwardError;
 use cart_nn::decoder::State;
 use thiserror::Error;
@@ -188,19 +188,20 @@ impl MemoryLoop {
     /// leaves them as they are.
     ///
     /// * `logits`: `[vocab]`; `beside`: those of the model that runs beside
-    /// * `row`: which of the tokens that were read; the last if absent
+    /// * `read`: the tokens so far, that one last
+    /// * `row`: which of the tokens since the tap was cleared it is; the last if absent
     pub(crate) fn change(
         &mut self,
         agent: &Agent,
-        logits: &[f32],
-        beside: Option<&[f32]>,
+        (logits, beside): (&[f32], Option<&[f32]>),
+        read: &[u32],
         row: Option<usize>,
     ) -> Result<Option<Vec<f32>>, MemoryLoopError> {
         let steered = self.steered(logits, beside);
         let dim = agent.model().spec().hidden_size as usize;
         let row = row.or((self.tap.rows().len() / dim).checked_sub(1));
         let mixed = match row {
-            Some(row) => self.mix(agent, steered.as_deref().unwrap_or(logits), row)?,
+            Some(row) => self.mix(agent, steered.as_deref().unwrap_or(logits), read, row)?,
             None => None,
         };
         Ok(mixed.or(steered))
@@ -211,12 +212,14 @@ impl MemoryLoop {
         &mut self,
         agent: &Agent,
         logits: &[f32],
+        read: &[u32],
         row: usize,
     ) -> Result<Option<Vec<f32>>, MemoryLoopError> {
         let Some(neighbours) = &self.neighbours else { return Ok(None) };
         let began = Instant::now();
         let dim = agent.model().spec().hidden_size as usize;
-        let mixed = neighbours.mix(logits, &self.tap.rows()[row * dim..][..dim])?;
+        let hidden = &self.tap.rows()[row * dim..][..dim];
+        let mixed = neighbours.mix(logits, NextTokenQuery { hidden, read })?;
         self.usage.spent += began.elapsed();
         Ok(mixed.map(|(logits, lambda)| {
             self.usage.mixed(lambda);

@@ -155,11 +155,11 @@ pub struct KnnOptions {
     pub k: usize,
     /// Largest λ, from `full_cosine` on.
     pub lambda_max: f32,
-    /// Divides the neighbours' cosines before their softmax.
+    /// Divides the neighbours' scores before their softmax.
     pub temperature: f32,
-    /// Cosine of the nearest neighbour up to which λ is 0.
+    /// Score ([`cart_memory::Neighbour::score`]) of the best neighbour up to which λ is 0.
     pub min_cosine: f32,
-    /// Cosine of the nearest neighbour from which λ is largest.
+    /// Score of the best neighbour from which λ is largest.
     pub full_cosine: f32,
     /// Share of the model's own judgement in what a neighbour weighs: its weight is multiplied by the
     /// probability that the model gives its token, to this power. 0 for none.
@@ -174,13 +174,13 @@ pub struct KnnOptions {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KnnTrust {
-    /// From the nearest neighbour's cosine: from 0 at `min_cosine` to `lambda_max` at `full_cosine`.
+    /// From the best neighbour's score: from 0 at `min_cosine` to `lambda_max` at `full_cosine`.
     #[default]
     Cosine,
-    /// From that and from how well the neighbours' tokens agree with what the model expects:
-    /// `λ = lambda_max · σ(a + b · cosine + c · ln agreement)`. Agreement is the neighbours' mean of the
-    /// model's probability to the power `plausibility`. Where neighbours are many and far, it tells those
-    /// that fit from those that do not.
+    /// From that, from how well the neighbours' tokens agree with what the model expects, and from how sure the
+    /// model is: `λ = lambda_max · σ(a + b · score + c · ln agreement − d · ln p_best)`. Agreement is the
+    /// neighbours' mean of the model's probability to the power `plausibility`, `p_best` that of the model's best
+    /// token. Where neighbours are many and far, it tells those that fit from those that do not.
     Agreement,
 }
 
@@ -206,8 +206,8 @@ impl KnnOptions {
         Self {
             k: 1024,
             lambda_max: 1.0,
-            temperature: 0.065,
-            plausibility: 0.27,
+            temperature: 0.074,
+            plausibility: 0.28,
             trust: KnnTrust::Agreement,
             scope: KnnScope::All,
             ..Self::default()

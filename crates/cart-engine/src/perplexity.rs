@@ -228,7 +228,8 @@ impl<'a> Scorer<'a> {
             let bare = logits.get(1).map(|bare| bare.row(row));
             let changed = match &mut memory {
                 Some(memory) => {
-                    let changed = memory.change(self.agent, given, bare, Some(row))?;
+                    let read = &tokens[..=first.len() + row];
+                    let changed = memory.change(self.agent, (given, bare), read, Some(row))?;
                     memory.after_choice(next, given, changed.as_deref(), bare);
                     changed
                 }

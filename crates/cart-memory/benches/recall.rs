@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use cart_format::SpaceId;
-use cart_memory::{MemoryConfig, Normalization, Observation, UnifiedMemory};
+use cart_memory::{MemoryConfig, NextTokenQuery, Normalization, Observation, UnifiedMemory};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 
 /// Values in a key, unless said otherwise: the hidden size of SmolLM2-135M.
@@ -101,7 +101,7 @@ fn neighbours(c: &mut Criterion) {
     let (memory, mut numbers) = filled(eager(128), 128, 32);
     let query = numbers.row();
     c.bench_function(&format!("knn {}x576", memory.knn_rows()), |b| {
-        b.iter(|| memory.knn(black_box(&query), 16));
+        b.iter(|| memory.knn(NextTokenQuery::of_state(black_box(&query)), 16));
     });
 }
 

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use cart_format::SpaceId;
 use cart_memory::config::SearchRule;
-use cart_memory::{MemoryConfig, Normalization, Observation, UnifiedMemory};
+use cart_memory::{MemoryConfig, NextTokenQuery, Normalization, Observation, UnifiedMemory};
 use serde_json::{Value, json};
 
 /// How many are asked for.
@@ -139,7 +139,8 @@ fn neighbours(dim: usize, rows: usize) {
             for _ in 0..PASSES {
                 for (query, best) in queries.iter().zip(&mut best) {
                     let began = Instant::now();
-                    black_box(memory.knn(black_box(query), 16)).expect("well formed");
+                    black_box(memory.knn(NextTokenQuery::of_state(black_box(query)), 16))
+                        .expect("well formed");
                     *best = best.min(began.elapsed().as_secs_f64() * 1e6);
                 }
             }

@@ -68,7 +68,7 @@ pub use goal::Goal;
 pub use graph::Link;
 pub use input::{Answer, Input, Outcome};
 pub use join::{Contradiction, Grown, JoinError, JoinReport, OnContradiction, join};
-pub use knn::Neighbour;
+pub use knn::{Neighbour, NextTokenQuery};
 pub use late::TokenQuery;
 pub use normalization::{Normalization, NormalizationError};
 pub use observation::{MAX_CYCLES, MAX_TICK, MemoryError, Observation};

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use cart_memory::{MemoryError, Neighbour, SlotRef, UnifiedMemory};
+use cart_memory::{MemoryError, Neighbour, NextTokenQuery, SlotRef, UnifiedMemory};
 
 use crate::distribution;
 use crate::options::{KnnOptions, KnnScope, KnnTrust};
@@ -29,27 +29,31 @@ impl Neighbours {
     /// Logits of the mixture and its λ; none where λ is 0, so that the model's logits stay as they
     /// are to the bit.
     ///
-    /// * `hidden`: `[hidden_size]`, of the last token read
+    /// * `query`: the state at the last token read, `[hidden_size]`, and the tokens up to it
     pub(super) fn mix(
         &self,
         logits: &[f32],
-        hidden: &[f32],
+        query: NextTokenQuery<'_>,
     ) -> Result<Option<(Vec<f32>, f64)>, MemoryError> {
         let k = self.options.k;
         let near = match self.options.scope {
-            KnnScope::Recalled => self.memory.knn_among(&self.recalled, hidden, k)?,
-            KnnScope::All => self.memory.knn(hidden, k)?,
+            KnnScope::Recalled => self.memory.knn_among(&self.recalled, query, k)?,
+            KnnScope::All => self.memory.knn(query, k)?,
         };
         let near: Vec<Neighbour> =
             near.into_iter().filter(|near| (near.token as usize) < logits.len()).collect();
-        let Some(nearest) = near.first().map(|nearest| nearest.cosine) else { return Ok(None) };
+        let Some(nearest) = near.first().map(Neighbour::score) else { return Ok(None) };
         let norm = distribution::log_sum_exp(logits);
         let weights = self.weights(logits, norm, &near);
         let lambda = match self.options.trust {
             KnnTrust::Cosine => self.ramp(nearest),
             KnnTrust::Agreement => {
-                let [base, slope, share] = AGREEMENT;
-                let sum = base + slope * f64::from(nearest) + share * weights.agreement.ln();
+                let [base, slope, share, doubt] = AGREEMENT;
+                let best = norm - f64::from(cart_nn::logits::largest(logits));
+                let sum = base
+                    + slope * f64::from(nearest)
+                    + share * weights.agreement.ln()
+                    + doubt * best;
                 f64::from(self.options.lambda_max) / (1.0 + (-sum).exp())
             }
         };
@@ -73,7 +77,7 @@ impl Neighbours {
     fn weights(&self, logits: &[f32], norm: f64, near: &[Neighbour]) -> Weights {
         let temperature = f64::from(self.options.temperature);
         let power = f64::from(self.options.plausibility);
-        let score = |near: &Neighbour| f64::from(near.cosine) / temperature + f64::from(near.bias);
+        let score = |near: &Neighbour| f64::from(near.score()) / temperature + f64::from(near.bias);
         let largest = near.iter().map(score).fold(f64::NEG_INFINITY, f64::max);
         let softmax: Vec<f64> = near.iter().map(|near| (score(near) - largest).exp()).collect();
         let total: f64 = softmax.iter().sum();
@@ -89,11 +93,11 @@ impl Neighbours {
     }
 }
 
-/// `a`, `b` and `c` of [`KnnTrust::Agreement`], fitted with SmolLM2-135M, together with temperature and
-/// plausibility of [`KnnOptions::of_all`], on the second halves of five texts (the free documentation licence,
-/// the Mozilla Public License, Python's argparse, two chapters of the Rust book), so that the mean of their
-/// −ln p is least.
-const AGREEMENT: [f64; 3] = [-4.76, 6.46, 0.715];
+/// `a`, `b`, `c` and `d` of [`KnnTrust::Agreement`], fitted with SmolLM2-135M, together with temperature and
+/// plausibility of [`KnnOptions::of_all`] and what a matched token is worth, on the second halves of eight texts (the
+/// free documentation licence, the Mozilla and the Apache licence, Python's argparse and typing, three chapters of the
+/// Rust book), so that the mean of their −ln p is least.
+const AGREEMENT: [f64; 4] = [-5.25, 5.83, 0.818, 0.505];
 
 /// What neighbours weigh.
 struct Weights {
@@ -149,12 +153,18 @@ mod tests {
         Neighbours::new(Arc::new(memory), Vec::new(), options)
     }
 
+    impl Neighbours {
+        fn mixed(&self, logits: &[f32], hidden: &[f32]) -> Option<(Vec<f32>, f64)> {
+            self.mix(logits, NextTokenQuery::of_state(hidden)).unwrap()
+        }
+    }
+
     #[test]
     fn the_mixture_is_a_distribution_that_leans_to_what_came_next() {
         let options =
             KnnOptions { k: 1, scope: KnnScope::All, lambda_max: 0.5, ..KnnOptions::default() };
         let logits = [0.0, 0.0, 0.0, 0.0];
-        let (mixed, lambda) = neighbours(options).mix(&logits, &[2.0, 0.0]).unwrap().unwrap();
+        let (mixed, lambda) = neighbours(options).mixed(&logits, &[2.0, 0.0]).unwrap();
         assert_eq!(lambda, 0.5);
         let p: Vec<f32> = mixed.iter().map(|logit| logit.exp()).collect();
         for (p, expected) in p.iter().zip([0.125, 0.625, 0.125, 0.125]) {
@@ -166,9 +176,9 @@ mod tests {
     fn far_neighbours_and_slots_that_were_not_recalled_change_nothing() {
         let all = KnnOptions { scope: KnnScope::All, ..KnnOptions::default() };
         let logits = [0.0, 1.0, 2.0];
-        assert_eq!(neighbours(all.clone()).mix(&logits, &[-1.0, -0.5]).unwrap(), None);
+        assert_eq!(neighbours(all.clone()).mixed(&logits, &[-1.0, -0.5]), None);
         let recalled = KnnOptions { scope: KnnScope::Recalled, ..all };
-        assert_eq!(neighbours(recalled).mix(&logits, &[1.0, 0.0]).unwrap(), None);
+        assert_eq!(neighbours(recalled).mixed(&logits, &[1.0, 0.0]), None);
     }
 
     #[test]
@@ -176,15 +186,15 @@ mod tests {
         let options = KnnOptions { k: 2, temperature: 1.0, ..KnnOptions::of_all() };
         let neighbours = neighbours(options);
         // Both positions are near; their next tokens are 1 and 2.
-        let (liked, _) = neighbours.mix(&[0.0, 3.0, 0.0], &[1.0, 1.0]).unwrap().unwrap();
-        let (other, _) = neighbours.mix(&[0.0, 0.0, 3.0], &[1.0, 1.0]).unwrap().unwrap();
+        let (liked, _) = neighbours.mixed(&[0.0, 3.0, 0.0], &[1.0, 1.0]).unwrap();
+        let (other, _) = neighbours.mixed(&[0.0, 0.0, 3.0], &[1.0, 1.0]).unwrap();
         assert!((liked[1] - other[2]).abs() < 1e-5, "{liked:?} {other:?}");
-        let (even, agreed) = neighbours.mix(&[0.0, 0.0, 0.0], &[1.0, 1.0]).unwrap().unwrap();
+        let (even, agreed) = neighbours.mixed(&[0.0, 0.0, 0.0], &[1.0, 1.0]).unwrap();
         assert!((even[1] - even[2]).abs() < 1e-6);
         let sum: f32 = liked.iter().map(|logit| logit.exp()).sum();
         assert!((sum - 1.0).abs() < 1e-5);
         // What the model rules out is trusted less.
-        let (_, against) = neighbours.mix(&[9.0, 0.0, 0.0], &[1.0, 1.0]).unwrap().unwrap();
+        let (_, against) = neighbours.mixed(&[9.0, 0.0, 0.0], &[1.0, 1.0]).unwrap();
         assert!(against < agreed / 2.0, "{against} {agreed}");
     }
 

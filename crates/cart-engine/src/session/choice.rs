@@ -28,7 +28,7 @@ impl Session {
         bare: Option<&[f32]>,
     ) -> Result<(u32, GenerateEvent), StepError> {
         let changed = match &mut self.memory {
-            Some(memory) => memory.change(agent, row, bare, None)?,
+            Some(memory) => memory.change(agent, (row, bare), &self.tokens, None)?,
             None => None,
         };
         let logits = changed.as_deref().unwrap_or(row);

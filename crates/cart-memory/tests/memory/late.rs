@@ -1,7 +1,9 @@
 //! Recall by the tokens of a query.
 
 use cart_memory::config::GraphRules;
-use cart_memory::{MemoryConfig, MemoryError, Observation, StoreKind, TokenQuery, VectorError};
+use cart_memory::{
+    MemoryConfig, MemoryError, NextTokenQuery, Observation, StoreKind, TokenQuery, VectorError,
+};
 
 use crate::given::{find, memory, quiet, seen, spanned};
 
@@ -55,9 +57,9 @@ fn a_scan_among_slots_sees_no_others() {
     memory.observe(0, &spanned("ab", &[1.0, 0.0], &[&[1.0, 0.0], &[0.0, 1.0]])).unwrap();
     memory.observe(0, &spanned("xy", &[0.0, 1.0], &[&[1.0, 0.0], &[0.0, 1.0]])).unwrap();
     let only = find(&memory, StoreKind::Stm, "xy");
-    let found = memory.knn_among(&[only], &[1.0, 0.0], 9).unwrap();
+    let found = memory.knn_among(&[only], NextTokenQuery::of_state(&[1.0, 0.0]), 9).unwrap();
     assert_eq!(found.iter().map(|near| near.slot).collect::<Vec<_>>(), [only]);
-    assert_eq!(memory.knn_among(&[], &[1.0, 0.0], 9).unwrap(), []);
+    assert_eq!(memory.knn_among(&[], NextTokenQuery::of_state(&[1.0, 0.0]), 9).unwrap(), []);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What comes back, in which order.
 
-use cart_memory::{MemoryConfig, SlotRef, StoreKind};
+use cart_memory::{MemoryConfig, NextTokenQuery, SlotRef, StoreKind};
 
 use crate::given::{eager, find, memory, quiet, seen};
 
@@ -74,7 +74,7 @@ fn what_was_superseded_is_kept_but_not_recalled() {
 fn an_empty_memory_recalls_nothing() {
     let memory = memory(2, quiet());
     assert_eq!(memory.peek(0, &[1.0, 0.0], 5).unwrap(), []);
-    assert_eq!(memory.knn(&[1.0, 0.0], 5).unwrap(), []);
+    assert_eq!(memory.knn(NextTokenQuery::of_state(&[1.0, 0.0]), 5).unwrap(), []);
     let report = memory.report();
     assert!(report.empty && report.stm.energy.is_none());
 }

@@ -2,8 +2,8 @@
 
 use cart_format::SpaceId;
 use cart_memory::{
-    MAX_TICK, MemoryConfig, MemoryError, Normalization, Observation, RestoreError, SlotRef,
-    StoreKind, UnifiedMemory, VectorError,
+    MAX_TICK, MemoryConfig, MemoryError, NextTokenQuery, Normalization, Observation, RestoreError,
+    SlotRef, StoreKind, UnifiedMemory, VectorError,
 };
 
 use crate::given::{find, memory, quiet, seen};
@@ -98,7 +98,10 @@ fn queries_and_slots_that_can_not_be_are_refused() {
     let mut memory = memory(2, quiet());
     memory.observe(1, &seen("a", &[1.0, 0.0], 1.0)).unwrap();
     let slot = find(&memory, StoreKind::Stm, "a");
-    assert!(matches!(memory.knn(&[0.0, 0.0], 1), Err(MemoryError::Vector(_))));
+    assert!(matches!(
+        memory.knn(NextTokenQuery::of_state(&[0.0, 0.0]), 1),
+        Err(MemoryError::Vector(_))
+    ));
     assert!(matches!(memory.recall(2, &[1.0], 1), Err(MemoryError::Vector(_))));
     assert!(matches!(memory.set_gate(slot, f32::NAN), Err(MemoryError::Gate { .. })));
     let gone = SlotRef { store: StoreKind::Ltm, id: slot.id };

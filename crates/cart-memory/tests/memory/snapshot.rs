@@ -3,7 +3,8 @@
 use cart_format::{BlobId, DType};
 use cart_memory::config::GraphRules;
 use cart_memory::{
-    MemoryConfig, MemorySnapshot, Observation, RestoreError, SlotProblem, StoreKind, UnifiedMemory,
+    MemoryConfig, MemorySnapshot, NextTokenQuery, Observation, RestoreError, SlotProblem,
+    StoreKind, UnifiedMemory,
 };
 use serde_json::{Value, json};
 
@@ -33,7 +34,10 @@ fn save_load_save_is_the_same_and_so_is_what_follows() {
     let mut restored = UnifiedMemory::restore(&MemorySnapshot { state, ..saved.clone() }).unwrap();
     assert_eq!(restored.snapshot(), saved);
     assert_eq!(cart_format::json::to_canonical(&restored.snapshot().state).unwrap(), bytes);
-    assert_eq!(restored.knn(&[1.0, 0.0, 0.5], 5), memory.knn(&[1.0, 0.0, 0.5], 5));
+    assert_eq!(
+        restored.knn(NextTokenQuery::of_state(&[1.0, 0.0, 0.5]), 5),
+        memory.knn(NextTokenQuery::of_state(&[1.0, 0.0, 0.5]), 5)
+    );
     let next = seen("gh", &[0.5, 0.5, 0.5], 0.8);
     assert_eq!(restored.observe(5, &next), memory.observe(5, &next));
     assert_eq!(restored.snapshot(), memory.snapshot());

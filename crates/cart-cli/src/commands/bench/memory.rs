@@ -176,6 +176,8 @@ fn format_of(path: &Path) -> Result<Format, Failure> {
 fn wide(context: &Context, args: &MemoryArgs) -> Result<Agent, Failure> {
     let mut load = LoadOptions { prefix_cache: PREFIX_CACHE, ..history::load_options(context) };
     load.memory.ltm_slots = 1 << 14;
+    // A long text is told sentence by sentence, and its beginning is still asked for at its end.
+    load.memory.prune_age = 1 << 30;
     load.memory.graph = Some(GraphRules { focus: FOCUS, ..GraphRules::default() });
     Ok(history::load_with(context, &args.reference, &load)?.0)
 }
