@@ -141,3 +141,67 @@ fn a_joined_memory_that_nothing_was_written_to_stays_joined() {
     assert_eq!(merged["memory"]["outlived"], json!(["ann"]));
     assert_eq!(memory(&cart, "again"), lived);
 }
+
+/// The tiny model with weights that have grown a little apart, by `step`.
+fn retrained(cart: &Cart, step: u8, name: &str) {
+    let folder = cart.path(&format!("{name}-model"));
+    std::fs::create_dir_all(&folder).unwrap();
+    for file in std::fs::read_dir(fixture("tiny")).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), format!("{folder}/{}", file.file_name().display())).unwrap();
+    }
+    let weights = format!("{folder}/model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    // The low bytes of half-precision numbers: none becomes infinite.
+    bytes[8 + header..].iter_mut().step_by(2).for_each(|low| *low ^= step);
+    std::fs::write(&weights, bytes).unwrap();
+    cart.json(["pack", &folder, "-t", name]);
+}
+
+#[test]
+fn what_is_of_other_weights_is_read_by_the_result_where_that_is_asked_for() {
+    let cart = told(&[]);
+    retrained(&cart, 3, "apart");
+    tell(&cart, "tiny", ANN, "ann");
+    tell(&cart, "apart", BEN, "ben");
+    let merge = |more: &[&str]| {
+        let merge = ["merge", "ann", "ben", "--method", "linear", "-t", "both"];
+        cart.json([&merge[..], more].concat())
+    };
+    let left_out = merge(&[]);
+    assert_eq!(left_out["memory"]["left_out"], json!(["ann", "ben"]), "{left_out}");
+    assert_eq!(memory(&cart, "both"), Value::Null);
+
+    let merged = merge(&["--memory", "migrate", "--contradictions", "newest"]);
+    assert_eq!(merged["memory"]["migrated"], json!(["ann", "ben"]));
+    let join = &merged["memory"]["join"];
+    assert_eq!((&join["memories"], &join["merged"]), (&json!(2), &json!(1)), "{join}");
+    assert_eq!(join["contradictions"].as_array().unwrap().len(), 1);
+    let said: BTreeSet<String> = [ANN, BEN].concat().iter().map(ToString::to_string).collect();
+    assert_eq!(texts(&cart, "both"), said);
+    // It is the result's own: it recalls with it.
+    let recalled = cart.json(["memory", "recall", "both", "--prompt", "Eva has a"]);
+    assert_eq!(recalled["recalled"][0]["text"], "Eva has a horse.", "{recalled}");
+    cart.ok(["verify", "both"]);
+    cart.ok(["fsck"]);
+    assert_eq!(cart.json(["merge", "--replay", "both"])["equal"], true);
+    // The parts are of the result's space, so what is merged with it later is joined with them.
+    tell(&cart, "both", &["Max sells bread."], "later");
+    let again = cart.json(["merge", "later", "both", "-t", "again"]);
+    assert_eq!(again["memory"]["left_out"], json!([]));
+    let plan = cart.json([
+        "merge",
+        "ann",
+        "ben",
+        "--method",
+        "linear",
+        "--memory",
+        "migrate",
+        "--dry-run",
+    ]);
+    assert_eq!(
+        (&plan["memory"]["migrated"], &plan["memory"]["join"]),
+        (&json!(["ann", "ben"]), &Value::Null)
+    );
+}

@@ -22,8 +22,8 @@ pub struct MemoryPlan {
     pub parts: Vec<MemoryPart>,
     /// What another input has lived on from.
     pub outlived: Vec<MemoryPart>,
-    /// Inputs whose memories are of another space than the result.
-    pub foreign: Vec<usize>,
+    /// What is of another space than the result, and would be joined if it were not, by state.
+    pub foreign: Vec<MemoryPart>,
 }
 
 impl MemoryPlan {
@@ -42,22 +42,24 @@ impl MemoryPlan {
             .map(|input| input.memory.as_ref().map_or_else(Vec::new, MemorySection::lived))
             .collect();
         for (input, sections) in lived.iter().enumerate() {
-            if sections.iter().any(|section| Some(section.space) != space) {
-                plan.foreign.push(input);
-                continue;
-            }
             for section in sections {
                 let part = MemoryPart { input, section: section.clone() };
-                let known = plan.parts.iter().chain(&plan.outlived);
+                let known = plan.parts.iter().chain(&plan.outlived).chain(&plan.foreign);
                 if known.into_iter().any(|other| other.section == *section) {
                     continue;
                 }
                 let by = |other: usize| !lived[other].contains(section) && outlived(other, section);
                 let is_outlived = (0..inputs.len()).any(by);
-                if is_outlived { &mut plan.outlived } else { &mut plan.parts }.push(part);
+                let fits = Some(section.space) == space;
+                match (is_outlived, fits) {
+                    (true, _) => plan.outlived.push(part),
+                    (false, true) => plan.parts.push(part),
+                    (false, false) => plan.foreign.push(part),
+                }
             }
         }
         plan.parts.sort_by_key(|part| part.section.state);
+        plan.foreign.sort_by_key(|part| part.section.state);
         plan
     }
 }
@@ -107,7 +109,7 @@ mod tests {
         assert_eq!(states(&plan.parts), sorted(&[b"a", b"b", b"c"]));
         assert_eq!(plan.parts.iter().filter(|part| part.input == 1).count(), 1);
         let none = MemoryPlan::new(&[&ab, &bc], None, |_, _| false);
-        assert_eq!((none.parts.len(), none.foreign), (0, vec![0, 1]));
+        assert_eq!((none.parts.len(), states(&none.foreign)), (0, states(&plan.parts)));
     }
 
     #[test]

@@ -31,7 +31,7 @@ use report::MergeReport;
 /// or .cart files.
 ///
 /// What the inputs remember is joined where the result has their weights: the same whichever order agents are merged in, a common past
-/// once. Texts of different agents that contradict each other are listed, and settled by --contradictions.
+/// once. With --memory migrate the result reads the texts of what is of other weights. Texts of different agents that contradict each other are listed, and settled by --contradictions.
 ///
 /// The result is a commit whose parents are the inputs, with all that is needed to make it again: --replay does that and compares.
 /// The same inputs, parameters and seed give the same cartridge on every machine and at every number of threads.
@@ -47,6 +47,7 @@ Examples:
   cart merge mine theirs --method slerp -p t=[0,0.5,1] -p t@norm=0.5 -t both
   cart merge mine theirs --on-conflict ours -t both --dry-run
   cart merge mine theirs --contradictions newest -t both
+  cart merge mine theirs --method linear --memory migrate -t both
   cart merge --config recipe.yaml -t merged --seed 7
   cart merge --replay merged"
 )]
@@ -92,7 +93,7 @@ pub(crate) struct MergeArgs {
     /// Leave merged tensors of quantized models as floats
     #[arg(long)]
     keep_float: bool,
-    /// What the result remembers, as far as it is of the result's weights
+    /// What the result remembers
     #[arg(long, value_name = "CHOICE", default_value = "join")]
     memory: MemoryChoice,
     /// What becomes of texts of different memories that contradict each other
@@ -138,10 +139,10 @@ pub(crate) fn run(context: &Context, args: &MergeArgs) -> Result<(), Failure> {
     if let Some(error) = Job::undecided(&plan) {
         return Err(Failure::refused(error));
     }
-    let remembering = Remembering::new(context, &job, &plan)?;
+    let mut remembering = Remembering::new(context, &job, &plan)?;
     let store = context.store_or_new()?;
     let held = store.hold().map_err(Failure::refused)?;
-    let made = work::carry_out(context, &store, &job, &plan, &remembering)?;
+    let made = work::carry_out(context, &store, &job, &plan, &mut remembering)?;
     let mut report = MergeReport::of_plan(&job, &plan, &remembering);
     let manifest = store.put_manifest(&made.manifest).map_err(Failure::refused)?;
     let new = NewCommit {

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use cart_engine::{JoinedSection, memory_space, read_section};
+use cart_engine::{Agent, JoinedSection, memory_space, migrate_by_text, read_section};
 use cart_format::{BlobId, Manifest, MemorySection, PARTS_VERSION, SpaceId};
-use cart_memory::{JoinReport, OnContradiction, UnifiedMemory, join};
+use cart_memory::{JoinReport, OnContradiction, SlotRef, UnifiedMemory, join};
 use cart_merge::memories::{MemoryPart, MemoryPlan};
 use cart_merge::weights::{How, Plan, TokenizerPlan};
 use cart_store::{Ingested, ObjectError, Silent, SourceRange, Store};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use super::inputs::Input;
 use super::job::Job;
@@ -24,8 +25,10 @@ const SHOWN: usize = 10;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum MemoryChoice {
-    /// All of them, joined
+    /// Those of the result's weights, joined
     Join,
+    /// All of them, joined; the result reads the texts of those that are of other weights
+    Migrate,
     /// That of the cartridge whose metadata the result has: ours
     #[default]
     Ours,
@@ -67,9 +70,19 @@ pub(super) struct MemoryRules {
     pub(super) outlived: Option<Vec<BlobId>>,
 }
 
+/// A memory that the result can't be told.
+#[derive(Debug, Error)]
+#[error("{slot} of what {input} remembers has no text, so that the result can't read what it says")]
+struct NoText {
+    slot: SlotRef,
+    input: String,
+}
+
 /// What will become of the memories.
 pub(super) struct Remembering {
     plan: MemoryPlan,
+    /// What was of other weights, as the result has read it.
+    migrated: Vec<JoinedSection>,
     /// What several become.
     joined: Option<(JoinedSection, JoinReport)>,
     rules: MemoryRules,
@@ -83,7 +96,7 @@ impl Remembering {
             inputs.iter().map(|input| input.cartridge.manifest()).collect();
         let space = space_of(job, plan)?;
         let mut plan = match job.memory.choice {
-            MemoryChoice::Join => {
+            MemoryChoice::Join | MemoryChoice::Migrate => {
                 let past = Past::of(context, job, inputs)?;
                 MemoryPlan::new(&manifests, space, |input, section| past.had(input, section))
             }
@@ -93,11 +106,57 @@ impl Remembering {
         plan.outlived.sort_by_key(|part| part.section.state);
         let outlived = plan.outlived.iter().map(|part| part.section.state).collect();
         let rules = MemoryRules { outlived: Some(outlived), ..job.memory.clone() };
-        let joined = match &plan.parts[..] {
-            [] | [_] => None,
-            parts => Some(joined(parts, inputs, rules.on_contradiction)?),
-        };
-        Ok(Self { plan, joined, rules })
+        let mut remembering = Self { plan, migrated: Vec::new(), joined: None, rules };
+        if remembering.waits_for_model() {
+            // What can't be read is found before weights are computed.
+            for part in &remembering.plan.foreign {
+                check_texts(&inputs[part.input], &read(inputs, part)?)?;
+            }
+        } else {
+            remembering.join(inputs, &[])?;
+        }
+        Ok(remembering)
+    }
+
+    /// Whether the result's model has to read what is of other weights.
+    pub(super) fn waits_for_model(&self) -> bool {
+        self.rules.choice == MemoryChoice::Migrate && !self.plan.foreign.is_empty()
+    }
+
+    /// Has the result's model read what is of other weights, and joins all.
+    pub(super) fn migrate(&mut self, job: &Job, model: &Agent) -> Result<(), Failure> {
+        let inputs = job.merged();
+        let mut memories = BTreeMap::new();
+        for part in &self.plan.foreign {
+            let foreign = read(inputs, part)?;
+            if foreign.slots().next().is_none() {
+                continue;
+            }
+            let memory = migrate_by_text(&foreign, model).map_err(|error| {
+                let label = &inputs[part.input].label;
+                Failure::refused_with(
+                    error,
+                    format!("it is of what {label} remembers; --memory join leaves it out"),
+                )
+            })?;
+            memories.insert(memory.snapshot().id(), memory);
+        }
+        let memories: Vec<UnifiedMemory> = memories.into_values().collect();
+        let laid_out = memories.iter().map(JoinedSection::new).collect::<Result<_, _>>();
+        self.migrated = laid_out.map_err(Failure::refused)?;
+        self.join(inputs, &memories)
+    }
+
+    /// Joins what is of the result's weights, and what was brought to them.
+    fn join(&mut self, inputs: &[Input], migrated: &[UnifiedMemory]) -> Result<(), Failure> {
+        if self.plan.parts.len() + migrated.len() < 2 {
+            return Ok(());
+        }
+        let own = self.plan.parts.iter().map(|part| read(inputs, part));
+        let own: Vec<UnifiedMemory> = own.collect::<Result<_, _>>()?;
+        let memories: Vec<&UnifiedMemory> = own.iter().chain(migrated).collect();
+        self.joined = Some(joined(&memories, self.rules.on_contradiction)?);
+        Ok(())
     }
 
     /// What a recipe keeps.
@@ -112,7 +171,7 @@ impl Remembering {
         job: &Job,
         manifest: &mut Manifest,
     ) -> Result<Vec<Ingested>, Failure> {
-        let sources = self.blobs().iter().map(|blob| SourceRange::bytes(blob.as_slice()));
+        let sources = self.blobs().map(|blob| SourceRange::bytes(blob.as_slice()));
         let sources: Vec<SourceRange> = sources.collect();
         let made = store.ingest(&sources, &Silent).map_err(Failure::refused)?;
         self.put_into(manifest, job, &made)?;
@@ -128,7 +187,8 @@ impl Remembering {
     ) -> Result<(), Failure> {
         let mut made = Vec::new();
         // Each draft is a file; two are hashed side by side.
-        for pair in self.blobs().chunks(2) {
+        let blobs: Vec<&Vec<u8>> = self.blobs().collect();
+        for pair in blobs.chunks(2) {
             let lens = pair.iter().map(|blob| blob.len() as u64);
             let drafts = store.passing_drafts(lens).map_err(Failure::refused)?;
             let bytes: Vec<(usize, &[u8])> =
@@ -139,8 +199,10 @@ impl Remembering {
         self.put_into(manifest, job, &made)
     }
 
-    fn blobs(&self) -> &[Vec<u8>] {
-        self.joined.as_ref().map_or(&[], |(section, _)| section.blobs())
+    /// What has to be in the store: of each memory that was brought over, then of the joined one.
+    fn blobs(&self) -> impl Iterator<Item = &Vec<u8>> {
+        let joined = self.joined.iter().map(|(section, _)| section);
+        self.migrated.iter().chain(joined).flat_map(JoinedSection::blobs)
     }
 
     fn put_into(
@@ -150,14 +212,17 @@ impl Remembering {
         made: &[Ingested],
     ) -> Result<(), Failure> {
         *manifest = cart_engine::without_memory(manifest);
-        let sections: Vec<MemorySection> =
+        let mut ids = made.iter().map(|one| one.blob);
+        let mut sections: Vec<MemorySection> =
             self.plan.parts.iter().map(|part| part.section.clone()).collect();
+        for migrated in &self.migrated {
+            let section = migrated.section(ids.by_ref(), Vec::new());
+            sections.push(section.map_err(Failure::refused)?);
+        }
+        sections.sort_by_key(|section| section.state);
         manifest.memory = match &self.joined {
             None => sections.into_iter().next(),
-            Some((joined, _)) => {
-                let ids = made.iter().map(|one| one.blob);
-                Some(joined.section(ids, sections).map_err(Failure::refused)?)
-            }
+            Some((joined, _)) => Some(joined.section(ids, sections).map_err(Failure::refused)?),
         };
         if manifest.cart <= PARTS_VERSION {
             manifest.cart = manifest.lowest_version();
@@ -251,16 +316,26 @@ fn memories_before(
     Ok(memories)
 }
 
+fn read(inputs: &[Input], part: &MemoryPart) -> Result<UnifiedMemory, Failure> {
+    read_section(&inputs[part.input].cartridge, &part.section).map_err(Failure::refused)
+}
+
+/// Refuses a memory of which a model can't be told everything.
+fn check_texts(input: &Input, memory: &UnifiedMemory) -> Result<(), Failure> {
+    match memory.slots().find(|(_, slot)| slot.value.text.trim().is_empty()) {
+        None => Ok(()),
+        Some((slot, _)) => Err(Failure::refused_with(
+            NoText { slot, input: input.label.clone() },
+            "--memory join leaves out what is of other weights",
+        )),
+    }
+}
+
 fn joined(
-    parts: &[MemoryPart],
-    inputs: &[Input],
+    memories: &[&UnifiedMemory],
     on_contradiction: OnContradiction,
 ) -> Result<(JoinedSection, JoinReport), Failure> {
-    let read = |part: &MemoryPart| read_section(&inputs[part.input].cartridge, &part.section);
-    let memories: Vec<UnifiedMemory> =
-        parts.iter().map(read).collect::<Result<_, _>>().map_err(Failure::refused)?;
-    let memories: Vec<&UnifiedMemory> = memories.iter().collect();
-    let (memory, report) = join(&memories, on_contradiction).map_err(|error| {
+    let (memory, report) = join(memories, on_contradiction).map_err(|error| {
         Failure::refused_with(error, "`cart merge --dry-run` without --contradictions lists them")
     })?;
     Ok((JoinedSection::new(&memory).map_err(Failure::refused)?, report))
@@ -276,6 +351,8 @@ pub(super) struct MemoryReport {
     outlived: Vec<String>,
     /// Inputs whose memories are of other weights than the result's.
     left_out: Vec<String>,
+    /// Inputs whose memories were of other weights, and whose texts the result has read.
+    migrated: Vec<String>,
     /// What joining several did.
     join: Option<JoinReport>,
 }
@@ -290,11 +367,16 @@ impl MemoryReport {
             inputs.into_iter().map(label).collect()
         };
         let plan = &remembering.plan;
+        let (migrated, left_out) = match remembering.rules.choice {
+            MemoryChoice::Migrate => (labels(&plan.foreign), Vec::new()),
+            _ => (Vec::new(), labels(&plan.foreign)),
+        };
         Self {
             choice: remembering.rules.choice,
             from: labels(&plan.parts),
             outlived: labels(&plan.outlived),
-            left_out: plan.foreign.iter().map(|&input| label(input)).collect(),
+            left_out,
+            migrated,
             join: remembering.joined.as_ref().map(|(_, report)| report.clone()),
         }
     }
@@ -302,6 +384,10 @@ impl MemoryReport {
     /// Lines for people.
     pub(super) fn said(&self) -> Vec<String> {
         let mut lines = Vec::new();
+        if !self.migrated.is_empty() {
+            let names = self.migrated.join(" and ");
+            lines.push(format!("  memory: the result reads again what {names} says"));
+        }
         match &self.join {
             None => lines.extend(self.from.first().map(|from| format!("  memory: {from}'s"))),
             Some(join) => lines.extend(said_of(join)),
@@ -313,7 +399,7 @@ impl MemoryReport {
         if !self.left_out.is_empty() {
             let names = self.left_out.join(" and ");
             lines.push(format!(
-                "  memory: what {names} remembers is of other weights and was left out; `cart memory migrate REF --to RESULT` brings it over"
+                "  memory: what {names} remembers is of other weights and was left out; --memory migrate has the result read it"
             ));
         }
         lines

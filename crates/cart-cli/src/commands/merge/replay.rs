@@ -45,9 +45,9 @@ pub(super) fn run(context: &Context, reference: &str) -> Result<(), Failure> {
     let (asked, memory, seed) = read_recipe(context, &recipe)?;
     let job = Job::new(context, asked, memory, seed, false)?;
     let plan = job.plan()?;
-    let remembering = Remembering::new(context, &job, &plan)?;
+    let mut remembering = Remembering::new(context, &job, &plan)?;
     let store = context.store()?;
-    let made = work::rehearse(context, &store, &job, &plan, &remembering)?;
+    let made = work::rehearse(context, &store, &job, &plan, &mut remembering, &merged)?;
     let again = made.manifest.id().map_err(Failure::bug)?;
     let body = ReplayReport {
         commit: commit.hex(),

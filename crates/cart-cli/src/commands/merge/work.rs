@@ -6,13 +6,14 @@ use cart_format::Manifest;
 use cart_merge::weights::{
     How, MergeError, Output, Plan, QuantizationError, Sink, TokenizerPlan, Trouble,
 };
-use cart_store::{Drafts, Ingested, Progress as _, Silent, SourceRange, Store};
+use cart_store::{Cartridge, Drafts, Ingested, Progress as _, Silent, SourceRange, Store};
 
 use super::job::Job;
 use super::memories::Remembering;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::held::{Held, Watching};
+use crate::history;
 use crate::progress::Bar;
 
 /// What was made.
@@ -30,7 +31,7 @@ pub(super) fn carry_out(
     store: &Store,
     job: &Job,
     plan: &Plan,
-    remembering: &Remembering,
+    remembering: &mut Remembering,
 ) -> Result<Made, Failure> {
     // What is taken as it is has to be in the store.
     for input in &job.inputs {
@@ -44,6 +45,11 @@ pub(super) fn carry_out(
     let made = drafts.publish().map_err(Failure::refused)?;
     let document = document(store, plan)?;
     let mut made = finish(job, plan, &computed, made, document, lost);
+    if remembering.waits_for_model() {
+        let model = cart_engine::without_memory(&made.manifest);
+        let model = store.put_manifest(&model).map_err(Failure::refused)?;
+        remembering.migrate(job, &history::load(context, &model.hex())?.0)?;
+    }
     for blob in remembering.keep(store, job, &mut made.manifest)? {
         made.new.0 += u64::from(blob.new_bytes > 0);
         made.new.1 += blob.new_bytes;
@@ -52,12 +58,15 @@ pub(super) fn carry_out(
 }
 
 /// Computes, to see what comes of it, and keeps nothing.
+///
+/// * `before`: what came of it the first time
 pub(super) fn rehearse(
     context: &Context,
     store: &Store,
     job: &Job,
     plan: &Plan,
-    remembering: &Remembering,
+    remembering: &mut Remembering,
+    before: &Cartridge,
 ) -> Result<Made, Failure> {
     let computed = Computed::of(plan);
     let drafts = store.passing_drafts(computed.lens(plan)).map_err(Failure::refused)?;
@@ -72,6 +81,12 @@ pub(super) fn rehearse(
         }
     };
     let mut made = finish(job, plan, &computed, made, document, lost);
+    // The model is at hand where it is what it was; else the memory differs with it.
+    let is_as_before = cart_engine::without_memory(&made.manifest)
+        == cart_engine::without_memory(before.manifest());
+    if remembering.waits_for_model() && is_as_before {
+        remembering.migrate(job, &history::load(context, &before.manifest_id().hex())?.0)?;
+    }
     remembering.rehearse(store, job, &mut made.manifest)?;
     Ok(made)
 }
