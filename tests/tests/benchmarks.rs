@@ -230,6 +230,23 @@ fn what_memory_is_worth_is_measured_with_its_controls_and_drawn() {
         assert_eq!(row["memory"].as_array().unwrap().len(), 2, "{row}");
         assert!(std::fs::read_to_string(&plot).unwrap().contains("<svg"));
     }
+    // What was measured is drawn again, whichever files it is in; but not the same row from two.
+    let part = |name: &str, task: &str| {
+        let mut part = report.clone();
+        part["rows"]
+            .as_array_mut()
+            .unwrap()
+            .retain(|row| (row["task"] == "facts") == (task == "facts"));
+        cart.file(name, part.to_string().as_bytes())
+    };
+    let (facts, others) = (part("facts.json", "facts"), part("others.json", "others"));
+    let drawn = cart.path("again.svg");
+    let again =
+        cart.json(["bench", "memory", "--from", &others, "--from", &facts, "--plot", &drawn]);
+    assert_eq!(again["rows"], report["rows"]);
+    assert_eq!(std::fs::read(&drawn).unwrap(), std::fs::read(&plot).unwrap());
+    let twice = cart.run(["bench", "memory", "--from", &facts, "--from", &facts]).expect_code(1);
+    assert!(twice.stderr.contains("again"), "{}", twice.stderr);
     let facts = rows.iter().find(|row| row["task"] == "facts").unwrap();
     assert_eq!(facts["none"], serde_json::json!([0, 0]), "made-up facts can't be known");
     assert_eq!(cart.ok(["ls"]), names, "the benchmark wrote to the user's store");

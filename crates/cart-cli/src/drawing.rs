@@ -118,7 +118,7 @@ pub(crate) struct Axes<'t> {
     pub(crate) title: &'t str,
     /// Name, least and most.
     pub(crate) x: (&'t str, f64, f64),
-    /// Name, least and most.
+    /// Name, least and most; without a name, places on it mean nothing and are not marked.
     pub(crate) y: (&'t str, f64, f64),
 }
 
@@ -136,14 +136,18 @@ impl Axes<'_> {
             .x_label_area_size(44)
             .y_label_area_size(60)
             .build_cartesian_2d(x0..x1, y0..y1)?;
-        chart
-            .configure_mesh()
-            .light_line_style(TRANSPARENT)
+        let mut mesh = chart.configure_mesh();
+        if y.is_empty() {
+            mesh.disable_y_mesh();
+        }
+        mesh.light_line_style(TRANSPARENT)
             .bold_line_style(GREY.mix(0.2))
             .label_style(("sans-serif", 14))
             .axis_desc_style(("sans-serif", 15))
             .x_label_formatter(&|at| number(*at, x1 - x0))
-            .y_label_formatter(&|at| number(*at, y1 - y0))
+            .y_label_formatter(&|at| {
+                if y.is_empty() { String::new() } else { number(*at, y1 - y0) }
+            })
             .x_desc(x)
             .y_desc(y)
             .draw()?;

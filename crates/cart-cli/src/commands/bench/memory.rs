@@ -2,6 +2,7 @@
 
 mod asking;
 mod association;
+mod earlier;
 mod facts;
 mod goal;
 mod merging;
@@ -17,13 +18,14 @@ use std::time::Instant;
 use cart_engine::{Agent, LoadOptions};
 use cart_memory::config::GraphRules;
 use clap::{Args, ValueEnum, ValueHint};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
 use crate::drawing::{self, Format};
 use crate::failure::Failure;
 use crate::history;
 use crate::report;
+use earlier::Together;
 use outcome::{Measured, Outcome};
 use sheet::Sheet;
 
@@ -51,11 +53,16 @@ const FOCUS: f32 = 16.0;
   cart bench memory smol --only facts,corrections --seeds 5
   cart bench memory smol --only knn --text manual.txt --text module.py
   cart bench memory smol --only passkey --filler 512,8192
-  cart --json bench memory smol --plot memory.svg")]
+  cart --json bench memory smol --plot memory.svg
+  cart bench memory --from facts.json --from passkey.json --plot memory.svg")]
 pub(crate) struct MemoryArgs {
     /// A cartridge
-    #[arg(value_name = "REF")]
-    reference: String,
+    #[arg(value_name = "REF", required_unless_present = "from")]
+    reference: Option<String>,
+    /// Show what was measured before, with --json, and measure nothing; several are put together
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(conflicts_with_all = ["reference", "only", "seeds", "seed", "facts", "text", "filler"])]
+    from: Vec<PathBuf>,
     /// Only these
     #[arg(long, value_name = "TASK", value_enum, value_delimiter = ',')]
     only: Vec<Task>,
@@ -82,7 +89,7 @@ pub(crate) struct MemoryArgs {
 }
 
 /// What is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Task {
     Facts,
@@ -136,10 +143,28 @@ impl Bench<'_> {
 }
 
 pub(crate) fn run(context: &Context, args: &MemoryArgs) -> Result<(), Failure> {
-    let began = Instant::now();
     let format = args.plot.as_deref().map(format_of).transpose()?;
-    let (agent, origin) = history::load(context, &args.reference)?;
-    let bench = Bench { args, wide: wide(context, args)?, agent };
+    let together = match &args.reference {
+        Some(reference) => measured(context, args, reference)?,
+        None => earlier::together(&args.from)?,
+    };
+    let plot = args.plot.as_ref().map(|path| path.display().to_string());
+    let Together { manifest, seeds, rows, seconds } = together;
+    if let (Some(path), Some(format)) = (&args.plot, format) {
+        drawing::write(path, format, &Sheet::of(&rows)).map_err(Failure::refused)?;
+    }
+    let body = MemoryReport { manifest, seeds, rows, plot, seconds };
+    if context.json {
+        return report::print("bench-memory", &body);
+    }
+    report::stdout(outcome::table(&body.rows).render().as_bytes())
+}
+
+/// Runs the tasks.
+fn measured(context: &Context, args: &MemoryArgs, reference: &str) -> Result<Together, Failure> {
+    let began = Instant::now();
+    let (agent, origin) = history::load(context, reference)?;
+    let bench = Bench { args, wide: wide(context, reference)?, agent };
     let tasks: BTreeSet<Task> = if args.only.is_empty() {
         Task::value_variants().iter().copied().collect()
     } else {
@@ -156,15 +181,7 @@ pub(crate) fn run(context: &Context, args: &MemoryArgs) -> Result<(), Failure> {
         }
     }
     let seconds = began.elapsed().as_secs_f64();
-    let plot = args.plot.as_ref().map(|path| path.display().to_string());
-    if let (Some(path), Some(format)) = (&args.plot, format) {
-        drawing::write(path, format, &Sheet::of(&rows)).map_err(Failure::refused)?;
-    }
-    let body = MemoryReport { manifest: origin.manifest.hex(), seeds, rows, plot, seconds };
-    if context.json {
-        return report::print("bench-memory", &body);
-    }
-    report::stdout(outcome::table(&body.rows).render().as_bytes())
+    Ok(Together { manifest: origin.manifest.hex(), seeds, rows, seconds })
 }
 
 fn format_of(path: &Path) -> Result<Format, Failure> {
@@ -173,11 +190,11 @@ fn format_of(path: &Path) -> Result<Format, Failure> {
 }
 
 /// The model with settings for long texts: what no longer fits into short-term memory is all kept.
-fn wide(context: &Context, args: &MemoryArgs) -> Result<Agent, Failure> {
+fn wide(context: &Context, reference: &str) -> Result<Agent, Failure> {
     let mut load = LoadOptions { prefix_cache: PREFIX_CACHE, ..history::load_options(context) };
     load.memory.ltm_slots = 1 << 14;
     // A long text is told sentence by sentence, and its beginning is still asked for at its end.
     load.memory.prune_age = 1 << 30;
     load.memory.graph = Some(GraphRules { focus: FOCUS, ..GraphRules::default() });
-    Ok(history::load_with(context, &args.reference, &load)?.0)
+    Ok(history::load_with(context, reference, &load)?.0)
 }

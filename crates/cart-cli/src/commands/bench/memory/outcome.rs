@@ -1,6 +1,6 @@
 //! Figures by task and row, a value for each seed.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Task;
 use crate::table::Table;
@@ -18,7 +18,7 @@ pub(super) struct Outcome {
 }
 
 /// A row of the report, with a value for each seed.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Measured {
     pub(super) task: Task,
     pub(super) row: String,

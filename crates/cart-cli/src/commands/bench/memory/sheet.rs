@@ -17,13 +17,27 @@ const ROOM: f64 = 1.35;
 
 /// The tasks that were run, with their rows.
 pub(super) struct Sheet<'r> {
-    tasks: Vec<(Task, Vec<&'r Measured>)>,
+    tasks: Vec<(Chart, Vec<&'r Measured>)>,
+}
+
+/// What is drawn: a task, or the second half of one.
+#[derive(Clone, Copy)]
+enum Chart {
+    Of(Task),
+    Contradictions,
 }
 
 impl<'r> Sheet<'r> {
     pub(super) fn of(rows: &'r [Measured]) -> Self {
-        let of_task = |rows: &'r [Measured]| (rows[0].task, rows.iter().collect());
-        Self { tasks: rows.chunk_by(|a, b| a.task == b.task).map(of_task).collect() }
+        let of_task = |rows: &'r [Measured]| {
+            // Rows about a policy have a colon; of those, what holds is drawn, which is all but what is not said.
+            let (policies, others): (Vec<&Measured>, Vec<&Measured>) =
+                rows.iter().partition(|row| row.task == Task::Merging && row.row.contains(": "));
+            let holds = policies.into_iter().filter(|row| row.row.ends_with("says what holds"));
+            [(Chart::Of(rows[0].task), others), (Chart::Contradictions, holds.collect())]
+        };
+        let charts = rows.chunk_by(|a, b| a.task == b.task).flat_map(of_task);
+        Self { tasks: charts.filter(|(_, rows)| !rows.is_empty()).collect() }
     }
 }
 
@@ -33,9 +47,11 @@ impl Figures for Sheet<'_> {
     }
 
     fn draw<DB: DrawingBackend>(&self, index: usize, area: &Area<DB>) -> Done<DB> {
-        let (task, rows) = &self.tasks[index];
+        let (chart, rows) = &self.tasks[index];
         let share = |row: &Measured, value: f64| 100.0 * value / row.of.max(1) as f64;
         let relative = |row: &Measured, value: f64| 100.0 * value / mean(&row.none);
+        let title = "Contradictions of merged agents: says what holds, %";
+        let Chart::Of(task) = chart else { return bars(area, title, rows, share) };
         match task {
             Task::Facts => bars(area, "Facts: right answers, %", rows, share),
             Task::Corrections => bars(area, "Corrections: answers, %", rows, share),
