@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use cart_engine::{Agent, LoadOptions, Prepared};
 use cart_format::{Commit, CommitId, ManifestId, Probe, Recipe};
 use cart_memory::UnifiedMemory;
-use cart_store::{CartFile, Cartridge, ObjectError, RefName, Store, Verified, VerifyOptions};
+use cart_store::{
+    CartFile, Cartridge, ObjectError, RefName, Store, Verified, VerifyOptions, is_low_rank,
+};
 use thiserror::Error;
 
 use crate::context::{Context, now};
@@ -91,6 +93,12 @@ pub(crate) fn is_cart_file(path: &Path) -> bool {
 pub(crate) fn open(context: &Context, reference: &str) -> Result<Cartridge, Failure> {
     let path = Path::new(reference);
     if path.extension().is_some_and(|extension| extension == "cart") {
+        if is_low_rank(path).unwrap_or(false) {
+            return Err(Failure::refused_with(
+                format!("{reference} is a low-rank delta, no cartridge"),
+                format!("add it to its base: cart apply BASE {reference} -t NAME"),
+            ));
+        }
         return match packed::open(path)? {
             Some(file) => packed::cartridge(context, &file),
             None => CartFile::open(path).map_err(Failure::refused),

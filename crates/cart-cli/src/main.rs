@@ -6,6 +6,7 @@
 mod bytes;
 mod child;
 mod commands;
+mod computed;
 mod context;
 mod drawing;
 mod facts;

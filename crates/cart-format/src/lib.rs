@@ -19,6 +19,7 @@ pub mod gguf;
 mod head;
 pub mod json;
 pub mod limits;
+pub mod low_rank;
 mod manifest;
 mod names;
 pub mod packed;

@@ -14,7 +14,7 @@ mod memory;
 mod module;
 mod plan;
 mod rank;
-mod reading;
+pub(crate) mod reading;
 mod rollup;
 mod run;
 mod sums;

@@ -7,6 +7,7 @@
 //! [`ImportPlan::new`] reads heads and documents; [`ImportPlan::apply`] writes; [`import`] does
 //! both.
 
+mod adapter;
 mod config;
 mod config_fields;
 mod error;
@@ -36,6 +37,7 @@ use cart_format::{
 use rayon::prelude::*;
 use serde_json::Value;
 
+pub use self::adapter::{AdapterError, is_adapter, read_adapter};
 pub use self::error::ImportError;
 use self::model_file::Part;
 pub use self::plan::ImportPlan;

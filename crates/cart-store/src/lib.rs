@@ -31,6 +31,7 @@ pub mod import;
 mod ingest;
 mod layout;
 mod lock;
+mod low_rank;
 mod objects;
 mod packed;
 mod progress;
@@ -57,6 +58,7 @@ pub use fsck::{FsckError, FsckOptions, FsckProblem, FsckReport};
 pub use gc::{GcError, GcOptions, GcReport};
 pub use ingest::{IngestError, Ingested};
 pub use lock::StoreGuard;
+pub use low_rank::{LowRankFileError, is_low_rank, read_low_rank, write_low_rank};
 pub use objects::ObjectError;
 pub use packed::{
     PackReport, PackedAudit, PackedFile, PackedFileError, PackedWriteError, UnpackError, Unpacked,

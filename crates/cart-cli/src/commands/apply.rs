@@ -1,10 +1,17 @@
 //! `cart apply`.
 
-use std::path::PathBuf;
+mod low_rank;
+
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use cart_format::low_rank::LowRank;
 use cart_format::{ManifestId, Recipe};
-use cart_store::{Cartridge, PackedFile, RefName, Silent, Store, UnpackError, Unpacked};
+use cart_store::import::{is_adapter, read_adapter};
+use cart_store::{
+    Cartridge, PackedFile, RefName, Silent, Store, UnpackError, Unpacked, is_low_rank,
+    read_low_rank,
+};
 use clap::{Args, ValueHint};
 use serde::Serialize;
 use thiserror::Error;
@@ -20,17 +27,21 @@ use crate::report;
 ///
 /// D is what `cart delta A B` wrote. The result is B: its id is recomputed from the bytes and must be the one that D names. A base
 /// other than the one that D was made from, a damaged D, a full disk and Ctrl-C leave the store as it was. The commit of B comes
-/// along. In a running server, `cart swap URL NAME` then reads what D changed; what the two share is in memory already.
+/// along.
+///
+/// D may be of low rank (`cart delta --rank`, `--adapter`), or a folder with a PEFT adapter: then the products of its factors are added to A's
+/// weights, rounded once; quantized weights are quantized again, and the error said. `cart swap --delta D` does all that for what a server runs.
 #[derive(Args)]
 #[command(after_help = "Examples:
   cart apply smol mine.delta.cart -t mine
-  cart apply smol.cart mine.delta.cart -o mine.cart")]
+  cart apply smol.cart mine.delta.cart -o mine.cart
+  cart apply smol my-lora/ -t mine --keep-float")]
 pub(crate) struct ApplyArgs {
     /// What the delta was made from
     #[arg(value_name = "A")]
     base: String,
-    /// The delta
-    #[arg(value_name = "D", value_hint = ValueHint::FilePath)]
+    /// The delta, or a folder with a PEFT adapter
+    #[arg(value_name = "D", value_hint = ValueHint::AnyPath)]
     delta: PathBuf,
     /// The name of the result
     #[arg(short, long, value_name = "NAME[:TAG]")]
@@ -38,6 +49,9 @@ pub(crate) struct ApplyArgs {
     /// Why, in words
     #[arg(short, long, value_name = "TEXT", default_value = "")]
     message: String,
+    /// Leave quantized tensors to which something is added as floats
+    #[arg(long)]
+    keep_float: bool,
     /// Also write a .cart file
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     output: Option<PathBuf>,
@@ -54,18 +68,32 @@ struct NoDelta {
     why: &'static str,
 }
 
+/// How to apply.
+pub(crate) struct ApplyOptions<'a> {
+    /// The name of the result.
+    pub(crate) tag: Option<&'a RefName>,
+    /// Why, in words.
+    pub(crate) message: &'a str,
+    /// Whether quantized tensors that are changed stay float.
+    pub(crate) keep_float: bool,
+}
+
+/// What was made.
 #[derive(Serialize)]
-struct ApplyReport {
+pub(crate) struct ApplyReport {
     base: String,
-    manifest: String,
-    commit: String,
+    pub(crate) manifest: String,
+    pub(crate) commit: String,
     name: Option<String>,
+    delta: String,
     blobs: u64,
     bytes: u64,
     unpacked_blobs: u64,
     unpacked_bytes: u64,
     new_blobs: u64,
     new_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    low_rank: Option<low_rank::Addition>,
     output: Option<String>,
     output_bytes: Option<u64>,
     seconds: f64,
@@ -76,34 +104,15 @@ pub(crate) fn run(context: &Context, args: &ApplyArgs) -> Result<(), Failure> {
     if let Some(output) = &args.output {
         history::refuse_existing(output, args.force)?;
     }
-    let file = delta(args)?;
-    let base = history::open(context, &args.base)?;
-    let found = base.manifest_id();
-    refuse_wrong(&file, found)?;
-    let store = context.store_or_new()?;
-    let held = store.hold().map_err(Failure::refused)?;
-    let parent = base.commit().map(|(id, _)| id);
-    let base = history::verify(context, stored(&store, base)?)?;
-    let unpacked = packed::unpack_onto(context, &store, &file, Some(&base))?;
-    let commit = if let Some(commit) = unpacked.commit {
-        history::name_commit(&store, commit, args.tag.as_ref(), &args.message)?;
-        commit
-    } else {
-        // A delta of bare manifests is content alone.
-        let recipe = Recipe::new("apply").with("tool", history::tool());
-        let new = NewCommit {
-            manifest: unpacked.manifest,
-            parents: parent.into_iter().collect(),
-            recipe: recipe.with("base", found.hex()),
-            message: args.message.clone(),
-            probes: Vec::new(),
-        };
-        history::commit(&store, new, args.tag.as_ref())?
+    let options = ApplyOptions {
+        tag: args.tag.as_ref(),
+        message: &args.message,
+        keep_float: args.keep_float,
     };
-    drop(held);
-    let mut body = ApplyReport::new(args, found, &unpacked, commit.hex());
+    let mut body = made(context, &args.base, &args.delta, &options)?;
     if let Some(output) = &args.output {
-        let bytes = history::write_cart_file(context, &store, commit, output)?;
+        let commit = body.commit.parse().map_err(Failure::bug)?;
+        let bytes = history::write_cart_file(context, &context.store()?, commit, output)?;
         body.output = Some(output.display().to_string());
         body.output_bytes = Some(bytes);
     }
@@ -120,12 +129,48 @@ pub(crate) fn run(context: &Context, args: &ApplyArgs) -> Result<(), Failure> {
     body.render()
 }
 
+/// Applies a delta to a base, into the store.
+pub(crate) fn made(
+    context: &Context,
+    base: &str,
+    path: &Path,
+    options: &ApplyOptions<'_>,
+) -> Result<ApplyReport, Failure> {
+    match delta(path)? {
+        Delta::Packed(file) => exactly(context, &file, history::open(context, base)?, options),
+        Delta::LowRank(delta) => {
+            low_rank::apply(context, options, (&delta, path), history::open(context, base)?)
+        }
+        Delta::Adapter => {
+            let base = history::open(context, base)?;
+            let delta = read_adapter(path, (base.manifest_id(), base.manifest()));
+            let delta = delta.map_err(Failure::refused)?;
+            low_rank::apply(context, options, (&delta, path), base)
+        }
+    }
+}
+
+/// What turns a base into something else.
+enum Delta {
+    Packed(PackedFile),
+    LowRank(Box<LowRank>),
+    Adapter,
+}
+
 /// Opens the delta.
-fn delta(args: &ApplyArgs) -> Result<PackedFile, Failure> {
-    let refuse = |why| Failure::refused(NoDelta { path: args.delta.clone(), why });
-    let file = match packed::open(&args.delta)? {
+fn delta(path: &Path) -> Result<Delta, Failure> {
+    let refuse = |why| Failure::refused(NoDelta { path: path.to_owned(), why });
+    if is_adapter(path) {
+        return Ok(Delta::Adapter);
+    }
+    if is_low_rank(path).unwrap_or(false) {
+        let delta = read_low_rank(path).map_err(Failure::refused)?;
+        return Ok(Delta::LowRank(Box::new(delta)));
+    }
+    let file = match packed::open(path)? {
         Some(file) => file,
-        None if args.delta.exists() => return Err(refuse("`cart delta A B -o FILE` makes one")),
+        None if path.is_dir() => return Err(refuse("the folder has no adapter_config.json")),
+        None if path.exists() => return Err(refuse("`cart delta A B -o FILE` makes one")),
         None => return Err(refuse("there is no such file")),
     };
     if file.packed().base.is_none() {
@@ -133,7 +178,40 @@ fn delta(args: &ApplyArgs) -> Result<PackedFile, Failure> {
             "it is a whole cartridge, packed; `cart pack FILE -t NAME` takes it in",
         ));
     }
-    Ok(file)
+    Ok(Delta::Packed(file))
+}
+
+/// Unpacks what turns a base exactly into something else.
+fn exactly(
+    context: &Context,
+    file: &PackedFile,
+    base: Cartridge,
+    options: &ApplyOptions<'_>,
+) -> Result<ApplyReport, Failure> {
+    let found = base.manifest_id();
+    refuse_wrong(file, found)?;
+    let store = context.store_or_new()?;
+    let held = store.hold().map_err(Failure::refused)?;
+    let parent = base.commit().map(|(id, _)| id);
+    let base = history::verify(context, stored(&store, base)?)?;
+    let unpacked = packed::unpack_onto(context, &store, file, Some(&base))?;
+    let commit = if let Some(commit) = unpacked.commit {
+        history::name_commit(&store, commit, options.tag, options.message)?;
+        commit
+    } else {
+        // A delta of bare manifests is content alone.
+        let recipe = Recipe::new("apply").with("tool", history::tool());
+        let new = NewCommit {
+            manifest: unpacked.manifest,
+            parents: parent.into_iter().collect(),
+            recipe: recipe.with("base", found.hex()),
+            message: options.message.to_owned(),
+            probes: Vec::new(),
+        };
+        history::commit(&store, new, options.tag)?
+    };
+    drop(held);
+    Ok(ApplyReport::new(options, (found, file), &unpacked, commit.hex()))
 }
 
 /// Refuses another base before anything is read.
@@ -158,36 +236,48 @@ fn stored(store: &Store, base: Cartridge) -> Result<Cartridge, Failure> {
 }
 
 impl ApplyReport {
-    fn new(args: &ApplyArgs, base: ManifestId, unpacked: &Unpacked, commit: String) -> Self {
+    fn new(
+        options: &ApplyOptions<'_>,
+        (base, file): (ManifestId, &PackedFile),
+        unpacked: &Unpacked,
+        commit: String,
+    ) -> Self {
         Self {
             base: base.hex(),
             manifest: unpacked.manifest.hex(),
             commit,
-            name: args.tag.as_ref().map(ToString::to_string),
+            name: options.tag.map(ToString::to_string),
+            delta: file.path().display().to_string(),
             blobs: unpacked.blobs,
             bytes: unpacked.bytes,
             unpacked_blobs: unpacked.unpacked_blobs,
             unpacked_bytes: unpacked.unpacked_bytes,
             new_blobs: unpacked.new_blobs,
             new_bytes: unpacked.new_bytes,
+            low_rank: None,
             output: None,
             output_bytes: None,
             seconds: 0.0,
         }
     }
 
-    fn render(&self) -> Result<(), Failure> {
+    /// Says it to people.
+    pub(crate) fn render(&self) -> Result<(), Failure> {
         let name = self.name.as_deref().unwrap_or("(no name)");
         report::line(&format!("made {name}  sha256:{}", self.manifest))?;
         report::line(&format!(
-            "  {} of {} unpacked, {}; new: {}, {}; {}",
+            "  {} of {} {}, {}; new: {}, {}; {}",
             self.unpacked_blobs,
             counted(self.blobs, "blob"),
+            if self.low_rank.is_some() { "changed" } else { "unpacked" },
             human(self.unpacked_bytes),
             counted(self.new_blobs, "blob"),
             human(self.new_bytes),
             seconds(self.seconds),
         ))?;
+        for line in self.low_rank.iter().flat_map(low_rank::Addition::said) {
+            report::line(&line)?;
+        }
         if let (Some(output), Some(bytes)) = (&self.output, self.output_bytes) {
             report::line(&format!("  wrote {output}, {}", human(bytes)))?;
         }

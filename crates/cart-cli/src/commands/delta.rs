@@ -1,5 +1,7 @@
 //! `cart delta`.
 
+mod low_rank;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -21,18 +23,29 @@ use crate::report;
 /// A, floats as steps from the float that is there. Tokenizer, memory, session, metadata and commit go along. `cart apply A D.cart`
 /// gives B's id back; so does `cart pack D.cart` where A is in the store. A whole cartridge is packed the same way by
 /// `cart export REF --compress`.
+///
+/// With --rank the file holds, for each matrix, the two factors of at most that rank that are nearest to its change, and other tensors
+/// that changed as they are; how much of the change that leaves out is said. --adapter takes a PEFT adapter (LoRA) instead of B.
 #[derive(Args)]
 #[command(after_help = "Examples:
   cart delta smol mine -o mine.delta.cart
   cart apply smol mine.delta.cart -t mine
-  cart inspect mine.delta.cart")]
+  cart inspect mine.delta.cart
+  cart delta smol mine --rank 16 -o mine.lora.cart
+  cart delta smol --adapter my-lora/ -o mine.lora.cart")]
 pub(crate) struct DeltaArgs {
     /// What the receiver has
     #[arg(value_name = "A")]
     base: String,
     /// What the receiver will have
-    #[arg(value_name = "B")]
-    target: String,
+    #[arg(value_name = "B", required_unless_present = "adapter")]
+    target: Option<String>,
+    /// Approximate the change of each matrix by factors of this rank
+    #[arg(long, value_name = "R", requires = "target", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    rank: Option<u64>,
+    /// A folder with adapter_config.json and adapter_model.safetensors
+    #[arg(long, value_name = "FOLDER", conflicts_with = "target", value_hint = ValueHint::DirPath)]
+    adapter: Option<PathBuf>,
     /// The file to write
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     output: PathBuf,
@@ -90,8 +103,16 @@ impl From<PackReport> for Packing {
 pub(crate) fn run(context: &Context, args: &DeltaArgs) -> Result<(), Failure> {
     let began = Instant::now();
     history::refuse_existing(&args.output, args.force)?;
+    let target = match (&args.target, args.rank, &args.adapter) {
+        (Some(target), Some(rank), _) => {
+            return low_rank::of_difference(context, args, (target, rank));
+        }
+        (_, _, Some(folder)) => return low_rank::of_adapter(context, args, folder),
+        (Some(target), None, None) => target,
+        (None, _, None) => return Err(Failure::arguments("B or --adapter is needed")),
+    };
     let base = history::verified(context, &args.base)?;
-    let target = history::verified(context, &args.target)?;
+    let target = history::verified(context, target)?;
     let bar = Bar::new(context, "packing");
     let packed = target.write_packed(Some(&base), &args.output, &bar).map_err(Failure::refused)?;
     drop(bar);

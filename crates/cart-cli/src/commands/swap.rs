@@ -1,10 +1,13 @@
 //! `cart swap`.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cart_store::RefName;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
+use super::apply::{self, ApplyOptions};
 use crate::bytes::milliseconds;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -19,11 +22,22 @@ use crate::report;
   cart swap smol:v2 --server http://127.0.0.1:8080
   cart swap smol:v2 --server http://127.0.0.1:8080 --in-flight boundary --memory carry
   cart swap smol:told --server http://127.0.0.1:8080 --in-flight keep
-  cart swap gemma --server http://127.0.0.1:8080 --memory migrate")]
+  cart swap gemma --server http://127.0.0.1:8080 --memory migrate
+  cart swap --delta my-lora/ --server http://127.0.0.1:8080 -t smol:tuned")]
 pub(crate) struct SwapArgs {
     /// A cartridge of the server's store
-    #[arg(value_name = "REF")]
-    reference: String,
+    #[arg(value_name = "REF", required_unless_present = "delta")]
+    reference: Option<String>,
+    /// What turns the running cartridge into the new one: a delta, or a folder with a PEFT adapter.
+    /// It is applied in --store, which has to be the server's
+    #[arg(long, value_name = "D", conflicts_with = "reference", value_hint = clap::ValueHint::AnyPath)]
+    delta: Option<PathBuf>,
+    /// The name of what a delta makes
+    #[arg(short, long, value_name = "NAME[:TAG]", requires = "delta")]
+    tag: Option<RefName>,
+    /// Leave quantized tensors to which a delta adds as floats
+    #[arg(long, requires = "delta")]
+    keep_float: bool,
     /// The server
     #[arg(long, value_name = "URL")]
     server: String,
@@ -33,9 +47,9 @@ pub(crate) struct SwapArgs {
     /// What becomes of running streams
     #[arg(long, value_name = "MODE", default_value = "finish")]
     in_flight: InFlight,
-    /// What is remembered after
-    #[arg(long, value_name = "POLICY", default_value = "replace")]
-    memory: Memory,
+    /// What is remembered after [default: replace; with --delta, migrate]
+    #[arg(long, value_name = "POLICY")]
+    memory: Option<Memory>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -65,42 +79,26 @@ enum Memory {
 }
 
 pub(crate) fn run(context: &Context, args: &SwapArgs) -> Result<(), Failure> {
-    let url = format!("{}/cart/swap", args.server.trim_end_matches('/'));
-    let body = json!({
-        "ref": args.reference,
-        "in_flight": named(args.in_flight),
-        "memory": named(args.memory),
-    });
-    let config = ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .timeout_connect(Some(Duration::from_secs(10)))
-        .build();
-    let unreachable = |source: ureq::Error| {
-        Failure::refused_with(
-            format!("{url} did not answer: {source}"),
-            "`cart serve REF --listen ADDR` starts a server",
-        )
+    let server =
+        Server { address: args.server.trim_end_matches('/'), token: args.admin_token.as_deref() };
+    let (reference, usual) = match (&args.reference, &args.delta) {
+        (Some(reference), _) => (reference.clone(), Memory::Replace),
+        (None, Some(delta)) => (applied(context, args, &server, delta)?, Memory::Migrate),
+        (None, None) => return Err(Failure::arguments("REF or --delta is needed")),
     };
-    let mut request = ureq::Agent::new_with_config(config).post(&url);
-    if let Some(token) = &args.admin_token {
-        request = request.header("authorization", format!("Bearer {token}"));
-    }
-    let mut response = request.send_json(&body).map_err(unreachable)?;
-    let status = response.status();
-    let answer: Value = response.body_mut().read_json().map_err(unreachable)?;
-    if !status.is_success() {
-        let said = answer["error"]["message"].as_str().unwrap_or("no reason was given");
-        return Err(Failure::refused_with(
-            format!("the server refused the swap: {said}"),
-            "the running cartridge is as it was",
-        ));
-    }
+    let body = json!({
+        "ref": reference,
+        "in_flight": named(args.in_flight),
+        "memory": named(args.memory.unwrap_or(usual)),
+    });
+    let answer = server.ask("/cart/swap", Some(&body))?;
     if context.json {
         return report::print("swap", &answer);
     }
+    let name = args.tag.as_ref().map(ToString::to_string).or_else(|| args.reference.clone());
     report::line(&format!(
         "swapped to {}  sha256:{}",
-        args.reference,
+        name.as_deref().unwrap_or("(no name)"),
         answer["to"]["manifest"].as_str().unwrap_or("?")
     ))?;
     report::line(&format!(
@@ -112,6 +110,68 @@ pub(crate) fn run(context: &Context, args: &SwapArgs) -> Result<(), Failure> {
         answer["streams_moved"],
         answer["streams_dropped"],
     ))
+}
+
+/// Applies a delta to what the server runs; gives the id of what comes of it.
+fn applied(
+    context: &Context,
+    args: &SwapArgs,
+    server: &Server<'_>,
+    delta: &Path,
+) -> Result<String, Failure> {
+    let state = server.ask("/cart/state", None)?;
+    let running = state["active"]["manifest"].as_str().unwrap_or_default();
+    let options = ApplyOptions { tag: args.tag.as_ref(), message: "", keep_float: args.keep_float };
+    let made = apply::made(context, running, delta, &options)?;
+    if !context.json {
+        made.render()?;
+    }
+    Ok(made.manifest)
+}
+
+/// A running server.
+struct Server<'a> {
+    address: &'a str,
+    token: Option<&'a str>,
+}
+
+impl Server<'_> {
+    /// Posts a body to a path, or gets it where there is none.
+    fn ask(&self, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+        let url = format!("{}{path}", self.address);
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(Duration::from_secs(10)))
+            .build();
+        let unreachable = |source: ureq::Error| {
+            Failure::refused_with(
+                format!("{url} did not answer: {source}"),
+                "`cart serve REF --listen ADDR` starts a server",
+            )
+        };
+        let agent = ureq::Agent::new_with_config(config);
+        let response = match body {
+            None => agent.get(&url).call(),
+            Some(body) => {
+                let mut request = agent.post(&url);
+                if let Some(token) = self.token {
+                    request = request.header("authorization", format!("Bearer {token}"));
+                }
+                request.send_json(body)
+            }
+        };
+        let mut response = response.map_err(unreachable)?;
+        let status = response.status();
+        let answer: Value = response.body_mut().read_json().map_err(unreachable)?;
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let said = answer["error"]["message"].as_str().unwrap_or("no reason was given");
+        Err(Failure::refused_with(
+            format!("the server refused the swap: {said}"),
+            "the running cartridge is as it was",
+        ))
+    }
 }
 
 /// A choice as people and the server write it.

@@ -3,18 +3,16 @@
 use std::collections::BTreeMap;
 
 use cart_format::Manifest;
-use cart_merge::weights::{
-    How, MergeError, Output, Plan, QuantizationError, Sink, TokenizerPlan, Trouble,
-};
-use cart_store::{Cartridge, Drafts, Ingested, Progress as _, Silent, SourceRange, Store};
+use cart_merge::weights::{Output, Plan, QuantizationError, TokenizerPlan};
+use cart_store::{Cartridge, Ingested, Silent, SourceRange, Store};
 
 use super::job::Job;
 use super::memories::Remembering;
+use crate::computed::Computed;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::held::{Held, Watching};
+use crate::held::Held;
 use crate::history;
-use crate::progress::Bar;
 
 /// What was made.
 pub(super) struct Made {
@@ -41,7 +39,7 @@ pub(super) fn carry_out(
     }
     let computed = Computed::of(plan);
     let drafts = store.drafts(computed.lens(plan)).map_err(Failure::refused)?;
-    let lost = computed.run(context, job, plan, &drafts)?;
+    let lost = computed.run((context, "merging"), plan, job.seed, &held(job), &drafts)?;
     let made = drafts.publish().map_err(Failure::refused)?;
     let document = document(store, plan)?;
     let mut made = finish(job, plan, &computed, made, document, lost);
@@ -70,7 +68,7 @@ pub(super) fn rehearse(
 ) -> Result<Made, Failure> {
     let computed = Computed::of(plan);
     let drafts = store.passing_drafts(computed.lens(plan)).map_err(Failure::refused)?;
-    let lost = computed.run(context, job, plan, &drafts)?;
+    let lost = computed.run((context, "merging"), plan, job.seed, &held(job), &drafts)?;
     let made = drafts.identify();
     let document = match &plan.tokenizer {
         TokenizerPlan::Of(_) => None,
@@ -89,6 +87,10 @@ pub(super) fn rehearse(
     }
     remembering.rehearse(store, job, &mut made.manifest)?;
     Ok(made)
+}
+
+fn held(job: &Job) -> Held<'_> {
+    Held(job.inputs.iter().map(|input| &input.cartridge).collect())
 }
 
 /// Keeps a new tokenizer's document, if there is one.
@@ -110,69 +112,7 @@ fn finish(
     let of_document = document.iter().map(|blob| blob.new_bytes);
     let new: Vec<u64> = made.iter().map(|blob| blob.new_bytes).chain(of_document).collect();
     let new = (new.iter().filter(|bytes| **bytes > 0).count() as u64, new.iter().sum());
-    let output = |made: Ingested| Output { blob: made.blob, entry: made.entry };
-    let outputs = computed.tensors.iter().copied().zip(made.into_iter().map(output)).collect();
-    let document = document.map(output);
+    let outputs = computed.outputs(made);
+    let document = document.map(|made| Output { blob: made.blob, entry: made.entry });
     Made { manifest: plan.manifest(&job.models(), &outputs, document.as_ref()), lost, new }
-}
-
-/// The tensors that are computed, which are the drafts.
-struct Computed {
-    tensors: Vec<usize>,
-    /// The draft of each tensor of the plan.
-    drafts: BTreeMap<usize, usize>,
-}
-
-impl Computed {
-    fn of(plan: &Plan) -> Self {
-        let is_computed = |index: &usize| matches!(plan.tensors[*index].how, How::Merge(_));
-        let tensors: Vec<usize> = (0..plan.tensors.len()).filter(is_computed).collect();
-        let drafts = tensors.iter().enumerate().map(|(draft, tensor)| (*tensor, draft)).collect();
-        Self { tensors, drafts }
-    }
-
-    fn lens<'p>(&'p self, plan: &'p Plan) -> impl Iterator<Item = u64> + 'p {
-        self.tensors.iter().map(|&index| plan.tensors[index].bytes())
-    }
-
-    fn run(
-        &self,
-        context: &Context,
-        job: &Job,
-        plan: &Plan,
-        drafts: &Drafts,
-    ) -> Result<BTreeMap<usize, QuantizationError>, Failure> {
-        let bar = Bar::new(context, "merging");
-        bar.total(plan.work());
-        let sink = Kept { computed: self, drafts };
-        let held = Held(job.inputs.iter().map(|input| &input.cartridge).collect());
-        let made = plan.run(job.seed, &held, &sink, &Watching(&bar));
-        made.map_err(|error| match error {
-            MergeError::Sink { source, .. } => Failure::refused(source),
-            error => Failure::refused(error),
-        })
-    }
-}
-
-struct Kept<'a> {
-    computed: &'a Computed,
-    drafts: &'a Drafts,
-}
-
-impl Sink for Kept<'_> {
-    fn write(&self, tensor: usize, at: u64, bytes: &[u8]) -> Result<(), Trouble> {
-        Ok(self.drafts.write(self.computed.drafts[&tensor], at, bytes)?)
-    }
-
-    fn seal(&self, tensor: usize) -> Result<(), Trouble> {
-        Ok(self.drafts.seal(self.computed.drafts[&tensor])?)
-    }
-
-    fn keep(&self, tensors: &[(usize, Vec<u8>)]) -> Result<(), Trouble> {
-        let drafts: Vec<(usize, &[u8])> = tensors
-            .iter()
-            .map(|(tensor, bytes)| (self.computed.drafts[tensor], bytes.as_slice()))
-            .collect();
-        Ok(self.drafts.keep(&drafts)?)
-    }
 }
