@@ -54,6 +54,8 @@ fn the_commit_that_broke_a_probe_is_found_among_64() {
     let said = found(&["bisect", &commits[0], "agent", "--", "sh", "-c", &judge]);
     let said = String::from_utf8(said.stdout).unwrap();
     assert!(said.starts_with(&format!("first bad commit {}", commits[41])), "{said}");
+    // Halving 64 commits takes log2(64) questions.
+    assert!(said.contains("  6 steps among 64 commits in "), "{said}");
 }
 
 #[test]
