@@ -51,8 +51,46 @@ fn bin(delta: f32) -> usize {
     (delta.to_bits() >> 23) as usize
 }
 
+/// What is an f32 in memory, so that it need not be copied to be compared.
+pub(crate) trait Narrow: Copy {
+    /// Zero.
+    const ZERO: Self;
+
+    /// The value.
+    fn value(self) -> f32;
+}
+
+impl Narrow for f32 {
+    const ZERO: Self = 0.0;
+
+    #[inline(always)]
+    fn value(self) -> f32 {
+        self
+    }
+}
+
+/// An f32 as it is stored.
+impl Narrow for [u8; 4] {
+    const ZERO: Self = [0; 4];
+
+    #[inline(always)]
+    fn value(self) -> f32 {
+        f32::from_le_bytes(self)
+    }
+}
+
+/// A bf16 as it is stored.
+impl Narrow for [u8; 2] {
+    const ZERO: Self = [0; 2];
+
+    #[inline(always)]
+    fn value(self) -> f32 {
+        f32::from_bits(u32::from(u16::from_le_bytes(self)) << 16)
+    }
+}
+
 /// Compares values of A and B; as many of each, fewer than 2^32 in one `counts`.
-pub(crate) fn compare(a: &[f32], b: &[f32], counts: &mut Counts) -> Sums {
+pub(crate) fn compare<T: Narrow>(a: &[T], b: &[T], counts: &mut Counts) -> Sums {
     let mut sums = Sums::default();
     for (a, b) in a.chunks(BLOCK).zip(b.chunks(BLOCK)) {
         let mut deltas = [0.0; BLOCK];
@@ -72,16 +110,17 @@ pub(crate) fn compare(a: &[f32], b: &[f32], counts: &mut Counts) -> Sums {
 
 /// One by one, where something is not finite, or a difference is too large for an f32.
 #[cold]
-fn carefully(a: &[f32], b: &[f32], sums: &mut Sums, counts: &mut Counts) {
+fn carefully<T: Narrow>(a: &[T], b: &[T], sums: &mut Sums, counts: &mut Counts) {
     for (x, y) in a.iter().zip(b) {
+        let (x, y) = (x.value(), y.value());
         let changed = x != y && x.to_bits() != y.to_bits();
-        if let Some(delta) = sums.pair(f64::from(*x), f64::from(*y), changed) {
+        if let Some(delta) = sums.pair(f64::from(x), f64::from(y), changed) {
             counts.one(delta as f32);
         }
     }
 }
 
-fn of_block(a: &[f32], b: &[f32], deltas: &mut [f32; BLOCK]) -> Sums {
+fn of_block<T: Narrow>(a: &[T], b: &[T], deltas: &mut [f32; BLOCK]) -> Sums {
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") {
@@ -93,21 +132,21 @@ fn of_block(a: &[f32], b: &[f32], deltas: &mut [f32; BLOCK]) -> Sums {
             return unsafe { of_block_avx2(a, b, deltas) };
         }
     }
-    of_block_portable::<false>(a, b, deltas)
+    of_block_portable::<T, false>(a, b, deltas)
 }
 
 /// The same operations in the same lanes, more of them at once.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,fma")]
-unsafe fn of_block_avx512(a: &[f32], b: &[f32], deltas: &mut [f32; BLOCK]) -> Sums {
-    of_block_portable::<true>(a, b, deltas)
+unsafe fn of_block_avx512<T: Narrow>(a: &[T], b: &[T], deltas: &mut [f32; BLOCK]) -> Sums {
+    of_block_portable::<T, true>(a, b, deltas)
 }
 
 /// The same operations in the same lanes, more of them at once.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn of_block_avx2(a: &[f32], b: &[f32], deltas: &mut [f32; BLOCK]) -> Sums {
-    of_block_portable::<true>(a, b, deltas)
+unsafe fn of_block_avx2<T: Narrow>(a: &[T], b: &[T], deltas: &mut [f32; BLOCK]) -> Sums {
+    of_block_portable::<T, true>(a, b, deltas)
 }
 
 /// `sum + x · y`, where the product is exact in f64.
@@ -117,18 +156,23 @@ fn plus_product<const FUSED: bool>(sum: f64, x: f64, y: f64) -> f64 {
 }
 
 #[inline(always)]
-fn of_block_portable<const FUSED: bool>(a: &[f32], b: &[f32], deltas: &mut [f32; BLOCK]) -> Sums {
+fn of_block_portable<T: Narrow, const FUSED: bool>(
+    a: &[T],
+    b: &[T],
+    deltas: &mut [f32; BLOCK],
+) -> Sums {
     let (mut changed, mut largest) = ([0_u32; LANES], [0.0_f32; LANES]);
     let [mut signed, mut absolute, mut square] = [[0.0_f64; LANES]; 3];
     let [mut a_square, mut b_square, mut product] = [[0.0_f64; LANES]; 3];
-    let mut eight = |a: &[f32; LANES], b: &[f32; LANES], deltas: &mut [f32; LANES]| {
+    let mut eight = |a: &[T; LANES], b: &[T; LANES], deltas: &mut [f32; LANES]| {
         for lane in 0..LANES {
-            let delta = b[lane] - a[lane];
+            let (a, b) = (a[lane].value(), b[lane].value());
+            let delta = b - a;
             deltas[lane] = delta;
-            changed[lane] += u32::from(a[lane] != b[lane]);
+            changed[lane] += u32::from(a != b);
             let size = delta.abs();
             largest[lane] = if size > largest[lane] { size } else { largest[lane] };
-            let (x, y, d) = (f64::from(a[lane]), f64::from(b[lane]), f64::from(delta));
+            let (x, y, d) = (f64::from(a), f64::from(b), f64::from(delta));
             signed[lane] += d;
             absolute[lane] += d.abs();
             square[lane] = plus_product::<FUSED>(square[lane], d, d);
@@ -145,7 +189,7 @@ fn of_block_portable<const FUSED: bool>(a: &[f32], b: &[f32], deltas: &mut [f32;
     }
     if !a_rest.is_empty() {
         // What is missing to eight is zero on both sides and changes no sum.
-        let (mut a, mut b) = ([0.0; LANES], [0.0; LANES]);
+        let (mut a, mut b) = ([T::ZERO; LANES], [T::ZERO; LANES]);
         a[..a_rest.len()].copy_from_slice(a_rest);
         b[..b_rest.len()].copy_from_slice(b_rest);
         eight(&a, &b, &mut of_deltas[of_a.len()]);
@@ -178,9 +222,30 @@ mod tests {
             let (a, b) = (values(0.37, len), values(0.71, len));
             let (mut quick, mut plain) = ([0.0; BLOCK], [0.0; BLOCK]);
             let found = of_block(&a, &b, &mut quick);
-            assert_eq!(found, of_block_portable::<false>(&a, &b, &mut plain), "{len}");
+            assert_eq!(found, of_block_portable::<f32, false>(&a, &b, &mut plain), "{len}");
             assert_eq!(quick[..len], plain[..len]);
         }
+    }
+
+    #[test]
+    fn stored_values_are_compared_like_others() {
+        let (mut a, mut b) = (values(0.37, 1000), values(0.71, 1000));
+        (a[3], b[700]) = (f32::NAN, f32::INFINITY);
+        let stored = |values: &[f32]| -> Vec<[u8; 4]> {
+            values.iter().map(|value| value.to_le_bytes()).collect()
+        };
+        let short = |values: &[f32]| -> Vec<[u8; 2]> {
+            values.iter().map(|value| half::bf16::from_f32(*value).to_le_bytes()).collect()
+        };
+        let rounded = |values: &[f32]| -> Vec<f32> {
+            values.iter().map(|value| half::bf16::from_f32(*value).to_f32()).collect()
+        };
+        let (mut of_words, mut of_values) = (Counts::new(), Counts::new());
+        let found = compare(&stored(&a), &stored(&b), &mut of_words);
+        assert_eq!(found, compare(&a, &b, &mut of_values));
+        assert_eq!(of_words.0, of_values.0);
+        let found = compare(&short(&a), &short(&b), &mut Counts::new());
+        assert_eq!(found, compare(&rounded(&a), &rounded(&b), &mut Counts::new()));
     }
 
     #[test]
