@@ -38,9 +38,11 @@ fn adapter(folder: &Path, modules: &[(&str, [u64; 2])], size: f32) {
         }
     }
     std::fs::create_dir_all(folder).unwrap();
-    let config = json!({ "peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"] });
+    let config =
+        json!({ "peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"] });
     std::fs::write(folder.join("adapter_config.json"), config.to_string()).unwrap();
-    std::fs::write(folder.join("adapter_model.safetensors"), safetensors_bytes(&list, &[])).unwrap();
+    std::fs::write(folder.join("adapter_model.safetensors"), safetensors_bytes(&list, &[]))
+        .unwrap();
 }
 
 #[test]
@@ -123,7 +125,8 @@ fn an_adapter_of_transformers_fits_the_same_model_from_gguf() {
             a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
         };
         for (at, row) in to.iter().enumerate() {
-            let nearest = |a: &usize, b: &usize| apart(&from[*a], row).total_cmp(&apart(&from[*b], row));
+            let nearest =
+                |a: &usize, b: &usize| apart(&from[*a], row).total_cmp(&apart(&from[*b], row));
             let place = (0..from.len()).min_by(nearest).unwrap();
             assert!(apart(&from[place], row) < 1e-3, "{ours} row {at}");
             assert!(apart(&tuned[place], &found[at]) < 4e-3, "{ours} row {at}");
@@ -221,9 +224,8 @@ fn quantized_tensors_are_quantized_again_or_left_float() {
     assert!(again["low_rank"]["quantization_error"].as_f64().unwrap() < 0.02, "{again}");
     let float = cart.json(["apply", "first", &file, "-t", "float", "--keep-float"]);
     assert_eq!(float["low_rank"]["quantized_again"], 0);
-    let dtype = |name: &str| {
-        cart.manifest(name)["model"]["tensors"]["quantized.weight"]["dtype"].clone()
-    };
+    let dtype =
+        |name: &str| cart.manifest(name)["model"]["tensors"]["quantized.weight"]["dtype"].clone();
     assert_eq!((dtype("again"), dtype("float")), (json!("q8_0"), json!("f32")));
 }
 
