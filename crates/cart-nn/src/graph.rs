@@ -9,10 +9,13 @@
 //! Begin with [`Graph::load`] to run a model, or with [`load_parameters`] and [`Graph::new`] to put
 //! variables in the place of some of its tensors; [`GraphRun`] has tokens for a [`GraphState`];
 //! [`GraphTaps`] sees and changes hidden states; [`GraphSpan`] is a prefix of keys and values;
-//! [`CrossEntropy`] is the loss over a large vocabulary.
+//! [`Sequences`] reads whole sequences, as training does; [`CrossEntropy`] is the loss over a large
+//! vocabulary, and [`AdamW`] moves variables along their gradients.
 
+mod adamw;
 mod attention;
 mod forward;
+mod fused;
 mod layer;
 mod loss;
 mod mamba;
@@ -21,6 +24,7 @@ pub mod operations;
 mod parameters;
 mod saved;
 mod scan;
+mod sequences;
 mod span;
 mod state;
 mod taps;
@@ -30,11 +34,13 @@ use cart_format::ArchSpec;
 use cart_format::arch::Global;
 use thiserror::Error;
 
+pub use adamw::{AdamW, AdamWOptions, AdamWState, StepError};
 pub use attention::AttentionInput;
 pub use forward::GraphRun;
 pub use loss::{CrossEntropy, cross_entropy};
 pub use parameters::{Parameters, load_parameters};
 pub use scan::{DualInput, causal_conv, dual_scan, linear_scan};
+pub use sequences::Sequences;
 pub use span::GraphSpan;
 pub use state::GraphState;
 pub use taps::GraphTaps;

@@ -201,7 +201,7 @@ vectorized! {
 /// `max(x, 0) + ln(1 + u)` with `u = e^−|x|`, and `ln(1 + u) = 2 · artanh(u / (2 + u))` by its
 /// series, whose argument is at most a third.
 #[inline(always)]
-fn softplus<const FMA: bool>(x: f32) -> f32 {
+pub(crate) fn softplus<const FMA: bool>(x: f32) -> f32 {
     let small = exp::<FMA>(-x.abs());
     let ratio = small / (2.0 + small);
     let square = ratio * ratio;

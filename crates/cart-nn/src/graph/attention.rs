@@ -9,8 +9,9 @@ use candle_core::{Device, Result, Tensor};
 use cart_format::arch::QkvLayout;
 
 use super::forward::{Pass, Segment};
-use super::layer::Attention;
-use super::operations::{soft_cap, softmax, widened};
+use super::fused::{self, AttentionShape, CausalAttention};
+use super::layer::{Attention, Linear};
+use super::operations::{linear, soft_cap, softmax, widened};
 use super::state::GraphState;
 
 /// Queries, and the keys and values that they attend to.
@@ -62,6 +63,9 @@ impl Attention {
         pass: &Pass,
         states: &mut [GraphState],
     ) -> Result<Tensor> {
+        if let Some(out) = self.apply_fused(x, pass)? {
+            return Ok(out);
+        }
         let [mut query, mut keys, values] = self.project(x)?;
         if let (Some(query_norm), Some(key_norm)) = (&self.query_norm, &self.key_norm) {
             (query, keys) = (query_norm.apply(&query)?, key_norm.apply(&keys)?);
@@ -89,6 +93,42 @@ impl Attention {
             outs.push(input.attend()?.transpose(1, 2)?.contiguous()?.reshape(rows)?);
         }
         if outs.len() == 1 { Ok(outs.remove(0)) } else { Tensor::cat(&outs, 0) }
+    }
+
+    /// Whole sequences in one operation; none where the layer has what that operation has not.
+    fn apply_fused(&self, x: &Tensor, pass: &Pass) -> Result<Option<Tensor>> {
+        let [Segment { batch, count, slot_bias: None, .. }] = pass.segments.as_slice() else {
+            return Ok(None);
+        };
+        let spec = &self.spec;
+        let plain = spec.score_softcap.is_none() && self.query_norm.is_none();
+        let side_by_side = spec.qkv != QkvLayout::Grouped;
+        if !(pass.whole && plain && side_by_side && fused::suits(x)) {
+            return Ok(None);
+        }
+        let shape = AttentionShape {
+            batch: *batch,
+            count: *count,
+            heads: spec.heads as usize,
+            kv_heads: spec.kv_heads as usize,
+            head_dim: spec.head_dim as usize,
+            scale: self.scale() as f32,
+            window: spec.window.map(|window| window as usize),
+        };
+        let attention = CausalAttention::new(shape, self.rope.map(|rope| &pass.turns[rope]))?;
+        attention.apply(&self.side_by_side(x)?).map(Some)
+    }
+
+    /// Queries, keys and values of each row, side by side.
+    fn side_by_side(&self, x: &Tensor) -> Result<Tensor> {
+        if let [one] = self.inputs.as_slice() {
+            return one.apply(x);
+        }
+        let parts = || self.inputs.iter().map(Linear::parts);
+        let weights: Vec<&Tensor> = parts().map(|(weight, _)| weight).collect();
+        let biases: Option<Vec<&Tensor>> = parts().map(|(_, bias)| bias).collect();
+        let bias = biases.map(|biases| Tensor::cat(&biases, 0)).transpose()?;
+        linear(x, &Tensor::cat(&weights, 0)?, bias.as_ref())
     }
 
     pub(super) fn scale(&self) -> f64 {

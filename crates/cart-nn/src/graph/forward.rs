@@ -29,6 +29,9 @@ pub(super) struct Pass {
     /// For each rotation of the model, the turns of all rows.
     pub(super) turns: Vec<Turns>,
     pub(super) segments: Vec<Segment>,
+    /// Whether nothing precedes the sequences and nobody goes on from their states, so that what
+    /// reads a sequence at once may be used and states stay empty.
+    pub(super) whole: bool,
 }
 
 /// The rows of one run.
@@ -188,11 +191,11 @@ impl Graph {
             segments.push(segment);
         }
         let turns = self.ropes.iter().map(|rope| self.turns(rope, &positions));
-        Ok(Pass { turns: turns.collect::<Result<_>>()?, segments })
+        Ok(Pass { turns: turns.collect::<Result<_>>()?, segments, whole: false })
     }
 
     /// The distinct windows of the layers.
-    fn windows(&self) -> BTreeSet<Option<usize>> {
+    pub(super) fn windows(&self) -> BTreeSet<Option<usize>> {
         let windows = self.spec.blocks.iter().filter_map(|block| match &block.mixer {
             Some(MixerSpec::Attention(spec)) => Some(spec.window.map(|window| window as usize)),
             _ => None,
@@ -202,7 +205,7 @@ impl Graph {
 }
 
 impl Layer {
-    fn apply(
+    pub(super) fn apply(
         &self,
         index: usize,
         hidden: &Tensor,
@@ -215,12 +218,10 @@ impl Layer {
         };
         let Some(mlp) = &self.mlp else { return Ok(mixed) };
         let input = mlp.norm.apply(if mlp.parallel { hidden } else { &mixed })?;
-        let out = mlp.mlp.apply(&input)?;
-        let out = match &mlp.after_norm {
-            Some(norm) => norm.apply(&out)?,
-            None => out,
-        };
-        mixed + out
+        match &mlp.after_norm {
+            Some(norm) => mixed + norm.apply(&mlp.mlp.apply(&input)?)?,
+            None => mlp.mlp.apply_added(&input, &mixed),
+        }
     }
 }
 
@@ -238,12 +239,10 @@ impl MixerLayer {
             Mixer::Mamba(mixer) => mixer.apply(index, &input, pass, states)?,
             Mixer::Mamba2(mixer) => mixer.apply(index, &input, pass, states)?,
         };
-        let out = self.out.apply(&mixed)?;
-        let out = match &self.after_norm {
-            Some(norm) => norm.apply(&out)?,
-            None => out,
-        };
-        hidden + out
+        match &self.after_norm {
+            Some(norm) => hidden + norm.apply(&self.out.apply(&mixed)?)?,
+            None => self.out.apply_added(&mixed, hidden),
+        }
     }
 }
 

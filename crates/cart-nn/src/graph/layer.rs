@@ -8,6 +8,7 @@ use cart_format::arch::{
 };
 
 use super::GraphLoadError;
+use super::fused;
 use super::operations::{NormWeights, linear};
 use super::parameters::Parameters;
 use crate::model::LoadError;
@@ -43,6 +44,14 @@ pub(super) struct Linear {
 impl Linear {
     pub(super) fn apply(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         linear(x, &self.weight, self.bias.as_ref())
+    }
+
+    /// What it makes of `x`, added to `to`.
+    pub(super) fn apply_added(&self, x: &Tensor, to: &Tensor) -> candle_core::Result<Tensor> {
+        if self.bias.is_none() && fused::suits(x) && fused::suits(&self.weight) {
+            return fused::product_added(x, &self.weight, to);
+        }
+        to + self.apply(x)?
     }
 }
 

@@ -7,6 +7,7 @@
 
 use candle_core::{D, Result, Tensor};
 
+use super::fused::{self, LossTargets};
 use super::operations::{log_softmax, soft_cap, wide_dtype};
 
 /// A head and what it is asked to predict.
@@ -37,6 +38,12 @@ impl CrossEntropy<'_> {
                 targets.len(),
                 weights.len()
             );
+        }
+        if fused::suits(hidden) && fused::suits(self.head) {
+            let (targets, weights) = (targets.to_vec(), weights.to_vec());
+            let soft_cap = self.soft_cap.map(|cap| cap as f32);
+            let targets = LossTargets { targets, weights, soft_cap, chunk: self.chunk };
+            return fused::cross_entropy(hidden, self.head, targets);
         }
         let (fixed_hidden, head) = (hidden.detach(), self.head.detach());
         let (mut value, mut of_hidden, mut of_head) = (None, Vec::new(), None);

@@ -3,8 +3,9 @@
 use candle_core::{D, Device, Result, Tensor};
 
 use super::forward::{Pass, Segment};
+use super::fused::{self, SelectiveInput};
 use super::layer::{Mamba, Mamba2};
-use super::operations::{activate, softplus, wide_dtype, widened};
+use super::operations::{activate, linear, softplus, wide_dtype, widened};
 use super::scan::{DualInput, causal_conv, dual_scan, linear_scan};
 use super::state::{GraphState, Kept, LayerState};
 use crate::recurrent::RecurrentShape;
@@ -20,8 +21,41 @@ impl Mamba {
         pass: &Pass,
         states: &mut [GraphState],
     ) -> Result<Tensor> {
+        if let Some(out) = self.apply_fused(x, pass)? {
+            return Ok(out);
+        }
         let input = self.input.apply(x)?;
         each_segment(&input, pass, index, states, |input, state| self.mix(input, state))
+    }
+
+    /// Whole sequences; none where the layer has what those operations have not.
+    fn apply_fused(&self, x: &Tensor, pass: &Pass) -> Result<Option<Tensor>> {
+        let [Segment { batch, count, .. }] = pass.segments.as_slice() else { return Ok(None) };
+        let ((weight, None), (filters, Some(bias))) = (self.input.parts(), self.conv.parts())
+        else {
+            return Ok(None);
+        };
+        if !(pass.whole && fused::suits(x)) {
+            return Ok(None);
+        }
+        let (inner, size) = (self.spec.inner_size as usize, self.spec.state_size as usize);
+        let rank = self.spec.time_step_rank as usize;
+        let half = |from| linear(x, &weight.narrow(0, from, inner)?, None);
+        let sequences = |x: &Tensor| x.contiguous()?.reshape((*batch, *count, ()));
+        let filters = filters.reshape((inner, ()))?;
+        let mixed = fused::conv_silu(&sequences(&half(0)?)?, &filters, bias)?;
+        let parameters = self.parameters.apply(&mixed.reshape(((), inner))?)?;
+        let part = |from, len| parameters.narrow(1, from, len);
+        let scan = SelectiveInput {
+            x: &mixed,
+            steps: &sequences(&self.time_step.apply(&part(0, rank)?.contiguous()?)?)?,
+            decay: &self.decay.value()?,
+            skip: &self.skip,
+            b: &sequences(&part(rank, size)?)?,
+            c: &sequences(&part(rank + size, size)?)?,
+        };
+        let y = fused::selective(&scan)?.reshape(((), inner))?;
+        fused::times_silu(&y, &half(inner)?).map(Some)
     }
 
     /// * `input`: x and z, `[batch, n, 2 · inner_size]`, to `[batch, n, inner_size]`

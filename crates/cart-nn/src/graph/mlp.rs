@@ -2,6 +2,7 @@
 
 use candle_core::{D, Result, Tensor};
 
+use super::fused;
 use super::layer::{DenseMlp, Experts, Mlp};
 use super::operations::{activate, sigmoid, softmax, widened};
 
@@ -13,21 +14,46 @@ impl Mlp {
             Self::Experts(experts) => experts.apply(x),
         }
     }
+
+    /// What it makes of `x`, added to `to`.
+    pub(super) fn apply_added(&self, x: &Tensor, to: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Dense(dense) => dense.down.apply_added(&dense.inner(x)?, to),
+            Self::Experts(experts) => to + experts.apply(x)?,
+        }
+    }
 }
 
 impl DenseMlp {
     fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        self.down.apply(&self.inner(x)?)
+    }
+
+    /// What goes into the last product.
+    fn inner(&self, x: &Tensor) -> Result<Tensor> {
+        if let Some(inner) = self.fused_inner(x)? {
+            return Ok(inner);
+        }
         let first = self.inputs[0].apply(x)?;
-        let inner = match self.inputs.get(1) {
-            Some(up) => (activate(self.activation, &first)? * up.apply(x)?)?,
+        match self.inputs.get(1) {
+            Some(up) => activate(self.activation, &first)? * up.apply(x)?,
             None if self.gated => {
                 let half = first.dim(D::Minus1)? / 2;
                 let gate = first.narrow(1, 0, half)?.contiguous()?;
-                (activate(self.activation, &gate)? * first.narrow(1, half, half)?)?
+                activate(self.activation, &gate)? * first.narrow(1, half, half)?
             }
-            None => activate(self.activation, &first)?,
-        };
-        self.down.apply(&inner)
+            None => activate(self.activation, &first),
+        }
+    }
+
+    fn fused_inner(&self, x: &Tensor) -> Result<Option<Tensor>> {
+        let [gate, up] = self.inputs.as_slice() else { return Ok(None) };
+        match (gate.parts(), up.parts()) {
+            ((gate, None), (up, None)) if fused::suits(x) && fused::suits(gate) => {
+                fused::gated(self.activation, x, gate, up)
+            }
+            _ => Ok(None),
+        }
     }
 }
 

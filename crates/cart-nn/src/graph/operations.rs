@@ -4,6 +4,8 @@
 //! GELU has one to six digits. So these are put together from its plain operations; `tests/graph`
 //! holds each to finite differences.
 //!
+//! On the CPU, `f32` goes through operations that are one pass each way (`graph/fused/`).
+//!
 //! What is summed or exponentiated is widened to `f32` first, unless it is `f64`.
 
 #![allow(
@@ -13,6 +15,8 @@
 
 use candle_core::{D, DType, Result, Tensor};
 use cart_format::arch::{Activation, NormKind, RopePairing};
+
+use super::fused;
 
 /// The type that sums and exponentials are computed in.
 pub(super) fn wide_dtype(dtype: DType) -> DType {
@@ -28,7 +32,11 @@ pub(super) fn widened(x: &Tensor) -> Result<Tensor> {
 ///
 /// * `x`: `[rows, inputs]`, `weight`: `[outputs, inputs]`, `bias`: `[outputs]`
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let product = x.matmul(&weight.to_dtype(x.dtype())?.t()?)?;
+    let product = if fused::suits(x) && fused::suits(weight) {
+        fused::product(x, weight)?
+    } else {
+        x.matmul(&weight.to_dtype(x.dtype())?.t()?)?
+    };
     match bias {
         Some(bias) => product.broadcast_add(&bias.to_dtype(product.dtype())?),
         None => Ok(product),
@@ -53,6 +61,11 @@ pub struct NormWeights {
 impl NormWeights {
     /// `x / √(mean(x²) + eps) · w`, or `(x − mean) / √(var + eps) · w + b`.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        if fused::suits(x)
+            && let Some(normed) = fused::norm(x, self)?
+        {
+            return Ok(normed);
+        }
         let (dtype, mut x) = (x.dtype(), widened(x)?);
         if self.kind == NormKind::Layer {
             x = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;

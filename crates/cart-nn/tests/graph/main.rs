@@ -9,6 +9,7 @@ mod operations;
 #[allow(dead_code, reason = "the decoder's tests use all of it")]
 #[path = "../decoder/plain.rs"]
 mod plain;
+mod sequences;
 #[allow(dead_code, reason = "the decoder's tests use all of it")]
 #[path = "../decoder/specimens.rs"]
 mod specimens;

@@ -1,0 +1,204 @@
+//! Cross-entropy over chunks of positions, whose gradients are made as it goes forward.
+
+use std::sync::Mutex;
+
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use super::floats::{BLOCK, numbers, rows_of, storage, tensor};
+use super::matrix::{By, Matrix, multiply};
+use crate::kernel::vector::{exp, tanh, vectorized};
+use crate::kernel::{KernelLevel, Kernels};
+use crate::threads::lock;
+
+/// What is to be predicted, and what it is worth.
+pub(in crate::graph) struct LossTargets {
+    /// Token ids, `[rows]`.
+    pub(in crate::graph) targets: Vec<u32>,
+    /// `[rows]`; a row of 0 costs nothing.
+    pub(in crate::graph) weights: Vec<f32>,
+    /// `c · tanh(x / c)` on the logits.
+    pub(in crate::graph) soft_cap: Option<f32>,
+    /// Rows whose logits are in memory together.
+    pub(in crate::graph) chunk: usize,
+}
+
+/// The sum of `−weight · ln softmax(hidden · headᵀ)[target]` over the rows: one number.
+///
+/// * `hidden`: `[rows, hidden_size]`, `head`: `[vocab, hidden_size]`
+pub(in crate::graph) fn cross_entropy(
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: LossTargets,
+) -> Result<Tensor> {
+    let of_head = head.track_op();
+    let op = CrossEntropy { targets, of_head, slopes: Mutex::new(None) };
+    hidden.contiguous()?.apply_op2(&head.contiguous()?, op)
+}
+
+struct CrossEntropy {
+    targets: LossTargets,
+    /// Whether the head has a gradient.
+    of_head: bool,
+    slopes: Mutex<Option<Slopes>>,
+}
+
+/// Gradients of hidden states and head.
+struct Slopes {
+    of_hidden: Vec<f32>,
+    of_head: Option<Vec<f32>>,
+}
+
+impl CrossEntropy {
+    /// The loss, and its gradients.
+    fn run(&self, hidden: &[f32], head: Matrix<'_>, width: usize, vocab: usize) -> (f64, Slopes) {
+        let LossTargets { targets, weights, chunk, .. } = &self.targets;
+        let counted: Vec<usize> = (0..targets.len()).filter(|&row| weights[row] != 0.0).collect();
+        let mut of_hidden = vec![0.0; hidden.len()];
+        let mut of_head = self.of_head.then(|| vec![0.0; vocab * width]);
+        let mut loss = 0.0;
+        for rows in counted.chunks((*chunk).max(1)) {
+            let x: Vec<f32> =
+                rows.iter().flat_map(|row| &hidden[row * width..][..width]).copied().collect();
+            let x = Matrix::new(&x, rows.len(), width);
+            let mut logits = vec![0.0; rows.len() * vocab];
+            multiply(x, head.t(), &mut logits, 1.0, false, By::All);
+            loss += self.rows_loss(rows, &mut logits, vocab);
+            let slopes = Matrix::new(&logits, rows.len(), vocab);
+            let mut of_x = vec![0.0; rows.len() * width];
+            multiply(slopes, head, &mut of_x, 1.0, false, By::All);
+            for (row, of_x) in rows.iter().zip(of_x.chunks_exact(width)) {
+                of_hidden[row * width..][..width].copy_from_slice(of_x);
+            }
+            if let Some(of_head) = &mut of_head {
+                multiply(slopes.t(), x, of_head, 1.0, true, By::All);
+            }
+        }
+        (loss, Slopes { of_hidden, of_head })
+    }
+
+    /// The loss of some rows, whose logits become the gradients of the products with the head.
+    fn rows_loss(&self, rows: &[usize], logits: &mut [f32], vocab: usize) -> f64 {
+        let LossTargets { targets, weights, soft_cap, .. } = &self.targets;
+        let kernels = Kernels::detect();
+        let block = |(logits, rows): (&mut [f32], &[usize])| {
+            let each = logits.chunks_exact_mut(vocab).zip(rows);
+            each.map(|(logits, &row)| {
+                let target = targets[row] as usize;
+                row_loss(kernels, logits, target, weights[row], *soft_cap)
+            })
+            .sum::<f64>()
+        };
+        let blocks = logits.par_chunks_mut(BLOCK * vocab).zip(rows.par_chunks(BLOCK));
+        let sums: Vec<f64> = blocks.map(block).collect();
+        sums.iter().sum()
+    }
+}
+
+vectorized! {
+    /// `−weight · ln p(target)`, and its gradient, `weight · (p − [target])`, in place of the logits.
+    fn row_loss(
+        logits: &mut [f32],
+        target: usize,
+        weight: f32,
+        soft_cap: Option<f32>,
+    ) -> f64 {
+        if let Some(cap) = soft_cap {
+            logits.iter_mut().for_each(|x| *x = cap * tanh::<FMA>(*x / cap));
+        }
+        let largest = largest(logits);
+        // Slopes of the cap are of the capped logits, which are lost below.
+        let capped = soft_cap.map(|cap| (cap, logits.to_vec()));
+        let own = logits[target];
+        for x in logits.iter_mut() {
+            *x = exp::<FMA>(*x - largest);
+        }
+        let sum: f64 = logits.chunks(256).map(|part| f64::from(sum(part))).sum();
+        let factor = (f64::from(weight) / sum) as f32;
+        logits.iter_mut().for_each(|x| *x *= factor);
+        logits[target] -= weight;
+        if let Some((cap, capped)) = capped {
+            for (slope, capped) in logits.iter_mut().zip(capped) {
+                let ratio = capped / cap;
+                *slope *= 1.0 - ratio * ratio;
+            }
+        }
+        f64::from(weight) * (sum.ln() + f64::from(largest) - f64::from(own))
+    }
+}
+
+/// The largest number, −∞ of none.
+#[inline(always)]
+pub(super) fn largest(values: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let (chunks, rest) = values.as_chunks::<16>();
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, *value);
+        }
+    }
+    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| larger(a, b))
+}
+
+/// The sum in sixteen lanes.
+#[inline(always)]
+pub(super) fn sum(values: &[f32]) -> f32 {
+    let mut lanes = [0.0_f32; 16];
+    let (chunks, rest) = values.as_chunks::<16>();
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane += value;
+        }
+    }
+    lanes.iter().sum::<f32>() + rest.iter().sum::<f32>()
+}
+
+impl CustomOp2 for CrossEntropy {
+    fn name(&self) -> &'static str {
+        "cross-entropy"
+    }
+
+    fn cpu_fwd(
+        &self,
+        hidden: &CpuStorage,
+        hidden_layout: &Layout,
+        head: &CpuStorage,
+        head_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (rows, width) = rows_of(hidden_layout.dims())?;
+        let (vocab, _width) = head_layout.shape().dims2()?;
+        let LossTargets { targets, weights, .. } = &self.targets;
+        if targets.len() != rows || weights.len() != rows {
+            bail!("{rows} rows, but {} targets and {} weights", targets.len(), weights.len());
+        }
+        if let Some(target) = targets.iter().find(|&&target| target as usize >= vocab) {
+            bail!("target {target} of a vocabulary of {vocab}");
+        }
+        let head = Matrix::new(numbers(head, head_layout)?, vocab, width);
+        let (loss, slopes) = self.run(numbers(hidden, hidden_layout)?, head, width, vocab);
+        *lock(&self.slopes) = Some(slopes);
+        Ok(storage(vec![loss as f32], ()))
+    }
+
+    fn bwd(
+        &self,
+        hidden: &Tensor,
+        head: &Tensor,
+        _loss: &Tensor,
+        slope: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let Some(Slopes { mut of_hidden, of_head }) = lock(&self.slopes).take() else {
+            bail!("a loss goes backward once")
+        };
+        let slope = slope.to_scalar::<f32>()?;
+        let scaled = |values: &mut Vec<f32>| values.iter_mut().for_each(|value| *value *= slope);
+        scaled(&mut of_hidden);
+        let of_head = of_head.map(|mut of_head| {
+            scaled(&mut of_head);
+            tensor(of_head, head.dims())
+        });
+        let of_hidden = hidden.track_op().then(|| tensor(of_hidden, hidden.dims()));
+        Ok((of_hidden.transpose()?, of_head.transpose()?))
+    }
+}

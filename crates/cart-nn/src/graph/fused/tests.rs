@@ -1,0 +1,209 @@
+//! Every operation's gradient is that of finite differences, and every number of threads gives the
+//! same bits.
+
+use candle_core::{Device, Tensor, Var};
+use cart_format::arch::{Activation, NormKind, RopePairing};
+
+use super::*;
+use crate::graph::operations::{NormWeights, Turns};
+
+/// Numbers between −1 and 1 that look random.
+fn random(seed: u64, shape: &[usize]) -> Tensor {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut unit = || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 40) as f64 / f64::from(1 << 23) - 1.0) as f32
+    };
+    let values: Vec<f32> = (0..shape.iter().product()).map(|_| unit()).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+fn variables(shapes: &[&[usize]]) -> Vec<Var> {
+    let one = |(seed, shape): (usize, &&[usize])| {
+        Var::from_tensor(&random(seed as u64 + 3, shape)).unwrap()
+    };
+    shapes.iter().enumerate().map(one).collect()
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// The product of what an operation gives with fixed numbers, summed in `f64`.
+fn number(out: &Tensor) -> f64 {
+    let factors = values(&random(99, out.dims()));
+    values(out).iter().zip(factors).map(|(x, by)| f64::from(*x) * f64::from(by)).sum()
+}
+
+/// Holds gradients to differences over four points, whose error is of fourth order, so that a step
+/// may be large enough for `f32`. Of a large variable some numbers are looked at.
+fn assert_gradients(what: &str, variables: &[Var], work: impl Fn() -> Tensor) {
+    let out = work();
+    let factors = random(99, out.dims());
+    let gradients = (out * factors).unwrap().sum_all().unwrap().backward().unwrap();
+    for (index, variable) in variables.iter().enumerate() {
+        let gradient = gradients.get(variable);
+        let gradient = values(gradient.unwrap_or_else(|| panic!("{what}: {index} has none")));
+        assert!(gradient.iter().any(|slope| *slope != 0.0), "{what}: variable {index} is 0");
+        let before = values(variable);
+        for at in (0..before.len()).step_by(before.len().div_ceil(40)) {
+            let moved = |by: f32| {
+                let mut numbers = before.clone();
+                numbers[at] += by;
+                set(variable, numbers);
+                number(&work())
+            };
+            let step = 1.0 / 64.0;
+            let near = moved(step) - moved(-step);
+            let far = moved(2.0 * step) - moved(-2.0 * step);
+            let slope = (8.0 * near - far) / (12.0 * f64::from(step));
+            let error = (slope - f64::from(gradient[at])).abs();
+            let most = 4e-4 * slope.abs().max(1.0);
+            assert!(error < most, "{what}: variable {index}[{at}]: {} {slope}", gradient[at]);
+        }
+        set(variable, before);
+    }
+}
+
+fn set(variable: &Var, numbers: Vec<f32>) {
+    let tensor = Tensor::from_vec(numbers, variable.dims(), &Device::Cpu).unwrap();
+    variable.set(&tensor).unwrap();
+}
+
+#[test]
+fn products() {
+    let vars = variables(&[&[5, 40], &[3, 40], &[5, 3]]);
+    assert_gradients("product", &vars[..2], || product(&vars[0], &vars[1]).unwrap());
+    assert_gradients("added", &vars, || product_added(&vars[0], &vars[1], &vars[2]).unwrap());
+}
+
+#[test]
+fn norms() {
+    let vars = variables(&[&[37, 24], &[24], &[24]]);
+    for (kind, unit_offset) in
+        [(NormKind::Rms, false), (NormKind::Rms, true), (NormKind::Layer, false)]
+    {
+        let of = NormWeights {
+            kind,
+            eps: 1e-3,
+            unit_offset,
+            weight: vars[1].as_tensor().clone(),
+            bias: (kind == NormKind::Layer).then(|| vars[2].as_tensor().clone()),
+        };
+        let used = if kind == NormKind::Layer { 3 } else { 2 };
+        assert_gradients(&format!("{kind:?}"), &vars[..used], || {
+            norm(&vars[0], &of).unwrap().unwrap()
+        });
+    }
+}
+
+#[test]
+fn gates() {
+    let vars = variables(&[&[5, 8], &[11, 8], &[11, 8]]);
+    for activation in [Activation::Silu, Activation::GeluTanh] {
+        assert_gradients(&format!("{activation:?}"), &vars, || {
+            gated(activation, &vars[0], &vars[1], &vars[2]).unwrap().unwrap()
+        });
+    }
+    assert!(gated(Activation::Relu, &vars[0], &vars[1], &vars[2]).unwrap().is_none());
+    let vars = variables(&[&[40, 7], &[40, 7]]);
+    assert_gradients("times silu", &vars, || times_silu(&vars[0], &vars[1]).unwrap());
+}
+
+fn shape(count: usize, window: Option<usize>) -> AttentionShape {
+    AttentionShape { batch: 2, count, heads: 4, kv_heads: 2, head_dim: 8, scale: 0.4, window }
+}
+
+#[test]
+fn attention_in_blocks_windows_and_groups() {
+    for (count, window, pairing, pairs) in [
+        (5, None, RopePairing::Halves, 4),
+        (7, Some(3), RopePairing::Interleaved, 3),
+        (70, None, RopePairing::Interleaved, 4),
+        (131, Some(40), RopePairing::Halves, 2),
+    ] {
+        let shape = shape(count, window);
+        let rows = 2 * count;
+        let (cosines, sines) = (random(1, &[rows, pairs]), random(2, &[rows, pairs]));
+        let turns = Turns { pairing, cosines, sines };
+        let vars = variables(&[&[rows, 64]]);
+        for turns in [None, Some(&turns)] {
+            assert_gradients(&format!("attention {count}"), &vars, || {
+                CausalAttention::new(shape, turns).unwrap().apply(&vars[0]).unwrap()
+            });
+        }
+    }
+}
+
+#[test]
+fn convolutions_and_scans() {
+    let vars = variables(&[&[2, 9, 5], &[5, 4], &[5]]);
+    assert_gradients("convolution", &vars, || conv_silu(&vars[0], &vars[1], &vars[2]).unwrap());
+    let vars = variables(&[&[2, 9, 20], &[2, 9, 20], &[20, 3], &[20], &[2, 9, 3], &[2, 9, 3]]);
+    assert_gradients("selective scan", &vars, || {
+        let of = SelectiveInput {
+            x: &vars[0],
+            steps: &vars[1],
+            decay: &vars[2],
+            skip: &vars[3],
+            b: &vars[4],
+            c: &vars[5],
+        };
+        selective(&of).unwrap()
+    });
+}
+
+#[test]
+fn losses() {
+    let vars = variables(&[&[70, 6], &[33, 6]]);
+    let targets: Vec<u32> = (0..70).map(|row| row * 7 % 33).collect();
+    // Some rows do not count.
+    let weights: Vec<f32> = (0..70).map(|row| (row % 4) as f32 * 0.5).collect();
+    for (soft_cap, chunk) in [(None, 1), (None, 40), (Some(0.8), 17), (None, 100)] {
+        assert_gradients("cross-entropy", &vars, || {
+            let (targets, weights) = (targets.clone(), weights.clone());
+            let targets = LossTargets { targets, weights, soft_cap, chunk };
+            cross_entropy(&vars[0], &vars[1], targets).unwrap()
+        });
+    }
+    let targets = LossTargets { targets: vec![33], weights: vec![1.0], soft_cap: None, chunk: 1 };
+    let refused = cross_entropy(&random(1, &[1, 6]), &vars[1], targets).unwrap_err();
+    assert!(refused.to_string().contains("target 33 of a vocabulary of 33"), "{refused}");
+}
+
+/// What an operation gives, and its gradients.
+fn bits(vars: &[Var], out: &Tensor) -> Vec<u32> {
+    let gradients = out.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+    let gradients = vars.iter().flat_map(|var| values(gradients.get(var).unwrap()));
+    values(out).into_iter().chain(gradients).map(f32::to_bits).collect()
+}
+
+#[test]
+fn every_number_of_threads_gives_the_same_bits() {
+    let work = || {
+        let vars = variables(&[&[300, 96], &[200, 96], &[200, 96], &[96]]);
+        let weight = vars[3].as_tensor().clone();
+        let of =
+            NormWeights { kind: NormKind::Rms, eps: 1e-5, unit_offset: false, weight, bias: None };
+        let normed = norm(&vars[0], &of).unwrap().unwrap();
+        let inner = gated(Activation::Silu, &normed, &vars[1], &vars[2]).unwrap().unwrap();
+        let mut all = bits(&vars, &inner);
+        let vars = variables(&[&[300, 64]]);
+        let attention = CausalAttention::new(shape(150, None), None).unwrap();
+        all.extend(bits(&vars, &attention.apply(&vars[0]).unwrap()));
+        let vars = variables(&[&[300, 64], &[256, 64]]);
+        let targets: Vec<u32> = (0..300).map(|row| row % 256).collect();
+        let targets = LossTargets { targets, weights: vec![1.0; 300], soft_cap: None, chunk: 128 };
+        all.extend(bits(&vars, &cross_entropy(&vars[0], &vars[1], targets).unwrap()));
+        all
+    };
+    let with = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(work)
+    };
+    let one = with(1);
+    for threads in [2, 3, 7] {
+        assert!(with(threads) == one, "{threads} threads");
+    }
+}
