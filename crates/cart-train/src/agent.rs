@@ -1,0 +1,228 @@
+//! A small model from nothing but text.
+
+mod birth;
+mod spec;
+pub mod tokenizer;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use cart_format::{ArchSpec, ManifestId, SpecialTokens};
+use cart_nn::LogitsFor;
+use cart_nn::graph::{Graph, GraphRun, Var};
+use cart_store::Store;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::cartridge::NewModel;
+use crate::chance::Chance;
+use crate::checkpoint::Checkpoint;
+use crate::corpus::{Batch, Corpus};
+use crate::error::TrainError;
+use crate::trainer::{Loss, Objective, StepReport, TrainOptions, Trainer};
+
+pub use spec::{AgentSpec, Shape, SpecError};
+
+/// What chance in here is for.
+const PURPOSE: u64 = 3;
+
+/// Positions whose logits are in memory together.
+const LOSS_CHUNK: usize = 1024;
+
+/// The best tokens that a sample is drawn from, and how flat their probabilities are made.
+const SAMPLE: (usize, f64) = (40, 0.8);
+
+/// A model in training.
+#[derive(Debug)]
+pub struct Agent {
+    architecture: ArchSpec,
+    learner: Learner,
+    trainer: Trainer,
+    seed: u64,
+}
+
+/// A graph and what it reads.
+#[derive(Debug)]
+struct Learner {
+    graph: Graph,
+    corpus: Corpus,
+    accumulate: u64,
+}
+
+/// How well a held-out text is predicted.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Measured {
+    /// Mean of −ln p over the bytes, in nats.
+    pub loss: f64,
+    /// That in bits.
+    pub bits_per_byte: f64,
+    /// Bytes that were predicted.
+    pub bytes: usize,
+}
+
+impl Agent {
+    /// A model before its first step.
+    ///
+    /// # Errors
+    /// The specification contradicts itself, or an option is out of range.
+    pub fn new(
+        spec: &AgentSpec,
+        corpus: Corpus,
+        options: TrainOptions,
+    ) -> Result<Self, TrainError> {
+        let architecture = spec.architecture(tokenizer::VOCABULARY);
+        architecture.check()?;
+        let variables = birth::variables(&architecture, options.seed)?;
+        let graph = Graph::new(&architecture, &birth::parameters(&variables))?;
+        // A is the logarithm of rates, and a rate does not tend to 1.
+        let keep = |name: &str| name.ends_with("A_log");
+        let trainer = Trainer::new(options, sorted(variables), keep)?;
+        let learner = Learner { graph, corpus, accumulate: options.accumulate };
+        Ok(Self { architecture, learner, trainer, seed: options.seed })
+    }
+
+    /// The run.
+    pub fn trainer(&self) -> &Trainer {
+        &self.trainer
+    }
+
+    /// Makes a step.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn step(&mut self) -> Result<StepReport, TrainError> {
+        self.trainer.step(&self.learner)
+    }
+
+    /// Steps in which every sequence is read once.
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.learner.corpus.parts_per_epoch().div_ceil(self.learner.accumulate)
+    }
+
+    /// Reads up to `count` held-out sequences.
+    ///
+    /// # Errors
+    /// A pass failed.
+    pub fn measure(&self, count: usize) -> Result<Measured, TrainError> {
+        let (mut sum, mut bytes) = (0.0, 0);
+        for batch in self.learner.corpus.measured(count) {
+            let loss = self.learner.of_batch(&batch)?;
+            sum += f64::from(loss.sum.to_scalar::<f32>()?);
+            bytes += loss.count;
+        }
+        let loss = sum / bytes as f64;
+        Ok(Measured { loss, bits_per_byte: loss / std::f64::consts::LN_2, bytes })
+    }
+
+    /// Goes on from a text for up to `count` tokens.
+    ///
+    /// # Errors
+    /// A pass failed.
+    pub fn sample(&self, prompt: &str, count: usize) -> Result<String, TrainError> {
+        let mut chance = Chance::new(self.seed, &[PURPOSE, self.trainer.steps()]);
+        let graph = &self.learner.graph;
+        let mut state = graph.new_state(1);
+        let mut next = tokenizer::encode([prompt.as_bytes()]);
+        next.pop();
+        if next.is_empty() {
+            next.push(tokenizer::END);
+        }
+        let mut said = Vec::new();
+        let room = (self.architecture.context_length as usize).saturating_sub(next.len());
+        while said.len() < count.min(room) {
+            let run = GraphRun { state: &mut state, tokens: &next, taps: None };
+            let logits = graph.forward(&mut [run], LogitsFor::Last)?.remove(0);
+            let logits = logits.expect("logits were asked for").flatten_all()?.to_vec1()?;
+            let token = drawn(&logits, &mut chance);
+            if token == tokenizer::END {
+                break;
+            }
+            said.push(token);
+            next = vec![token];
+        }
+        Ok(tokenizer::decode(&said))
+    }
+
+    /// Writes where the run is to its folder.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::write`].
+    pub fn save(&self, folder: &Path, recipe: &Value) -> Result<(), TrainError> {
+        self.trainer.checkpoint(recipe)?.write(folder)
+    }
+
+    /// Goes where a checkpoint was, bit for bit.
+    ///
+    /// # Errors
+    /// As [`Trainer::restore`].
+    pub fn restore(
+        &mut self,
+        folder: &Path,
+        checkpoint: Checkpoint,
+        recipe: &Value,
+    ) -> Result<(), TrainError> {
+        self.trainer.restore(folder, checkpoint, recipe)
+    }
+
+    /// Puts the model as it is now into a store.
+    ///
+    /// # Errors
+    /// The store can't be written.
+    pub fn put(
+        &self,
+        store: &Store,
+        metadata: BTreeMap<String, Value>,
+    ) -> Result<ManifestId, TrainError> {
+        let state = self.trainer.checkpoint(&Value::Null)?;
+        let special = SpecialTokens { eos: vec![tokenizer::END], ..SpecialTokens::default() };
+        let model = NewModel {
+            architecture: &self.architecture,
+            tensors: &state.variables,
+            tokenizer: tokenizer::document(),
+            vocab_size: tokenizer::VOCABULARY,
+            special,
+            metadata,
+        };
+        model.put(store)
+    }
+}
+
+/// By name, so that a checkpoint is in one order.
+fn sorted(mut variables: Vec<(String, Var)>) -> Vec<(String, Var)> {
+    variables.sort_by(|a, b| a.0.cmp(&b.0));
+    variables
+}
+
+/// One of the best tokens.
+fn drawn(logits: &[f32], chance: &mut Chance) -> u32 {
+    let (best, temperature) = SAMPLE;
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+    order.truncate(best);
+    let most = logits[order[0]];
+    let weight = |&token: &usize| (f64::from(logits[token] - most) / temperature).exp();
+    let mut left = chance.unit() * order.iter().map(weight).sum::<f64>();
+    let chosen = order.iter().find(|token| {
+        left -= weight(token);
+        left < 0.0
+    });
+    *chosen.unwrap_or(&order[0]) as u32
+}
+
+impl Learner {
+    fn of_batch(&self, batch: &Batch) -> Result<Loss, TrainError> {
+        let context = self.corpus.context();
+        let sequences = self.graph.sequences(batch.rows, context)?;
+        let hidden = sequences.embed(&batch.tokens)?;
+        let hidden = sequences.layers(0..self.graph.spec().layers.len(), &hidden, None)?;
+        let weights = vec![1.0; batch.targets.len()];
+        let sum = sequences.loss(&hidden, &batch.targets, &weights, LOSS_CHUNK)?;
+        Ok(Loss { sum, count: batch.targets.len(), tokens: batch.tokens.len() })
+    }
+}
+
+impl Objective for Learner {
+    fn loss(&self, step: u64, part: u64) -> Result<Loss, TrainError> {
+        self.of_batch(&self.corpus.part(step * self.accumulate + part))
+    }
+}
