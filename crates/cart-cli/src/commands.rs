@@ -24,6 +24,7 @@ mod run;
 mod serve;
 mod swap;
 mod tag;
+mod train;
 mod verify;
 
 use clap::Subcommand;
@@ -51,6 +52,7 @@ pub(crate) enum Command {
     Chat(chat::ChatArgs),
     Serve(serve::ServeArgs),
     Swap(swap::SwapArgs),
+    Train(train::TrainArgs),
     Probe(probe::ProbeArgs),
     Eval(eval::EvalArgs),
     Memory(memory::MemoryArgs),
@@ -82,6 +84,7 @@ impl Command {
             Self::Chat(args) => chat::run(context, &args),
             Self::Serve(args) => serve::run(context, &args),
             Self::Swap(args) => swap::run(context, &args),
+            Self::Train(args) => train::run(context, &args),
             Self::Probe(args) => probe::run(context, &args),
             Self::Eval(args) => eval::run(context, &args),
             Self::Memory(args) => memory::run(context, &args),

@@ -1,0 +1,311 @@
+//! `cart train agent`.
+
+mod epoch;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use cart_format::{BlobId, CommitId};
+use cart_store::RefName;
+use cart_train::agent::{Agent, AgentSpec, tokenizer};
+use cart_train::{Corpus, Schedule, TrainError, TrainOptions};
+use clap::{Args, ValueHint};
+use serde_json::{Value, json};
+
+use super::folder::RunFolder;
+use crate::bytes::{grouped, seconds};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::history;
+use crate::progress::{interrupted, stop_on_interrupt};
+use epoch::Epochs;
+use report::{AgentReport, EpochReport, GradientReport};
+
+/// Train a small model from nothing but text.
+///
+/// Tokens are bytes, so there is no tokenizer to fit and figures are bits per byte. The end of the text is held out. After each
+/// epoch the model is measured on that, goes on from --prompt, and is kept as a commit on top of the one before; the cartridge
+/// runs like any other.
+///
+/// The run folder has a checkpoint and a log of JSON lines. The same command goes on from there; Ctrl-C leaves one behind. A run
+/// that was interrupted ends in the same cartridge as one that was not.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  cart train agent --data shakespeare.txt -t bard
+  cart train agent --data a.txt b.txt --spec layers=4,hidden=256,context=256 --epochs 3 -t mini
+  cart train agent --data a.txt --spec shape=mamba,layers=4,hidden=192 --steps 2000 -t mini:mamba
+  cart run mini -p 'Once upon a time' -n 100")]
+pub(crate) struct AgentArgs {
+    /// Texts
+    #[arg(long, value_name = "FILE", required = true, num_args = 1.., value_hint = ValueHint::FilePath)]
+    data: Vec<PathBuf>,
+    /// The model: shape (llama, mamba), layers, hidden, heads, kv_heads, intermediate, state, context
+    #[arg(long, value_name = "NAME=VALUE,…", default_value = "layers=4,hidden=256,context=256")]
+    spec: AgentSpec,
+    /// The name of the result
+    #[arg(short, long, value_name = "NAME[:TAG]")]
+    tag: RefName,
+    /// How often the text is read
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    epochs: u64,
+    /// Steps, in place of --epochs
+    #[arg(long, value_name = "N", conflicts_with = "epochs")]
+    steps: Option<u64>,
+    /// Sequences of a step, or of each of its parts
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    batch: usize,
+    /// Parts of a step, whose gradients are added up
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    accumulate: u64,
+    /// The largest learning rate
+    #[arg(long, value_name = "RATE", default_value_t = 2e-3)]
+    lr: f64,
+    /// Steps in which it rises
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    warmup: u64,
+    /// What a step takes off matrices, as a factor on the learning rate
+    #[arg(long, value_name = "X", default_value_t = 0.1)]
+    weight_decay: f64,
+    /// The norm that gradients are scaled down to
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    clip: f64,
+    /// The share of the text, from its end, that is held out
+    #[arg(long, value_name = "X", default_value_t = 0.05)]
+    held_out: f64,
+    /// Held-out sequences that are measured after each epoch
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    measure: usize,
+    /// What chance follows from
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..1 << 53))]
+    seed: u64,
+    /// What samples go on from
+    #[arg(long, value_name = "TEXT", default_value = "\n")]
+    prompt: String,
+    /// Tokens of a sample
+    #[arg(long, value_name = "N", default_value_t = 120)]
+    sample: usize,
+    /// Where the checkpoint and the log are [default: train-NAME-TAG]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    run: Option<PathBuf>,
+    /// Steps between checkpoints
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
+    save_every: u64,
+}
+
+/// The seconds between two lines of progress.
+const PROGRESS_SECONDS: f64 = 10.0;
+
+pub(crate) fn run(context: &Context, args: &AgentArgs) -> Result<(), Failure> {
+    let mut run = Run::new(context, args)?;
+    stop_on_interrupt();
+    while !run.agent.trainer().is_done() && !interrupted() {
+        if let Err(error) = run.step() {
+            return Err(run.stopped_by(error));
+        }
+    }
+    run.finish()
+}
+
+/// A run on its way.
+struct Run<'a> {
+    context: &'a Context,
+    args: &'a AgentArgs,
+    agent: Agent,
+    recipe: Value,
+    folder: RunFolder,
+    epochs: Epochs<'a>,
+    report: AgentReport,
+    began: Instant,
+    said: Instant,
+    /// Tokens since this process began.
+    tokens: usize,
+    first: u64,
+    /// The step of the checkpoint in the folder.
+    saved: u64,
+}
+
+impl<'a> Run<'a> {
+    /// Refuses what can't be learned from before anything is made.
+    fn new(context: &'a Context, args: &'a AgentArgs) -> Result<Self, Failure> {
+        let began = Instant::now();
+        let texts = read(&args.data)?;
+        let tokens = tokenizer::encode(texts.iter().map(Vec::as_slice));
+        let size = args.spec.context as usize;
+        let corpus = Corpus::new(tokens, args.held_out, size, args.batch, args.seed);
+        let corpus = corpus.map_err(Failure::refused)?;
+        let epoch = corpus.parts_per_epoch().div_ceil(args.accumulate.max(1));
+        let options = args.options(args.steps.unwrap_or(args.epochs * epoch));
+        let recipe = args.recipe(&texts, &options);
+        let path = args.run.clone().unwrap_or_else(|| default_folder(&args.tag));
+        let checkpoint = RunFolder::checkpoint(&path)?;
+        let learned = corpus.learned();
+        let mut agent = Agent::new(&args.spec, corpus, options).map_err(Failure::refused)?;
+        let first = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.steps);
+        if let Some(checkpoint) = checkpoint {
+            agent.restore(&path, checkpoint, &recipe).map_err(Failure::refused)?;
+            context.remark(&format!("going on after step {first} of {}", path.display()));
+        }
+        let folder = RunFolder::open(&path, first)?;
+        let report = AgentReport::new(args, &agent, &path, learned, first);
+        let epochs = Epochs::new(context, args, epoch);
+        let said = began;
+        Ok(Self {
+            context,
+            args,
+            agent,
+            recipe,
+            folder,
+            epochs,
+            report,
+            began,
+            said,
+            tokens: 0,
+            first,
+            saved: first,
+        })
+    }
+
+    fn step(&mut self) -> Result<(), Failure> {
+        let report = self.agent.step().map_err(Failure::refused)?;
+        self.tokens += report.tokens;
+        self.folder.say(&report)?;
+        self.show_gradients(&report.norms);
+        self.show_progress(report.loss);
+        let step = report.step;
+        if self.epochs.ends_at(step) || self.agent.trainer().is_done() {
+            self.end_epoch(step)?;
+            self.save()?;
+        } else if step.is_multiple_of(self.args.save_every) {
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    fn end_epoch(&mut self, step: u64) -> Result<(), Failure> {
+        let epoch = self.epoch(step)?;
+        self.folder.say(&epoch)?;
+        self.report.epochs.push(epoch);
+        Ok(())
+    }
+
+    /// Measures, samples and keeps.
+    fn epoch(&self, step: u64) -> Result<EpochReport, Failure> {
+        let measured = self.agent.measure(self.args.measure).map_err(Failure::refused)?;
+        let sample = self.agent.sample(&self.args.prompt, self.args.sample);
+        let sample = sample.map_err(Failure::refused)?;
+        let kept = self.epochs.keep(&self.agent, step, measured, &self.recipe)?;
+        let epoch = EpochReport::new(self.epochs.number(step), step, measured, sample, kept);
+        self.context.remark(&epoch.said(self.args.tag.to_string().as_str()));
+        Ok(epoch)
+    }
+
+    fn save(&mut self) -> Result<(), Failure> {
+        self.agent.save(self.folder.path(), &self.recipe).map_err(Failure::refused)?;
+        self.saved = self.agent.trainer().steps();
+        Ok(())
+    }
+
+    fn show_gradients(&mut self, norms: &[(String, f64)]) {
+        if norms.is_empty() {
+            return;
+        }
+        let found = GradientReport::of(norms);
+        self.context.remark(&found.said());
+        for (name, norm) in norms {
+            self.context.remark(&format!("  {norm:9.3e}  {name}"));
+        }
+        self.report.gradients = Some(found);
+    }
+
+    /// Loss, tokens a second and the time that is left, every ten seconds.
+    fn show_progress(&mut self, loss: f64) {
+        if self.said.elapsed().as_secs_f64() < PROGRESS_SECONDS {
+            return;
+        }
+        self.said = Instant::now();
+        let (done, all) = (self.agent.trainer().steps(), self.report.steps_planned);
+        let passed = self.began.elapsed().as_secs_f64();
+        let left = passed / (done - self.first) as f64 * (all - done) as f64;
+        let speed = grouped((self.tokens as f64 / passed) as u64);
+        self.context.remark(&format!(
+            "step {done} of {all}  loss {loss:.4}  {speed} tokens/s  {} left",
+            seconds(left)
+        ));
+    }
+
+    /// What a run that has to stop leaves: the checkpoint before.
+    fn stopped_by(&self, error: Failure) -> Failure {
+        let folder = self.folder.path().display();
+        self.context.remark(&format!("the checkpoint of step {} is in {folder}", self.saved));
+        error
+    }
+
+    fn finish(mut self) -> Result<(), Failure> {
+        let done = self.agent.trainer().is_done();
+        if !done {
+            self.save()?;
+            let step = self.agent.trainer().steps();
+            self.context.remark(&format!(
+                "interrupted after step {step}; the same command goes on from there"
+            ));
+        }
+        if done && self.report.epochs.is_empty() {
+            // It was done before; what came of it is told again.
+            let step = self.agent.trainer().steps();
+            let epoch = self.epoch(step)?;
+            self.report.epochs.push(epoch);
+        }
+        self.report.finish(&self.agent, self.tokens, self.began.elapsed());
+        self.report.print(self.context, self.args.tag.to_string().as_str())
+    }
+}
+
+impl AgentArgs {
+    fn options(&self, steps: u64) -> TrainOptions {
+        TrainOptions {
+            schedule: Schedule { peak: self.lr, warmup: self.warmup, steps, floor: 0.1 },
+            weight_decay: self.weight_decay,
+            clip: self.clip,
+            accumulate: self.accumulate,
+            seed: self.seed,
+        }
+    }
+
+    /// Everything that the result depends on.
+    fn recipe(&self, texts: &[Vec<u8>], options: &TrainOptions) -> Value {
+        let text =
+            |text: &Vec<u8>| json!({ "sha256": BlobId::of(text).hex(), "bytes": text.len() });
+        json!({
+            "tool": history::tool(),
+            "what": "agent",
+            "spec": self.spec.to_string(),
+            "data": texts.iter().map(text).collect::<Vec<_>>(),
+            "held_out": self.held_out,
+            "batch": self.batch,
+            "options": options,
+        })
+    }
+}
+
+fn read(paths: &[PathBuf]) -> Result<Vec<Vec<u8>>, Failure> {
+    let one = |path: &PathBuf| {
+        let failed = |source| TrainError::File { path: path.clone(), action: "read", source };
+        let text = std::fs::read(path).map_err(|error| Failure::refused(failed(error)))?;
+        if text.is_empty() {
+            return Err(Failure::refused(TrainError::NoData { path: path.clone() }));
+        }
+        Ok(text)
+    };
+    paths.iter().map(one).collect()
+}
+
+fn default_folder(name: &RefName) -> PathBuf {
+    Path::new(".").join(format!("train-{}", name.to_string().replace([':', '/'], "-")))
+}
+
+/// What a commit is of.
+struct Kept {
+    manifest: String,
+    commit: CommitId,
+}

@@ -1,0 +1,166 @@
+//! Training through the binary: what it leaves, the same however it was interrupted, and refusals.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use cart_tests::Cart;
+use serde_json::Value;
+
+const SPEC: &str = "layers=2,hidden=32,heads=2,context=32";
+
+/// Something with a pattern to learn.
+fn text() -> String {
+    (0..400)
+        .map(|at| format!("the {} boat has {} oars.\n", ["red", "old"][at % 2], at % 7))
+        .collect()
+}
+
+fn arguments<'a>(data: &'a str, name: &'a str, spec: &'a str) -> Vec<&'a str> {
+    let mut words =
+        vec!["train", "agent", "--data", data, "-t", name, "--spec", spec, "--batch", "4"];
+    words.extend(["--warmup", "5", "--lr", "0.01", "--measure", "8", "--sample", "12"]);
+    words
+}
+
+fn last(report: &Value) -> &Value {
+    report["epochs"].as_array().unwrap().last().unwrap()
+}
+
+#[test]
+fn an_agent_learns_is_kept_for_each_epoch_and_runs() {
+    let cart = Cart::new();
+    let data = cart.file("boats.txt", text().as_bytes());
+    for (name, spec) in
+        [("llama", SPEC), ("mamba", "shape=mamba,layers=2,hidden=32,state=4,context=32")]
+    {
+        let words = [&arguments(&data, name, spec)[..], &["--epochs", "2"]].concat();
+        let report = cart.json(&words);
+        let epochs = report["epochs"].as_array().unwrap();
+        assert_eq!((epochs.len(), &report["done"]), (2, &Value::from(true)));
+        // Without learning it is 8 bits.
+        let bits = |epoch: &Value| epoch["held_out"]["bits_per_byte"].as_f64().unwrap();
+        assert!(bits(&epochs[1]) < 2.0 && bits(&epochs[1]) < bits(&epochs[0]), "{report}");
+        assert!(report["gradients"]["smallest"].as_f64().unwrap() > 0.0);
+        cart.ok(["verify", name]);
+        let history = cart.json(["log", name]);
+        let commits = history["commits"].as_array().unwrap();
+        assert_eq!(commits.len(), 2);
+        assert_eq!(commits[0]["commit"], epochs[1]["commit"]);
+        assert_eq!(commits[0]["manifest"], epochs[1]["manifest"]);
+        let said = cart.ok(["run", name, "-p", "the red boat has", "-n", "12"]);
+        assert!(said.contains("oars"), "{name}: {said}");
+    }
+}
+
+#[test]
+fn a_run_that_was_interrupted_ends_in_the_same_cartridge() {
+    let whole = Cart::new();
+    let data = whole.file("boats.txt", text().as_bytes());
+    let words = [&arguments(&data, "boats", SPEC)[..], &["--steps", "60"]].concat();
+    let expected = last(&whole.json(&words))["manifest"].clone();
+    let twice = Cart::new();
+    assert_eq!(last(&twice.json([&words[..], &["--threads", "1"]].concat()))["manifest"], expected);
+
+    let cart = Cart::new();
+    let log = cart.scratch().join("run/log.jsonl");
+    let words = [&words[..], &["--run", "run", "--save-every", "7"]].concat();
+    for kill in [true, false] {
+        let mut child = cart.command(&words).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let begun = steps(&log);
+        wait(|| steps(&log) > begun + 9 || child.try_wait().unwrap().is_some());
+        if kill {
+            child.kill().unwrap();
+        } else {
+            let interrupt = ["-INT", &child.id().to_string()];
+            std::process::Command::new("kill").args(interrupt).status().unwrap();
+        }
+        child.wait().unwrap();
+        assert!(log.with_file_name("checkpoint.safetensors").exists());
+    }
+    let report = cart.json(&words);
+    assert_eq!((&report["done"], &report["steps"]), (&Value::from(true), &Value::from(60)));
+    assert!(report["resumed_at"].as_u64().unwrap() >= 7, "{report}");
+    assert_eq!(last(&report)["manifest"], expected);
+    // Every step is in the log once.
+    let text = std::fs::read_to_string(&log).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let found: Vec<u64> = lines
+        .filter(|line| line.get("loss").is_some())
+        .map(|line| line["step"].as_u64().unwrap())
+        .collect();
+    assert_eq!(found, (1..=60).collect::<Vec<_>>());
+    let again = cart.json(&words);
+    assert_eq!(
+        (last(&again)["commit"].clone(), &again["steps"]),
+        (last(&report)["commit"].clone(), &Value::from(60))
+    );
+}
+
+fn steps(log: &Path) -> usize {
+    std::fs::read_to_string(log).map_or(0, |text| text.lines().count())
+}
+
+fn wait(until: impl FnMut() -> bool) {
+    let (mut until, began) = (until, Instant::now());
+    while !until() {
+        assert!(began.elapsed() < Duration::from_secs(120), "nothing happened");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn what_cannot_be_learned_from_is_refused_before_anything_is_made() {
+    let cart = Cart::new();
+    let data = cart.file("boats.txt", text().as_bytes());
+    let short = cart.file("short.txt", b"too short");
+    let empty = cart.file("empty.txt", b"");
+    let refused = |data: &str, more: &[&str], said: &str| {
+        let done = cart.run([&arguments(data, "x", SPEC)[..], more].concat());
+        assert_eq!(done.code, Some(1), "{}", done.stderr);
+        assert!(done.stderr.contains(said), "{}", done.stderr);
+        assert!(!cart.scratch().join("train-x-latest").exists() && !cart.store().exists());
+    };
+    refused(&empty, &[], "there is no data");
+    refused(&short, &[], "a sequence takes 33");
+    refused(&data, &["--held-out", "0"], "the held-out share is 0");
+    refused(&data, &["--accumulate", "0"], "the number of parts of a step is 0");
+    refused(&data, &["--steps", "0"], "the number of steps is 0");
+    let mut words = arguments(&data, "x", SPEC);
+    let rate = words.iter().position(|word| *word == "0.01").unwrap();
+    words[rate] = "0";
+    let done = cart.run(&words);
+    assert!(
+        done.code == Some(1) && done.stderr.contains("the learning rate is 0"),
+        "{}",
+        done.stderr
+    );
+    let done = cart.run(arguments(&data, "x", "layers=2,width=3"));
+    assert!(done.code == Some(2) && done.stderr.contains("there is no `width`"), "{}", done.stderr);
+}
+
+#[test]
+fn a_checkpoint_of_another_recipe_and_a_rate_that_is_too_high_stop() {
+    let cart = Cart::new();
+    let data = cart.file("boats.txt", text().as_bytes());
+    let words = [&arguments(&data, "x", SPEC)[..], &["--steps", "4", "--run", "run"]].concat();
+    let before = cart.json(&words);
+    let other = cart.run([&words[..], &["--seed", "5"]].concat());
+    assert_eq!(other.code, Some(1));
+    assert!(other.stderr.contains("options.seed is 0 there, 5 here"), "{}", other.stderr);
+    assert_eq!(last(&cart.json(&words))["manifest"], last(&before)["manifest"]);
+    let checkpoint = cart.scratch().join("run/checkpoint.safetensors");
+    let bytes = std::fs::read(&checkpoint).unwrap();
+    std::fs::write(&checkpoint, &bytes[..bytes.len() / 2]).unwrap();
+    let done = cart.run(&words);
+    assert!(done.code == Some(1) && done.stderr.contains("is no checkpoint"), "{}", done.stderr);
+
+    let mut words = arguments(&data, "y", SPEC);
+    let rate = words.iter().position(|word| *word == "0.01").unwrap();
+    words[rate] = "1e38";
+    let done = cart.run([&words[..], &["--steps", "40", "--save-every", "1"]].concat());
+    assert_eq!(done.code, Some(1));
+    assert!(done.stderr.contains("not finite at step"), "{}", done.stderr);
+    assert!(cart.scratch().join("train-y-latest/checkpoint.safetensors").exists());
+    assert_eq!(cart.run(["verify", "y"]).code, Some(1), "what diverged got no name");
+}
