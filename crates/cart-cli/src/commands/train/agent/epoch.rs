@@ -78,8 +78,10 @@ impl<'a> Epochs<'a> {
             return Ok(None);
         };
         let commit = store.commit(&current).map_err(Failure::refused)?;
-        let is_ours =
-            commit.recipe.kind == RECIPE && commit.recipe.details.get("run") == Some(recipe);
+        // A commit keeps canonical numbers, in which 1.0 is 1.
+        let canonical = |recipe: &Value| cart_format::json::to_canonical(recipe).ok();
+        let found = commit.recipe.details.get("run").and_then(canonical);
+        let is_ours = commit.recipe.kind == RECIPE && found.is_some() && found == canonical(recipe);
         Ok(is_ours.then_some((current, commit.manifest)))
     }
 
