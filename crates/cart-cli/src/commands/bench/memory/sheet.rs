@@ -117,30 +117,43 @@ fn passkey<DB: DrawingBackend>(area: &Area<DB>, rows: &[&Measured]) -> Done<DB> 
     legend(&mut chart, SeriesLabelPosition::UpperRight)
 }
 
-/// Shares of related words against divergence; rows come in pairs of these.
+/// Shares of related words against divergence, a line for each way of steering; rows come in pairs of these.
 fn goal<DB: DrawingBackend>(area: &Area<DB>, rows: &[&Measured]) -> Done<DB> {
-    let curve = |way: usize| -> Vec<(f64, f64)> {
-        let point = |pair: &[&Measured]| (mean(pair[1].ways()[way].1), mean(pair[0].ways()[way].1));
+    let way = |row: &Measured| row.row.split(',').next().unwrap_or_default().to_owned();
+    let ways: Vec<(String, &[&Measured])> =
+        rows.chunk_by(|a, b| way(a) == way(b)).map(|rows| (way(rows[0]), rows)).collect();
+    let (none, context) = (mean(&rows[0].none), mean(&rows[0].context));
+    let curve = |rows: &[&Measured], which: usize| -> Vec<(f64, f64)> {
+        let point =
+            |pair: &[&Measured]| (mean(pair[1].ways()[which].1), mean(pair[0].ways()[which].1));
         let mut points: Vec<(f64, f64)> = rows.chunks_exact(2).map(point).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
-        points
+        [vec![(0.0, none)], points].concat()
     };
-    let (memory, shuffled) = (curve(0), curve(2));
-    let (none, context) = (mean(&rows[0].none), mean(&rows[0].context));
-    let all = || memory.iter().chain(&shuffled);
+    let mut lines = Vec::new();
+    for (which, name) in [(0, "memory"), (2, "shuffled")] {
+        for (place, (way, rows)) in ways.iter().enumerate() {
+            let RGBColor(red, green, blue) = COLOURS[which];
+            // The second way is paler.
+            let pale = |part: u8| if place == 0 { part } else { part / 2 + 120 };
+            let colour = RGBColor(pale(red), pale(green), pale(blue));
+            lines.push((format!("{name}, {way}"), colour, curve(rows, which)));
+        }
+    }
+    let all = || lines.iter().flat_map(|(_, _, points)| points);
     let most_kl = all().map(|point| point.0).fold(0.0, f64::max);
     let most = all().map(|point| point.1).fold(none.max(context), f64::max);
+    let level = |value: f64| vec![(0.0, value), (most_kl, value)];
+    lines.push(("none".to_owned(), COLOURS[1], level(none)));
+    lines.push(("in context".to_owned(), COLOURS[3], level(context)));
     let axes = Axes {
         title: "Goal: share of related words against divergence",
         x: ("KL, nats a token", 0.0, most_kl),
         y: ("related, %", 0.0, most * ROOM),
     };
     let mut chart = axes.on(area)?;
-    let from = |curve: Vec<(f64, f64)>| [vec![(0.0, none)], curve].concat();
-    let level = |value: f64| vec![(0.0, value), (most_kl, value)];
-    let lines = [from(memory), level(none), from(shuffled), level(context)];
-    for ((points, colour), (name, _)) in lines.into_iter().zip(COLOURS).zip(rows[0].ways()) {
-        line(&mut chart, name, colour, points)?;
+    for (name, colour, points) in lines {
+        line(&mut chart, &name, colour, points)?;
     }
-    legend(&mut chart, SeriesLabelPosition::UpperRight)
+    legend(&mut chart, SeriesLabelPosition::UpperLeft)
 }

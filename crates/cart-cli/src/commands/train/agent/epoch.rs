@@ -56,7 +56,7 @@ impl<'a> Epochs<'a> {
                 let new = NewCommit {
                     manifest,
                     parents: before.map(|(commit, _)| commit).into_iter().collect(),
-                    recipe: self.said(recipe, step, measured),
+                    recipe: said(recipe, step, measured),
                     message: format!("epoch {}", self.number(step)),
                     probes: Vec::new(),
                 };
@@ -85,16 +85,17 @@ impl<'a> Epochs<'a> {
         Ok(is_ours.then_some((current, commit.manifest)))
     }
 
-    fn said(&self, recipe: &Value, step: u64, measured: Measured) -> Recipe {
-        Recipe::new(RECIPE)
-            .with("tool", history::tool())
-            .with("run", recipe.clone())
-            .with("step", step)
-            .with("held_out_bits_per_byte", json!(measured.bits_per_byte))
-    }
-
     /// Facts about the content. What a cartridge is does not depend on its name.
     fn metadata(&self) -> BTreeMap<String, Value> {
         BTreeMap::from([("spec".to_owned(), Value::from(self.args.spec.to_string()))])
     }
+}
+
+/// What a commit says about how it came about.
+fn said(recipe: &Value, step: u64, measured: Measured) -> Recipe {
+    Recipe::new(RECIPE)
+        .with("tool", history::tool())
+        .with("run", recipe.clone())
+        .with("step", step)
+        .with("held_out_bits_per_byte", json!(measured.bits_per_byte))
 }
