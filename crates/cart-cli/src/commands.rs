@@ -9,6 +9,7 @@ mod delta;
 mod demo;
 mod diff;
 mod eval;
+mod experiment;
 mod export;
 mod fsck;
 mod gc;
@@ -55,6 +56,7 @@ pub(crate) enum Command {
     Train(train::TrainArgs),
     Probe(probe::ProbeArgs),
     Eval(eval::EvalArgs),
+    Experiment(experiment::ExperimentArgs),
     Memory(memory::MemoryArgs),
     Gc(gc::GcArgs),
     Fsck(fsck::FsckArgs),
@@ -87,6 +89,7 @@ impl Command {
             Self::Train(args) => train::run(context, &args),
             Self::Probe(args) => probe::run(context, &args),
             Self::Eval(args) => eval::run(context, &args),
+            Self::Experiment(args) => experiment::run(context, &args),
             Self::Memory(args) => memory::run(context, &args),
             Self::Gc(args) => gc::run(context, &args),
             Self::Fsck(args) => fsck::run(context, &args),

@@ -3,6 +3,7 @@
 //! One subcommand is one file in [`commands`]; its doc comment is its help. Data goes to stdout,
 //! talk to stderr. Exit codes and the wording of errors are in [`failure`].
 
+mod asking;
 mod bytes;
 mod child;
 mod commands;
@@ -13,6 +14,7 @@ mod facts;
 mod failure;
 mod held;
 mod history;
+mod names;
 mod packed;
 mod progress;
 mod report;

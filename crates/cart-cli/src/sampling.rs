@@ -60,6 +60,9 @@ pub(crate) struct MemoryArgs {
     /// With --memory: where neighbours are searched
     #[arg(long, requires = "memory", value_name = "SCOPE", value_enum)]
     search: Option<Search>,
+    /// With --memory: leave the cartridge's memory layers out
+    #[arg(long, requires = "memory")]
+    no_layers: bool,
     /// With --memory: let the goal weigh on every choice this strongly (0.5 is usual); below 0 away from it
     #[arg(long, requires = "memory", value_name = "STRENGTH", allow_negative_numbers = true)]
     goal: Option<f32>,
@@ -132,6 +135,7 @@ impl MemoryArgs {
             options.knn = options.knn.filter(|_| neighbours > 0);
             options.knn.iter_mut().for_each(|knn| knn.k = neighbours);
         }
+        options.layers = options.layers.filter(|_| !self.no_layers);
         options.goal = self.goal.map(|strength| {
             let usual = GoalOptions::default();
             GoalOptions {

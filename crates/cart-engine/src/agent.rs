@@ -22,6 +22,7 @@ use thiserror::Error;
 
 use crate::chat::{ChatError, ChatTemplate};
 use crate::memory_cell::MemoryCell;
+use crate::memory_layers::{self, MemoryLayersError, TrainedLayers};
 use crate::memory_loop::GoalProbe;
 use crate::memory_section::{self, MemorySectionError};
 use crate::prefix_cache::{PrefixCache, PrefixCacheReport};
@@ -162,6 +163,9 @@ pub enum LoadError {
     /// The memory can't be restored.
     #[error(transparent)]
     Memory(#[from] MemorySectionError),
+    /// The memory layers can't be used.
+    #[error(transparent)]
+    Layers(#[from] MemoryLayersError),
 }
 
 /// A loaded cartridge: model, tokenizer, chat template and memory. Cheap to clone; clones share the
@@ -177,6 +181,8 @@ struct Core {
     id: ManifestId,
     manifest: Manifest,
     session: Option<SavedSessionReport>,
+    /// Memory layers whose gates are open.
+    layers: Option<Arc<TrainedLayers>>,
     parts: Arc<Parts>,
 }
 
@@ -262,7 +268,11 @@ impl Agent {
     ) -> Result<Self, LoadError> {
         let (id, manifest) = (cartridge.manifest_id(), cartridge.manifest().clone());
         let session = SavedSessionReport::of(&manifest)?;
-        let core = Core { id, manifest, session, parts };
+        let layers =
+            memory_layers::read(&manifest, parts.model.spec(), parts.basis, |blob, most| {
+                cartridge.read(blob, most)
+            })?;
+        let core = Core { id, manifest, session, layers, parts };
         Ok(Self { core: Arc::new(core), memory: MemoryCell::new(memory) })
     }
 
@@ -304,6 +314,11 @@ impl Agent {
     /// What is kept of prompts that were read.
     pub fn prefix_cache(&self) -> PrefixCacheReport {
         self.core.parts.prefixes.report()
+    }
+
+    /// The memory layers; none where there are none, or all their gates are shut.
+    pub(crate) fn memory_layers(&self) -> Option<&Arc<TrainedLayers>> {
+        self.core.layers.as_ref()
     }
 
     /// An empty state, with keys and values in the agent's format.

@@ -95,6 +95,9 @@ pub struct MemoryUse {
     pub read: Vec<SlotRead>,
     /// Tokens that the prefix put before the prompt.
     pub prefix_tokens: usize,
+    /// Tokens of memory that the memory layers attended to.
+    #[serde(default)]
+    pub layer_tokens: usize,
     /// Steps at which neighbours changed the distribution.
     pub knn_steps: usize,
     /// Mean λ over these steps.

@@ -1,24 +1,36 @@
 //! Where memory listens to the model, and steers it.
 
+use std::sync::Arc;
+
 use cart_nn::Taps;
+use cart_nn::graph::TensorError;
+
+use crate::memory_layers::Attending;
 
 /// Keeps the hidden states after one layer, for every position of a forward pass.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) struct HiddenTap {
     layer: usize,
     rows: Vec<f32>,
     /// What is added to the hidden states after they were seen.
     shift: Option<Vec<f32>>,
+    /// Memory layers, with what they attend to.
+    attending: Option<Arc<Attending>>,
 }
 
 impl HiddenTap {
     pub(crate) fn new(layer: usize) -> Self {
-        Self { layer, rows: Vec::new(), shift: None }
+        Self { layer, rows: Vec::new(), shift: None, attending: None }
     }
 
     /// As this tap, but with a shift, `[hidden_size]`.
     pub(crate) fn shifted(self, shift: Option<Vec<f32>>) -> Self {
         Self { shift, ..self }
+    }
+
+    /// As this tap, but with memory layers.
+    pub(crate) fn attending(self, attending: Option<Arc<Attending>>) -> Self {
+        Self { attending, ..self }
     }
 
     /// Hidden states since [`HiddenTap::clear`], `[positions, hidden_size]`, flat.
@@ -34,6 +46,7 @@ impl HiddenTap {
 impl Taps for HiddenTap {
     fn wants(&self, layer: usize) -> bool {
         layer == self.layer
+            || self.attending.as_ref().is_some_and(|attending| attending.follows(layer))
     }
 
     fn after_layer(&mut self, layer: usize, _first_position: usize, hidden: &[f32]) {
@@ -44,5 +57,12 @@ impl Taps for HiddenTap {
 
     fn shift(&self, layer: usize) -> Option<&[f32]> {
         self.shift.as_deref().filter(|_| layer == self.layer)
+    }
+
+    fn replaced(&mut self, layer: usize, hidden: &[f32]) -> Result<Option<Vec<f32>>, TensorError> {
+        match &self.attending {
+            Some(attending) => attending.after(layer, hidden),
+            None => Ok(None),
+        }
     }
 }

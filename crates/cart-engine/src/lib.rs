@@ -45,6 +45,7 @@ mod event;
 mod hidden_tap;
 pub mod long_term;
 mod memory_cell;
+mod memory_layers;
 mod memory_log;
 mod memory_loop;
 mod memory_section;
@@ -77,8 +78,14 @@ pub use cart_nn::{
 };
 pub use chat::{ChatError, ChatTemplate, Ending, Rendered};
 pub use event::{FinishReason, GenerateEvent, Generation, MemoryUse, SlotRead, StepEvent, Timings};
+pub use memory_layers::{
+    LayerTensor, MemoryLayersError, RememberedStates, with_memory_layers, without_memory_layers,
+};
 pub use memory_log::MemoryLogError;
-pub use memory_loop::{EncodeError, MemoryLoopError, MemoryQuery, Observations, Telling};
+pub use memory_loop::{
+    EncodeError, MemoryLoopError, MemoryQuery, Observations, RecalledError, RecalledSpan,
+    RecalledSpans, Telling,
+};
 pub use memory_section::{
     JoinedSection, MemorySectionError, SaveError, Saved, memory_space, read_memory, read_section,
     with_memory, without_memory,
@@ -88,8 +95,9 @@ pub use migration::{
     RecallReport, migrate, migrate_by_text,
 };
 pub use options::{
-    GenerateOptions, GoalOptions, KnnOptions, KnnScope, KnnTrust, MAX_SESSION_NAME, MAX_STOPS,
-    MAX_TOP_LOGPROBS, MemoryControl, MemoryOptions, Message, OptionsError, PrefixOptions, Prompt,
+    GenerateOptions, GoalOptions, KnnOptions, KnnScope, KnnTrust, LayersOptions, MAX_SESSION_NAME,
+    MAX_STOPS, MAX_TOP_LOGPROBS, MemoryControl, MemoryOptions, Message, OptionsError,
+    PrefixOptions, Prompt,
 };
 pub use perplexity::{PerplexityError, PerplexityReport, Scored, perplexity, perplexity_of};
 pub use prefix_cache::PrefixCacheReport;

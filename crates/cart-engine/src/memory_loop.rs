@@ -4,6 +4,7 @@
 mod encoder;
 mod neighbours;
 mod prefix;
+mod recalled;
 mod span;
 mod steering;
 mod usage;
@@ -13,13 +14,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cart_memory::{Chain, Input, NextTokenQuery, SlotRef, TokenQuery, UnifiedMemory};
-use cart_nn::ForwardError;
 use cart_nn::decoder::State;
+use cart_nn::{ForwardError, Taps};
 use thiserror::Error;
 
 use crate::agent::Agent;
 use crate::event::MemoryUse;
 use crate::hidden_tap::HiddenTap;
+use crate::memory_layers::Attending;
 use crate::memory_log::MemoryLogError;
 use crate::options::{MemoryControl, MemoryOptions};
 use crate::prompt_text::PromptText;
@@ -27,6 +29,8 @@ use crate::tokenizer::TokenizerError;
 pub(crate) use encoder::Reading;
 pub use encoder::{EncodeError, MemoryQuery, Observations, Telling};
 use neighbours::Neighbours;
+pub(crate) use prefix::{header, usual_bias};
+pub use recalled::{RecalledError, RecalledSpan, RecalledSpans};
 use steering::Goal;
 pub(crate) use steering::GoalProbe;
 use usage::Usage;
@@ -49,10 +53,15 @@ pub enum MemoryLoopError {
     Tokenizer(#[from] TokenizerError),
 }
 
+/// Of a session, and of the model that runs beside.
+pub(crate) type SessionTaps<'t> = (Option<&'t mut dyn Taps>, Option<&'t mut dyn Taps>);
+
 /// Memory's part in one session.
 #[derive(Clone, Debug)]
 pub(crate) struct MemoryLoop {
-    pub(crate) tap: HiddenTap,
+    tap: HiddenTap,
+    /// Of the model that runs beside, where that has the memory layers too.
+    beside: Option<HiddenTap>,
     neighbours: Option<Neighbours>,
     goal: Option<Goal>,
     writer: Option<Writer>,
@@ -78,7 +87,7 @@ impl MemoryLoop {
         }
         let began = Instant::now();
         let mut usage = Usage::default();
-        let (mut neighbours, mut goal) = (None, None);
+        let (mut neighbours, mut goal, mut attending) = (None, None, None);
         if let Some(memory) = readable(agent, options)? {
             usage.report.slots = memory.slots().count();
             let recalled = recall(agent, &memory, &text.query, options)?;
@@ -89,13 +98,13 @@ impl MemoryLoop {
             }
             usage.read(&recalled, options.prefix.as_ref());
             goal = goal_of(agent, &memory, options)?;
+            attending = attending_of(agent, &memory, options)?;
             neighbours = options.knn.clone().map(|knn| Neighbours::new(memory, slots, knn));
         }
         let writer = options.write.then(|| Writer::new(agent, text));
         usage.recall = began.elapsed();
-        let shift = goal.as_ref().and_then(|goal| goal.shift.clone());
-        let tap = HiddenTap::new(agent.tap_layer()).shifted(shift);
-        Ok(Some(Self { tap, neighbours, goal, writer, usage }))
+        let (tap, beside) = taps(agent, goal.as_ref(), attending, &mut usage);
+        Ok(Some(Self { tap, beside, neighbours, goal, writer, usage }))
     }
 
     /// Asks and tells another agent's memory from now on. What was recalled into keys and values stays there.
@@ -116,8 +125,9 @@ impl MemoryLoop {
         let pulls = self.steers();
         let goal = memory.as_ref().map(|memory| goal_of(to, memory, options)).transpose()?;
         self.goal = goal.flatten().filter(|goal| goal.shift.is_none() || pulls);
-        let shift = self.goal.as_ref().and_then(|goal| goal.shift.clone());
-        self.tap = HiddenTap::new(to.tap_layer()).shifted(shift);
+        let attending = memory.as_ref().map(|memory| attending_of(to, memory, options));
+        let attending = attending.transpose()?.flatten();
+        (self.tap, self.beside) = taps(to, self.goal.as_ref(), attending, &mut self.usage);
         if let (Some(memory), Some(knn)) = (memory, &options.knn) {
             let recalled = recall(to, &memory, query, options)?;
             let found = slots_of(&recalled);
@@ -133,14 +143,25 @@ impl MemoryLoop {
         Ok(())
     }
 
+    /// Where memory listens from now on, in the session and in the model that runs beside.
+    pub(crate) fn taps(&mut self) -> SessionTaps<'_> {
+        self.tap.clear();
+        let beside = self.beside.as_mut().map(|tap| {
+            tap.clear();
+            tap as &mut dyn Taps
+        });
+        (Some(&mut self.tap), beside)
+    }
+
     /// Whether the logits of every token of the prompt are needed, not only of the last.
     pub(crate) fn wants_prompt_logits(&self) -> bool {
         self.writer.is_some()
     }
 
-    /// Whether the bare model has to run beside for a comparison.
-    pub(crate) fn has_prefix(&self) -> bool {
-        self.usage.report.prefix_tokens > 0
+    /// Whether memory changes hidden states, by a prefix or by memory layers, so that the bare model has
+    /// to run beside for a comparison.
+    pub(crate) fn changes_states(&self) -> bool {
+        self.usage.changes_states()
     }
 
     /// Whether the goal pulls at the residual stream, so that the model has to run without it beside.
@@ -240,9 +261,9 @@ impl MemoryLoop {
     ) {
         let bare = match beside {
             // It runs with the prefix then, for the goal's budget.
-            Some(_) if self.steers() && self.has_prefix() => None,
+            Some(_) if self.steers() && self.changes_states() => None,
             Some(bare) => Some(bare),
-            None => (changed.is_some() && !self.has_prefix()).then_some(logits),
+            None => (changed.is_some() && !self.changes_states()).then_some(logits),
         };
         self.usage.chosen(token, changed.unwrap_or(logits), bare);
     }
@@ -259,6 +280,30 @@ impl MemoryLoop {
     pub(crate) fn durations(&self) -> (std::time::Duration, std::time::Duration) {
         (self.usage.recall, self.usage.spent)
     }
+}
+
+/// Where memory listens and steers, in the session and in the model that runs beside.
+fn taps(
+    agent: &Agent,
+    goal: Option<&Goal>,
+    attending: Option<Attending>,
+    usage: &mut Usage,
+) -> (HiddenTap, Option<HiddenTap>) {
+    let shift = goal.and_then(|goal| goal.shift.clone());
+    let attending = attending.map(Arc::new);
+    usage.report.layer_tokens = attending.as_ref().map_or(0, |attending| attending.tokens());
+    let tap = || HiddenTap::new(agent.tap_layer()).attending(attending.clone());
+    let beside = (shift.is_some() && attending.is_some()).then(tap);
+    (tap().shifted(shift), beside)
+}
+
+fn attending_of(
+    agent: &Agent,
+    memory: &UnifiedMemory,
+    options: &MemoryOptions,
+) -> Result<Option<Attending>, MemoryLoopError> {
+    let layers = options.layers.as_ref().map(|layers| Attending::of(agent, memory, layers));
+    Ok(layers.transpose()?.flatten())
 }
 
 fn goal_of(

@@ -87,6 +87,9 @@ pub struct MemoryOptions {
     pub knn: Option<KnnOptions>,
     /// The goal, pulling at the residual stream.
     pub goal: Option<GoalOptions>,
+    /// The cartridge's memory layers, which attend to what memory says; where it has none, nothing
+    /// changes.
+    pub layers: Option<LayersOptions>,
     /// Whether prompt and answer are written to memory.
     pub write: bool,
     /// Whether the bare model runs beside, so that the prefix's effect is measured too. It doubles
@@ -101,16 +104,17 @@ pub struct MemoryOptions {
 }
 
 impl MemoryOptions {
-    /// Reading in both ways with their defaults, and writing.
+    /// Reading in every way but the goal, with the defaults, and writing.
     pub fn on() -> Self {
         Self { write: true, ..Self::read_only() }
     }
 
-    /// Reading in both ways with their defaults.
+    /// Reading in every way but the goal, with the defaults.
     pub fn read_only() -> Self {
         Self {
             prefix: Some(PrefixOptions::default()),
             knn: Some(KnnOptions::default()),
+            layers: Some(LayersOptions::default()),
             ..Self::default()
         }
     }
@@ -122,7 +126,7 @@ impl MemoryOptions {
 
     /// Whether memory can reach the output.
     pub fn reads(&self) -> bool {
-        self.prefix.is_some() || self.knn.is_some() || self.goal.is_some()
+        self.prefix.is_some() || self.knn.is_some() || self.goal.is_some() || self.layers.is_some()
     }
 }
 
@@ -144,6 +148,20 @@ pub struct PrefixOptions {
 impl Default for PrefixOptions {
     fn default() -> Self {
         Self { top_k: 1, min_score: 0.42, attention_bias: 2.5, linked: 0 }
+    }
+}
+
+/// Memory layers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LayersOptions {
+    /// Most tokens of memory that they attend to: those of the slots that weigh most.
+    pub max_tokens: usize,
+}
+
+impl Default for LayersOptions {
+    fn default() -> Self {
+        Self { max_tokens: 1024 }
     }
 }
 
@@ -330,6 +348,9 @@ impl MemoryOptions {
             range("knn.min_cosine", f64::from(knn.min_cosine), -1.0, 0.999)?;
             let least = f64::from(knn.min_cosine) + 0.001;
             range("knn.full_cosine", f64::from(knn.full_cosine), least, 1.0)?;
+        }
+        if let Some(layers) = &self.layers {
+            range("layers.max_tokens", layers.max_tokens as f64, 1.0, 65_536.0)?;
         }
         if let Some(goal) = &self.goal {
             range("goal.strength", f64::from(goal.strength), -100.0, 100.0)?;

@@ -211,7 +211,7 @@ impl<'a> Scorer<'a> {
         let mut memory = MemoryLoop::start(self.agent, &asked, room, &self.options, &mut state)?;
         let mut bare = match &memory {
             Some(memory) if memory.steers() => Some(state.clone()),
-            Some(memory) if self.options.compare && memory.has_prefix() => {
+            Some(memory) if self.options.compare && memory.changes_states() => {
                 Some(self.before.clone())
             }
             _ => None,
@@ -251,12 +251,9 @@ impl<'a> Scorer<'a> {
         bare: Option<&mut State>,
         memory: Option<&mut MemoryLoop>,
     ) -> Result<Vec<Logits>, ForwardError> {
-        let taps = memory.map(|memory| {
-            memory.tap.clear();
-            &mut memory.tap as &mut dyn cart_nn::Taps
-        });
+        let (taps, beside) = memory.map(MemoryLoop::taps).unwrap_or_default();
         let mut runs = vec![Run { state, tokens, logits, taps }];
-        runs.extend(bare.map(|state| Run { state, tokens, logits, taps: None }));
+        runs.extend(bare.map(|state| Run { state, tokens, logits, taps: beside }));
         self.agent.forward(&mut runs)
     }
 }

@@ -185,13 +185,10 @@ impl Session {
     /// The session's part of a batch: one run, and one for the bare model if it runs beside.
     fn runs(&mut self, reading: Reading) -> impl Iterator<Item = Run<'_>> {
         let tokens = &self.tokens[self.read..self.read + reading.tokens];
-        let taps = self.memory.as_mut().map(|memory| {
-            memory.tap.clear();
-            &mut memory.tap as &mut dyn cart_nn::Taps
-        });
+        let (taps, beside) = self.memory.as_mut().map(MemoryLoop::taps).unwrap_or_default();
         let run = Run { state: &mut self.state, tokens, logits: reading.logits, taps };
         let logits = if reading.ends_prompt { LogitsFor::Last } else { LogitsFor::None };
-        let bare = self.bare.as_mut().map(|state| Run { state, tokens, logits, taps: None });
+        let bare = self.bare.as_mut().map(|state| Run { state, tokens, logits, taps: beside });
         std::iter::once(run).chain(bare)
     }
 
@@ -306,7 +303,7 @@ fn beside(
     if memory.steers() {
         return Some(state.clone());
     }
-    (options.memory.compare && memory.has_prefix()).then(|| agent.new_state())
+    (options.memory.compare && memory.changes_states()).then(|| agent.new_state())
 }
 
 impl Agent {

@@ -34,9 +34,10 @@ pub use digest::{
 pub use dtype::{DType, DTypeError};
 pub use finite::first_not_finite;
 pub use manifest::{
-    BlobEntry, BlockedTensor, FORMAT_VERSION, Manifest, ManifestError, MemorySection, ModelSection,
-    Origin, OriginFile, OriginKind, PARTS_VERSION, Piece, SESSION_VERSION, SessionSection,
-    SpecialTokens, TensorEntry, TokenizerSection, Version,
+    BlobEntry, BlockedTensor, FORMAT_VERSION, LAYERS_VERSION, Manifest, ManifestError,
+    MemoryLayersSection, MemorySection, ModelSection, Origin, OriginFile, OriginKind,
+    PARTS_VERSION, Piece, SESSION_VERSION, SessionSection, SpecialTokens, TensorEntry,
+    TokenizerSection, Version,
 };
 pub use names::{NameError, TensorName};
 pub use sha256::Hasher;

@@ -28,6 +28,9 @@ pub const SESSION_VERSION: Version = Version { major: 1, minor: 1 };
 /// From this version on a memory has [`MemorySection::parts`].
 pub const PARTS_VERSION: Version = Version { major: 1, minor: 2 };
 
+/// From this version on a manifest may have [`Manifest::memory_layers`].
+pub const LAYERS_VERSION: Version = Version { major: 1, minor: 3 };
+
 /// The content of a cartridge. Its canonical bytes' SHA-256 is the cartridge's id.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -44,6 +47,9 @@ pub struct Manifest {
     /// The memory, if the cartridge has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemorySection>,
+    /// Trained layers that read memory. The version is at least [`LAYERS_VERSION`] then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_layers: Option<MemoryLayersSection>,
     /// A session that was saved to be continued. The version is at least [`SESSION_VERSION`] then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionSection>,
@@ -164,6 +170,21 @@ impl MemorySection {
     }
 }
 
+/// Trained layers through which the model attends to what memory says (spec 39).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MemoryLayersSection {
+    /// The weights, architecture and tokenizer that they were trained for. Layers of another basis
+    /// are refused.
+    pub basis: BasisId,
+    /// The layers beside whose attention they stand, from 0, ascending.
+    pub layers: Vec<u64>,
+    /// Their weights, `LAYER.PART`.
+    pub tensors: BTreeMap<TensorName, TensorEntry>,
+    /// Fields of later minor versions, kept as they are.
+    #[serde(flatten)]
+    pub extra: BTreeMap<String, Value>,
+}
+
 /// A session that was saved to be continued (spec 35).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SessionSection {
@@ -258,6 +279,7 @@ impl Manifest {
             model: ModelSection::default(),
             tokenizer: None,
             memory: None,
+            memory_layers: None,
             session: None,
             origin: None,
             metadata: BTreeMap::new(),
@@ -298,6 +320,9 @@ impl Manifest {
 
     /// The lowest version that has everything that is in it, as far as this crate knows.
     pub fn lowest_version(&self) -> Version {
+        if self.memory_layers.is_some() {
+            return LAYERS_VERSION;
+        }
         let has_parts = self.memory.as_ref().is_some_and(|memory| !memory.parts.is_empty());
         match (has_parts, &self.session) {
             (true, _) => PARTS_VERSION,
@@ -323,6 +348,9 @@ impl Manifest {
         }
         if let Some(memory) = &self.memory {
             uses.extend(memory.uses("memory"));
+        }
+        for (name, tensor) in self.memory_layers.iter().flat_map(|layers| &layers.tensors) {
+            uses.push((format!("memory layers' tensor `{name}`"), tensor.blob));
         }
         if let Some(session) = &self.session {
             uses.push(("session state".to_owned(), session.state));
@@ -438,8 +466,8 @@ mod tests {
             manifest.session = Some(session);
             Manifest::from_bytes(&manifest.to_bytes().unwrap())
         };
-        let later = Version { major: 1, minor: 3 };
-        for version in [SESSION_VERSION, PARTS_VERSION, later] {
+        let later = Version { major: 1, minor: 4 };
+        for version in [SESSION_VERSION, PARTS_VERSION, LAYERS_VERSION, later] {
             let read = with(version, 3).unwrap();
             assert!(read.uses().iter().any(|(what, _)| what == "session state"));
         }
@@ -473,6 +501,38 @@ mod tests {
             part.tensors.values_mut().for_each(|tensor| tensor.shape[0] = 99);
         });
         assert!(matches!(short.unwrap_err(), ManifestError::Blocks { .. }));
+    }
+
+    #[test]
+    fn memory_layers_need_their_version_and_whole_tensors() {
+        let with = |version: Version, layers: &[u64], rows: u64| {
+            let mut manifest = sample();
+            manifest.cart = version;
+            let name = TensorName::new("3.query.weight").unwrap();
+            let tensor = TensorEntry {
+                dtype: DType::F32,
+                shape: vec![rows, 4],
+                blob: BlobId::of(b"weights"),
+            };
+            manifest.memory_layers = Some(MemoryLayersSection {
+                basis: BasisId::of(b"basis"),
+                layers: layers.to_vec(),
+                tensors: BTreeMap::from([(name, tensor)]),
+                extra: BTreeMap::new(),
+            });
+            Manifest::from_bytes(&manifest.to_bytes().unwrap())
+        };
+        let read = with(LAYERS_VERSION, &[3], 2).unwrap();
+        assert_eq!(read.lowest_version(), LAYERS_VERSION);
+        assert!(read.uses().iter().any(|(what, _)| what.contains("`3.query.weight`")));
+        let early = with(PARTS_VERSION, &[3], 2).unwrap_err();
+        assert!(matches!(early, ManifestError::SectionVersion { section: "memory_layers", .. }));
+        let size = with(LAYERS_VERSION, &[3], 3).unwrap_err();
+        assert!(matches!(size, ManifestError::Size { .. }));
+        for wrong in [&[][..], &[3, 3], &[4, 3]] {
+            let refused = with(LAYERS_VERSION, wrong, 2).unwrap_err();
+            assert!(matches!(refused, ManifestError::MemoryLayers { .. }), "{refused}");
+        }
     }
 
     #[test]

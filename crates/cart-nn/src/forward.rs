@@ -165,6 +165,7 @@ impl Model {
             hidden = Self::layer((index, layer), kernels, &hidden, &tables, runs, pieces)?;
             tap(index, &hidden, runs, pieces)?;
             hidden = shift(index, hidden, runs, pieces)?;
+            hidden = replace(index, hidden, runs, pieces)?;
         }
         if pieces.iter().any(|piece| runs[piece.run].wants(self.layers.len())) {
             let norm = Normalize { kernels: self.kernels, norm: &self.final_norm };
@@ -344,6 +345,32 @@ fn tap(
         }
     }
     Ok(())
+}
+
+/// Puts what the taps of the runs give in place of their rows, where any gives something.
+fn replace(
+    layer: usize,
+    hidden: Tensor,
+    runs: &mut [Run<'_>],
+    pieces: &[Piece],
+) -> Result<Tensor, ForwardError> {
+    let mut given = Vec::new();
+    for piece in pieces {
+        let run = &mut runs[piece.run];
+        let Some(taps) = run.taps.as_mut().filter(|taps| taps.wants(layer)) else { continue };
+        let rows = hidden.narrow(0, piece.rows.start, piece.rows.len())?;
+        let replaced = with_floats(&rows, |rows| taps.replaced(layer, rows))??;
+        given.extend(replaced.map(|values| (piece.rows.clone(), values)));
+    }
+    if given.is_empty() {
+        return Ok(hidden);
+    }
+    let (rows, width) = hidden.dims2()?;
+    let mut values = hidden.flatten_all()?.to_vec1::<f32>()?;
+    for (rows, given) in given {
+        values[rows.start * width..rows.end * width].copy_from_slice(&given);
+    }
+    Ok(Tensor::from_vec(values, (rows, width), hidden.device())?)
 }
 
 /// Adds what the taps of the runs shift the residual stream by, where any does.

@@ -9,7 +9,7 @@
 //! Begin with [`Graph::load`] to run a model, or with [`load_parameters`] and [`Graph::new`] to put
 //! variables in the place of some of its tensors; [`GraphRun`] has tokens for a [`GraphState`];
 //! [`GraphTaps`] sees and changes hidden states; [`GraphSpan`] is a prefix of keys and values;
-//! [`Sequences`] reads whole sequences, as training does; [`CrossEntropy`] is the loss over a large
+//! [`MemoryLayers`] attend to what memory says; [`Sequences`] reads whole sequences, as training does; [`CrossEntropy`] is the loss over a large
 //! vocabulary, and [`AdamW`] moves variables along their gradients.
 
 mod adamw;
@@ -19,6 +19,7 @@ mod fused;
 mod layer;
 mod loss;
 mod mamba;
+mod memory_layers;
 mod mlp;
 pub mod operations;
 mod parameters;
@@ -38,6 +39,7 @@ pub use adamw::{AdamW, AdamWOptions, AdamWState, StepError};
 pub use attention::AttentionInput;
 pub use forward::GraphRun;
 pub use loss::{CrossEntropy, cross_entropy};
+pub use memory_layers::{MemoryLayerError, MemoryLayers, MemoryRows, MemorySpan};
 pub use parameters::{Parameters, load_parameters};
 pub use scan::{DualInput, causal_conv, dual_scan, linear_scan};
 pub use sequences::Sequences;

@@ -1,5 +1,7 @@
 //! Where memory listens to a forward pass, and where it steers it.
 
+use candle_core::Result;
+
 /// Sees the residual stream while a run goes through the layers, and may shift it. The default sees
 /// nothing, and a run with it gives the same bits as a run without taps.
 ///
@@ -27,5 +29,17 @@ pub trait Taps: Send {
     fn shift(&self, layer: usize) -> Option<&[f32]> {
         let _ = layer;
         None
+    }
+
+    /// What goes on in place of the residual stream after `layer` and after [`Taps::shift`]; none leaves it
+    /// as it is, to the bit. Only layers that [`Taps::wants`] names are asked, and not the final norm.
+    ///
+    /// * `hidden`: `[n, hidden_size]`, row after row
+    ///
+    /// # Errors
+    /// A tensor operation failed.
+    fn replaced(&mut self, layer: usize, hidden: &[f32]) -> Result<Option<Vec<f32>>> {
+        let _ = (layer, hidden);
+        Ok(None)
     }
 }

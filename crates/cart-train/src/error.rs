@@ -17,6 +17,12 @@ pub enum TrainError {
         /// The file.
         path: PathBuf,
     },
+    /// There is nothing to be taught.
+    #[error("there are no lessons: every text was held out, or none says anything; give more")]
+    NoLessons,
+    /// Memory layers can't be made.
+    #[error(transparent)]
+    MemoryLayers(#[from] cart_nn::graph::MemoryLayerError),
     /// The data does not fill a sequence.
     #[error(
         "{what} has {found} tokens, but a sequence takes {needed}; give more text, or a shorter context"

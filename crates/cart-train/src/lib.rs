@@ -3,7 +3,7 @@
 //! A [`Trainer`] makes steps over the variables of a graph: it refuses a tensor that no gradient
 //! reaches, stops before a number that is not finite does harm, and goes on from a [`Checkpoint`] bit
 //! for bit. What is learned is an [`Objective`]. [`agent::Agent`] is a small model from nothing but
-//! text ([`Corpus`]). All chance follows from a seed and a place ([`Chance`]).
+//! text ([`Corpus`]); [`memory::MemoryTraining`] teaches memory layers. All chance follows from a seed and a place ([`Chance`]).
 
 pub mod agent;
 mod cartridge;
@@ -11,6 +11,8 @@ mod chance;
 mod checkpoint;
 mod corpus;
 mod error;
+pub mod gates;
+pub mod memory;
 mod schedule;
 mod trainer;
 

@@ -47,7 +47,7 @@ pub(crate) fn run(context: &Context, args: &BenchArgs) -> Result<(), Failure> {
 }
 
 /// The text that speed is measured on: the GNU General Public License, version 3.
-const TEXT: &str = include_str!("../../../../fixtures/text/gpl-3.txt");
+pub(crate) const TEXT: &str = include_str!("../../../../fixtures/text/gpl-3.txt");
 
 /// The most likely token; the first of equals.
 fn top(logits: &[f32]) -> usize {

@@ -2,6 +2,10 @@
 
 mod agent;
 mod folder;
+pub(crate) mod gates;
+mod gradients;
+pub(crate) mod memory;
+mod steps;
 
 use clap::{Args, Subcommand};
 
@@ -18,10 +22,14 @@ pub(crate) struct TrainArgs {
 #[derive(Subcommand)]
 enum Train {
     Agent(agent::AgentArgs),
+    Gates(gates::GatesArgs),
+    Memory(memory::MemoryArgs),
 }
 
 pub(crate) fn run(context: &Context, args: &TrainArgs) -> Result<(), Failure> {
     match &args.what {
         Train::Agent(args) => agent::run(context, args),
+        Train::Gates(args) => gates::run(context, args),
+        Train::Memory(args) => memory::run(context, args),
     }
 }

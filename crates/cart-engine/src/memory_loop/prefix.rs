@@ -46,6 +46,21 @@ pub(super) fn bias(hit: &Recalled, options: &PrefixOptions) -> f32 {
     options.attention_bias + hit.bias - USUAL_BIAS
 }
 
+/// What a slot of usual weight has for its bias.
+pub(crate) fn usual_bias() -> f32 {
+    USUAL_BIAS
+}
+
+/// What stands before spans wherever they are read.
+pub(crate) fn header(agent: &Agent) -> Result<Vec<u32>, MemoryLoopError> {
+    affix(agent, HEADER, true)
+}
+
+/// What stands after each span.
+pub(super) fn separator(agent: &Agent) -> Result<Vec<u32>, MemoryLoopError> {
+    affix(agent, SEPARATOR, false)
+}
+
 /// Puts the spans into an empty state, the best one last and so nearest to the prompt: as keys and
 /// values, or, where a layer is recurrent, as tokens that are read. Spans that
 /// do not fit into `room` positions are left out, the worst first.
@@ -59,8 +74,8 @@ pub(super) fn push(
     room: usize,
     state: &mut State,
 ) -> Result<usize, MemoryLoopError> {
-    let header = affix(agent, HEADER, true)?;
-    let separator = affix(agent, SEPARATOR, false)?;
+    let header = header(agent)?;
+    let separator = separator(agent)?;
     let mut left = room.saturating_sub(header.len());
     let fits = recalled.iter().map(|chain| (&chain.first, tokens_of(chain, &separator)));
     let fits = fits.take_while(|(first, tokens)| {

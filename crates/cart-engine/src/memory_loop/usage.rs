@@ -36,6 +36,11 @@ impl Usage {
             recalled.iter().flat_map(Chain::slots).map(|hit| slot_read(hit, options)).collect();
     }
 
+    /// Whether memory changed hidden states, so that logits without it are other logits.
+    pub(super) fn changes_states(&self) -> bool {
+        self.report.prefix_tokens > 0 || self.report.layer_tokens > 0
+    }
+
     /// Another memory is asked from now on.
     ///
     /// * `slots`: that it has, `recalled`: for neighbours, as it is not in keys and values
@@ -59,7 +64,7 @@ impl Usage {
     /// * `bare`: logits without memory, `[vocab]`; none where they are `logits`
     pub(super) fn chosen(&mut self, token: u32, logits: &[f32], bare: Option<&[f32]>) {
         self.tokens += 1;
-        if self.report.prefix_tokens > 0 && bare.is_none() {
+        if self.changes_states() && bare.is_none() {
             return;
         }
         self.compared += 1;

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::{
-    BlobEntry, BlockedTensor, FORMAT_VERSION, Manifest, ManifestError, MemorySection, Origin,
-    PARTS_VERSION, Piece, SESSION_VERSION, SessionSection, TensorEntry, Version,
+    BlobEntry, BlockedTensor, FORMAT_VERSION, LAYERS_VERSION, Manifest, ManifestError,
+    MemoryLayersSection, MemorySection, Origin, PARTS_VERSION, Piece, SESSION_VERSION,
+    SessionSection, TensorEntry, Version,
 };
 use crate::digest::BlobId;
 use crate::dtype::DType;
@@ -34,6 +35,9 @@ impl Manifest {
         if let Some(memory) = &self.memory {
             self.check_memory(memory)?;
         }
+        if let Some(layers) = &self.memory_layers {
+            self.check_memory_layers(layers)?;
+        }
         if let Some(session) = &self.session {
             self.check_session(session)?;
         }
@@ -41,12 +45,8 @@ impl Manifest {
     }
 
     fn check_memory(&self, memory: &MemorySection) -> Result<(), ManifestError> {
-        if !memory.parts.is_empty() && self.cart < PARTS_VERSION {
-            return Err(ManifestError::SectionVersion {
-                section: "memory.parts",
-                found: self.cart,
-                needed: PARTS_VERSION,
-            });
+        if !memory.parts.is_empty() {
+            self.at_least("memory.parts", PARTS_VERSION)?;
         }
         at_most("memory parts", memory.parts.len() as u64, MEMORY_PARTS)?;
         for (place, part) in memory.parts.iter().enumerate() {
@@ -64,16 +64,28 @@ impl Manifest {
     }
 
     fn check_session(&self, session: &SessionSection) -> Result<(), ManifestError> {
-        if self.cart < SESSION_VERSION {
-            return Err(ManifestError::SectionVersion {
-                section: "session",
-                found: self.cart,
-                needed: SESSION_VERSION,
-            });
-        }
+        self.at_least("session", SESSION_VERSION)?;
         at_most("session tensors", session.tensors.len() as u64, TENSORS)?;
         let mut tensors = session.tensors.iter();
         tensors.try_for_each(|(name, tensor)| self.check_blocked(name, tensor))
+    }
+
+    fn check_memory_layers(&self, section: &MemoryLayersSection) -> Result<(), ManifestError> {
+        self.at_least("memory_layers", LAYERS_VERSION)?;
+        let MemoryLayersSection { layers, tensors, .. } = section;
+        if layers.is_empty() || !layers.is_sorted_by(|a, b| a < b) {
+            return Err(ManifestError::MemoryLayers { found: layers.clone() });
+        }
+        at_most("memory layers' tensors", tensors.len() as u64, TENSORS)?;
+        tensors.iter().try_for_each(|(name, tensor)| self.check_tensor(name, tensor))
+    }
+
+    /// A section needs a version.
+    fn at_least(&self, section: &'static str, needed: Version) -> Result<(), ManifestError> {
+        if self.cart < needed {
+            return Err(ManifestError::SectionVersion { section, found: self.cart, needed });
+        }
+        Ok(())
     }
 
     fn check_version(&self) -> Result<(), ManifestError> {
@@ -96,7 +108,7 @@ impl Manifest {
         }
         // A later minor version may name blobs in sections that we only carry along.
         match unused.first() {
-            Some(&blob) if self.cart <= PARTS_VERSION => Err(ManifestError::UnusedBlob { blob }),
+            Some(&blob) if self.cart <= LAYERS_VERSION => Err(ManifestError::UnusedBlob { blob }),
             _ => Ok(()),
         }
     }

@@ -115,6 +115,14 @@ pub enum ManifestError {
         /// Its place among the parts.
         place: usize,
     },
+    /// Memory layers that are none, or not in order.
+    #[error(
+        "the memory layers are beside layers {found:?}; allowed: one or more, each once, in ascending order"
+    )]
+    MemoryLayers {
+        /// The layers.
+        found: Vec<u64>,
+    },
     /// The blocks of a memory's or a session's tensor don't cover its rows.
     #[error(
         "tensor `{tensor}` has {rows} rows in blocks of {rows_per_block}, but lists {found} blocks"
@@ -163,6 +171,7 @@ codes! { ManifestError {
     Segments => "segments",
     SectionVersion => "section_version",
     MemoryPart => "memory_part",
+    MemoryLayers => "memory_layers",
     Blocks => "blocks",
     Path => "path",
     Pieces => "pieces",

@@ -109,7 +109,7 @@ fn chunk(
     Ok(())
 }
 
-/// Shows tensors as slices, and shifts them.
+/// Shows tensors as slices, and changes them.
 struct Slices<'a>(&'a mut dyn Taps);
 
 impl GraphTaps for Slices<'_> {
@@ -124,9 +124,17 @@ impl GraphTaps for Slices<'_> {
         hidden: &Tensor,
     ) -> candle_core::Result<Option<Tensor>> {
         self.0.after_layer(layer, first_position, &floats(hidden)?);
-        let Some(shift) = self.0.shift(layer) else { return Ok(None) };
-        let shift = Tensor::new(shift, hidden.device())?.to_dtype(hidden.dtype())?;
-        hidden.broadcast_add(&shift).map(Some)
+        let shifted = match self.0.shift(layer) {
+            Some(shift) => {
+                let shift = Tensor::new(shift, hidden.device())?.to_dtype(hidden.dtype())?;
+                Some(hidden.broadcast_add(&shift)?)
+            }
+            None => None,
+        };
+        let seen = shifted.as_ref().unwrap_or(hidden);
+        let Some(replaced) = self.0.replaced(layer, &floats(seen)?)? else { return Ok(shifted) };
+        let replaced = Tensor::from_vec(replaced, hidden.dims(), hidden.device())?;
+        replaced.to_dtype(hidden.dtype()).map(Some)
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod differences;
 mod logits;
+mod memory_layers;
 mod operations;
 #[allow(dead_code, reason = "the decoder's tests use all of it")]
 #[path = "../decoder/plain.rs"]

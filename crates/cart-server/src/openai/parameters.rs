@@ -1,7 +1,8 @@
 //! Parameters that chat and completion share.
 
 use cart_engine::{
-    GenerateOptions, GoalOptions, KnnOptions, MemoryOptions, PrefixOptions, SamplingOptions,
+    GenerateOptions, GoalOptions, KnnOptions, LayersOptions, MemoryOptions, PrefixOptions,
+    SamplingOptions,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -68,6 +69,7 @@ struct MemoryParameter {
     prefix: Option<Switch<PrefixOptions>>,
     knn: Option<Switch<KnnOptions>>,
     goal: Option<Switch<GoalOptions>>,
+    layers: Option<Switch<LayersOptions>>,
     write: Option<bool>,
     session: Option<String>,
 }
@@ -78,6 +80,18 @@ struct MemoryParameter {
 enum Switch<T> {
     Flag(bool),
     On(T),
+}
+
+impl<T: Clone + Default> Switch<T> {
+    /// Does to a way what was asked; nothing where nothing was.
+    fn turn(asked: Option<&Self>, way: &mut Option<T>) {
+        match asked {
+            None => {}
+            Some(Self::Flag(false)) => *way = None,
+            Some(Self::Flag(true)) => *way = Some(way.take().unwrap_or_default()),
+            Some(Self::On(settings)) => *way = Some(settings.clone()),
+        }
+    }
 }
 
 /// What the server assumes where a request says nothing.
@@ -158,24 +172,10 @@ impl Parameters {
 
     fn memory(&self, mut memory: MemoryOptions) -> MemoryOptions {
         let Some(asked) = &self.memory else { return memory };
-        match &asked.prefix {
-            None => {}
-            Some(Switch::Flag(false)) => memory.prefix = None,
-            Some(Switch::Flag(true)) => memory.prefix = Some(memory.prefix.unwrap_or_default()),
-            Some(Switch::On(prefix)) => memory.prefix = Some(prefix.clone()),
-        }
-        match &asked.knn {
-            None => {}
-            Some(Switch::Flag(false)) => memory.knn = None,
-            Some(Switch::Flag(true)) => memory.knn = Some(memory.knn.unwrap_or_default()),
-            Some(Switch::On(knn)) => memory.knn = Some(knn.clone()),
-        }
-        match &asked.goal {
-            None => {}
-            Some(Switch::Flag(false)) => memory.goal = None,
-            Some(Switch::Flag(true)) => memory.goal = Some(memory.goal.unwrap_or_default()),
-            Some(Switch::On(goal)) => memory.goal = Some(goal.clone()),
-        }
+        Switch::turn(asked.prefix.as_ref(), &mut memory.prefix);
+        Switch::turn(asked.knn.as_ref(), &mut memory.knn);
+        Switch::turn(asked.goal.as_ref(), &mut memory.goal);
+        Switch::turn(asked.layers.as_ref(), &mut memory.layers);
         memory.write = asked.write.unwrap_or(memory.write);
         memory.session = asked.session.clone().or(memory.session);
         memory

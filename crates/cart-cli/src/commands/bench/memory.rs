@@ -1,6 +1,5 @@
 //! `cart bench memory`.
 
-mod asking;
 mod association;
 mod earlier;
 mod facts;

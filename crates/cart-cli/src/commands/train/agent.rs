@@ -14,13 +14,14 @@ use clap::{Args, ValueHint};
 use serde_json::{Value, json};
 
 use super::folder::RunFolder;
-use crate::bytes::{grouped, seconds};
+use super::gradients::GradientReport;
+use super::steps::Pace;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::history;
 use crate::progress::{interrupted, stop_on_interrupt};
 use epoch::Epochs;
-use report::{AgentReport, EpochReport, GradientReport};
+use report::{AgentReport, EpochReport};
 
 /// Train a small model from nothing but text.
 ///
@@ -93,9 +94,6 @@ pub(crate) struct AgentArgs {
     save_every: u64,
 }
 
-/// The seconds between two lines of progress.
-const PROGRESS_SECONDS: f64 = 10.0;
-
 pub(crate) fn run(context: &Context, args: &AgentArgs) -> Result<(), Failure> {
     let mut run = Run::new(context, args)?;
     stop_on_interrupt();
@@ -117,10 +115,7 @@ struct Run<'a> {
     epochs: Epochs<'a>,
     report: AgentReport,
     began: Instant,
-    said: Instant,
-    /// Tokens since this process began.
-    tokens: usize,
-    first: u64,
+    pace: Pace<'a>,
     /// The step of the checkpoint in the folder.
     saved: u64,
 }
@@ -149,29 +144,17 @@ impl<'a> Run<'a> {
         let folder = RunFolder::open(&path, first)?;
         let report = AgentReport::new(args, &agent, &path, learned, first);
         let epochs = Epochs::new(context, args, epoch);
-        let said = began;
-        Ok(Self {
-            context,
-            args,
-            agent,
-            recipe,
-            folder,
-            epochs,
-            report,
-            began,
-            said,
-            tokens: 0,
-            first,
-            saved: first,
-        })
+        let pace = Pace::new(context, first, agent.trainer().planned());
+        Ok(Self { context, args, agent, recipe, folder, epochs, report, began, pace, saved: first })
     }
 
     fn step(&mut self) -> Result<(), Failure> {
         let report = self.agent.step().map_err(Failure::refused)?;
-        self.tokens += report.tokens;
         self.folder.say(&report)?;
-        self.show_gradients(&report.norms);
-        self.show_progress(report.loss);
+        if let Some(found) = GradientReport::shown(self.context, &report.norms) {
+            self.report.gradients = Some(found);
+        }
+        self.pace.made(&report);
         let step = report.step;
         if self.epochs.ends_at(step) || self.agent.trainer().is_done() {
             self.end_epoch(step)?;
@@ -206,34 +189,6 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn show_gradients(&mut self, norms: &[(String, f64)]) {
-        if norms.is_empty() {
-            return;
-        }
-        let found = GradientReport::of(norms);
-        self.context.remark(&found.said());
-        for (name, norm) in norms {
-            self.context.remark(&format!("  {norm:9.3e}  {name}"));
-        }
-        self.report.gradients = Some(found);
-    }
-
-    /// Loss, tokens a second and the time that is left, every ten seconds.
-    fn show_progress(&mut self, loss: f64) {
-        if self.said.elapsed().as_secs_f64() < PROGRESS_SECONDS {
-            return;
-        }
-        self.said = Instant::now();
-        let (done, all) = (self.agent.trainer().steps(), self.report.steps_planned);
-        let passed = self.began.elapsed().as_secs_f64();
-        let left = passed / (done - self.first) as f64 * (all - done) as f64;
-        let speed = grouped((self.tokens as f64 / passed) as u64);
-        self.context.remark(&format!(
-            "step {done} of {all}  loss {loss:.4}  {speed} tokens/s  {} left",
-            seconds(left)
-        ));
-    }
-
     /// What a run that has to stop leaves: the checkpoint before.
     fn stopped_by(&self, error: Failure) -> Failure {
         let folder = self.folder.path().display();
@@ -256,7 +211,7 @@ impl<'a> Run<'a> {
             let epoch = self.epoch(step)?;
             self.report.epochs.push(epoch);
         }
-        self.report.finish(&self.agent, self.tokens, self.began.elapsed());
+        self.report.finish(&self.agent, self.pace.tokens_per_second(), self.began.elapsed());
         self.report.print(self.context, self.args.tag.to_string().as_str())
     }
 }

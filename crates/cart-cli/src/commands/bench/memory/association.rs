@@ -4,8 +4,8 @@
 use cart_engine::{Agent, Generation, MemoryOptions, PrefixOptions, Prompt};
 
 use super::Bench;
-use super::asking::{answers, shuffled, tell};
 use super::outcome::Outcome;
+use crate::asking::{answers, shuffled, tell};
 use crate::facts::Chance;
 use crate::failure::Failure;
 

@@ -3,8 +3,8 @@
 use cart_engine::{Agent, MemoryOptions, Message, Prompt};
 
 use super::Bench;
-use super::asking::{answers, shuffled, tell};
 use super::outcome::Outcome;
+use crate::asking::{answers, shuffled, tell};
 use crate::facts::{self, Fact};
 use crate::failure::Failure;
 

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 
 use cart_engine::{Agent, GoalOptions, MemoryOptions, Prompt};
 
-use super::asking::{shuffled, writings};
 use super::outcome::Outcome;
 use super::{Bench, perplexity};
+use crate::asking::{shuffled, writings};
 use crate::failure::Failure;
 
 /// Most new tokens of a text.

@@ -2,9 +2,9 @@
 
 use cart_engine::{Agent, MemoryOptions, Prompt};
 
-use super::asking::{answers, shuffled};
 use super::outcome::Outcome;
 use super::{Bench, perplexity};
+use crate::asking::{answers, shuffled};
 use crate::facts::Chance;
 use crate::failure::Failure;
 

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use cart_engine::{Agent, KnnOptions, MemoryOptions, PerplexityReport, Scored, Telling};
 use cart_memory::Input;
 
-use super::asking::shuffled;
 use super::outcome::Outcome;
 use super::{Bench, facts};
+use crate::asking::shuffled;
 use crate::facts::generate;
 use crate::failure::Failure;
 

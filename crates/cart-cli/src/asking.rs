@@ -12,7 +12,7 @@ use crate::progress::interrupted;
 const BESIDE: usize = 16;
 
 /// Asks each question in an empty context, and gives the answers in order.
-pub(super) fn answers(
+pub(crate) fn answers(
     agent: &Agent,
     questions: Vec<(Prompt, MemoryOptions)>,
     max_tokens: usize,
@@ -25,7 +25,7 @@ pub(super) fn answers(
 }
 
 /// Goes on with each beginning, sampled at temperature 0.8; the same for the same seed.
-pub(super) fn writings(
+pub(crate) fn writings(
     agent: &Agent,
     prompts: Vec<Prompt>,
     memory: &MemoryOptions,
@@ -50,48 +50,66 @@ fn generations(
     agent: &Agent,
     asked: Vec<(Prompt, GenerateOptions)>,
 ) -> Result<Vec<Generation>, Failure> {
+    let of_agent = |(prompt, options)| Asked { agent: agent.clone(), prompt, options };
+    each(asked.into_iter().map(of_agent).collect())
+}
+
+/// Something asked of an agent.
+pub(crate) struct Asked {
+    /// All that are asked together have one model, and each may have a memory of its own.
+    pub(crate) agent: Agent,
+    pub(crate) prompt: Prompt,
+    pub(crate) options: GenerateOptions,
+}
+
+/// Asks all, some beside each other, and gives what came of each in order.
+pub(crate) fn each(asked: Vec<Asked>) -> Result<Vec<Generation>, Failure> {
     let mut answers: Vec<Option<Generation>> = asked.iter().map(|_| None).collect();
     let mut waiting = asked.into_iter().enumerate();
-    let mut running: Vec<(usize, Session)> = Vec::new();
+    let mut running: Vec<(usize, Agent, Session)> = Vec::new();
     loop {
         let free = BESIDE - running.len();
-        for (index, (prompt, options)) in waiting.by_ref().take(free) {
-            let session = Session::start(agent, &prompt, &options).map_err(Failure::refused)?;
-            running.push((index, session));
+        for (index, Asked { agent, prompt, options }) in waiting.by_ref().take(free) {
+            let session = Session::start(&agent, &prompt, &options).map_err(Failure::refused)?;
+            running.push((index, agent, session));
         }
-        if running.is_empty() {
+        let Some(model) = running.first().map(|(_, agent, _)| agent.clone()) else {
             let all = answers.into_iter().map(|answer| answer.expect("each session ended"));
             return Ok(all.collect());
-        }
+        };
         if interrupted() {
             return Err(Failure::refused_with("interrupted", "nothing was saved"));
         }
         let mut sessions: Vec<&mut Session> =
-            running.iter_mut().map(|(_, session)| session).collect();
-        for event in step_many(agent, &mut sessions) {
+            running.iter_mut().map(|(_, _, session)| session).collect();
+        for event in step_many(&model, &mut sessions) {
             event.map_err(Failure::refused)?;
         }
         for at in (0..running.len()).rev() {
-            if running[at].1.finished().is_some() {
-                let (index, session) = running.remove(at);
-                answers[index] = Some(session.finish(agent).map_err(Failure::refused)?);
+            if running[at].2.finished().is_some() {
+                let (index, agent, session) = running.remove(at);
+                answers[index] = Some(session.finish(&agent).map_err(Failure::refused)?);
             }
         }
     }
 }
 
-/// Reads a text into memory as `cart run -n 0 --memory --write-only` does.
-pub(super) fn tell(agent: &Agent, text: &str) -> Result<(), Failure> {
-    let options = GenerateOptions {
+/// A text that is read into memory, and nothing more.
+pub(crate) fn telling() -> GenerateOptions {
+    GenerateOptions {
         max_tokens: Some(0),
         memory: MemoryOptions::write_only(),
         ..GenerateOptions::default()
-    };
-    let told = agent.generate(&Prompt::Raw(text.to_owned()), &options, |_| {});
+    }
+}
+
+/// Reads a text into memory as `cart run -n 0 --memory --write-only` does.
+pub(crate) fn tell(agent: &Agent, text: &str) -> Result<(), Failure> {
+    let told = agent.generate(&Prompt::Raw(text.to_owned()), &telling(), |_| {});
     told.map(|_| ()).map_err(Failure::refused)
 }
 
 /// The same reading with the memory's texts exchanged.
-pub(super) fn shuffled(memory: &MemoryOptions, seed: u64) -> MemoryOptions {
+pub(crate) fn shuffled(memory: &MemoryOptions, seed: u64) -> MemoryOptions {
     MemoryOptions { control: MemoryControl::Shuffled(seed), ..memory.clone() }
 }
