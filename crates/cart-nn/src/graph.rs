@@ -10,7 +10,7 @@
 //! variables in the place of some of its tensors; [`GraphRun`] has tokens for a [`GraphState`];
 //! [`GraphTaps`] sees and changes hidden states; [`GraphSpan`] is a prefix of keys and values;
 //! [`Sequences`] reads whole sequences, as training does; [`CrossEntropy`] is the loss over a large
-//! vocabulary, and [`AdamW`] moves variables along their gradients.
+//! vocabulary, [`TeacherLoss`] the distance to another model's predictions, and [`AdamW`] moves variables along their gradients.
 
 mod adamw;
 mod attention;
@@ -28,6 +28,7 @@ mod sequences;
 mod span;
 mod state;
 mod taps;
+mod teacher;
 
 pub use candle_core::{D, DType, Device, Error as TensorError, Tensor, Var, backprop::GradStore};
 use cart_format::ArchSpec;
@@ -44,6 +45,7 @@ pub use sequences::Sequences;
 pub use span::GraphSpan;
 pub use state::GraphState;
 pub use taps::GraphTaps;
+pub use teacher::{Divergence, TeacherLoss, TeacherTargets};
 
 use crate::bytes::WeightSource;
 use crate::model::LoadError;
