@@ -1,7 +1,12 @@
 //! `cart train`.
 
 mod agent;
+mod distill;
 mod folder;
+mod gradients;
+mod keep;
+mod pace;
+mod text;
 
 use clap::{Args, Subcommand};
 
@@ -18,10 +23,12 @@ pub(crate) struct TrainArgs {
 #[derive(Subcommand)]
 enum Train {
     Agent(agent::AgentArgs),
+    Distill(Box<distill::DistillArgs>),
 }
 
 pub(crate) fn run(context: &Context, args: &TrainArgs) -> Result<(), Failure> {
     match &args.what {
         Train::Agent(args) => agent::run(context, args),
+        Train::Distill(args) => distill::run(context, args),
     }
 }

@@ -3,24 +3,25 @@
 mod epoch;
 mod report;
 
-use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::path::PathBuf;
 
-use cart_format::{BlobId, CommitId};
+use cart_format::CommitId;
 use cart_store::RefName;
 use cart_train::agent::{Agent, AgentSpec, tokenizer};
-use cart_train::{Corpus, Schedule, TrainError, TrainOptions};
+use cart_train::{Corpus, Schedule, TrainOptions};
 use clap::{Args, ValueHint};
 use serde_json::{Value, json};
 
 use super::folder::RunFolder;
-use crate::bytes::{grouped, seconds};
+use super::gradients::GradientReport;
+use super::pace::Pace;
+use super::text;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::history;
 use crate::progress::{interrupted, stop_on_interrupt};
 use epoch::Epochs;
-use report::{AgentReport, EpochReport, GradientReport};
+use report::{AgentReport, EpochReport};
 
 /// Train a small model from nothing but text.
 ///
@@ -93,9 +94,6 @@ pub(crate) struct AgentArgs {
     save_every: u64,
 }
 
-/// The seconds between two lines of progress.
-const PROGRESS_SECONDS: f64 = 10.0;
-
 pub(crate) fn run(context: &Context, args: &AgentArgs) -> Result<(), Failure> {
     let mut run = Run::new(context, args)?;
     stop_on_interrupt();
@@ -116,11 +114,7 @@ struct Run<'a> {
     folder: RunFolder,
     epochs: Epochs<'a>,
     report: AgentReport,
-    began: Instant,
-    said: Instant,
-    /// Tokens since this process began.
-    tokens: usize,
-    first: u64,
+    pace: Pace,
     /// The step of the checkpoint in the folder.
     saved: u64,
 }
@@ -128,8 +122,7 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     /// Refuses what can't be learned from before anything is made.
     fn new(context: &'a Context, args: &'a AgentArgs) -> Result<Self, Failure> {
-        let began = Instant::now();
-        let texts = read(&args.data)?;
+        let texts = text::read(&args.data)?;
         let tokens = tokenizer::encode(texts.iter().map(Vec::as_slice));
         let size = args.spec.context as usize;
         let corpus = Corpus::new(tokens, args.held_out, size, args.batch, args.seed);
@@ -137,7 +130,7 @@ impl<'a> Run<'a> {
         let epoch = corpus.parts_per_epoch().div_ceil(args.accumulate.max(1));
         let options = args.options(args.steps.unwrap_or(args.epochs * epoch));
         let recipe = args.recipe(&texts, &options);
-        let path = args.run.clone().unwrap_or_else(|| default_folder(&args.tag));
+        let path = args.run.clone().unwrap_or_else(|| RunFolder::usual(&args.tag));
         let checkpoint = RunFolder::checkpoint(&path)?;
         let learned = corpus.learned();
         let mut agent = Agent::new(&args.spec, corpus, options).map_err(Failure::refused)?;
@@ -149,7 +142,6 @@ impl<'a> Run<'a> {
         let folder = RunFolder::open(&path, first)?;
         let report = AgentReport::new(args, &agent, &path, learned, first);
         let epochs = Epochs::new(context, args, epoch);
-        let said = began;
         Ok(Self {
             context,
             args,
@@ -158,20 +150,18 @@ impl<'a> Run<'a> {
             folder,
             epochs,
             report,
-            began,
-            said,
-            tokens: 0,
-            first,
+            pace: Pace::new(first),
             saved: first,
         })
     }
 
     fn step(&mut self) -> Result<(), Failure> {
         let report = self.agent.step().map_err(Failure::refused)?;
-        self.tokens += report.tokens;
         self.folder.say(&report)?;
-        self.show_gradients(&report.norms);
-        self.show_progress(report.loss);
+        if let Some(found) = GradientReport::shown(self.context, &report.norms) {
+            self.report.gradients = Some(found);
+        }
+        self.pace.count(self.context, &report, self.report.steps_planned);
         let step = report.step;
         if self.epochs.ends_at(step) || self.agent.trainer().is_done() {
             self.end_epoch(step)?;
@@ -206,34 +196,6 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn show_gradients(&mut self, norms: &[(String, f64)]) {
-        if norms.is_empty() {
-            return;
-        }
-        let found = GradientReport::of(norms);
-        self.context.remark(&found.said());
-        for (name, norm) in norms {
-            self.context.remark(&format!("  {norm:9.3e}  {name}"));
-        }
-        self.report.gradients = Some(found);
-    }
-
-    /// Loss, tokens a second and the time that is left, every ten seconds.
-    fn show_progress(&mut self, loss: f64) {
-        if self.said.elapsed().as_secs_f64() < PROGRESS_SECONDS {
-            return;
-        }
-        self.said = Instant::now();
-        let (done, all) = (self.agent.trainer().steps(), self.report.steps_planned);
-        let passed = self.began.elapsed().as_secs_f64();
-        let left = passed / (done - self.first) as f64 * (all - done) as f64;
-        let speed = grouped((self.tokens as f64 / passed) as u64);
-        self.context.remark(&format!(
-            "step {done} of {all}  loss {loss:.4}  {speed} tokens/s  {} left",
-            seconds(left)
-        ));
-    }
-
     /// What a run that has to stop leaves: the checkpoint before.
     fn stopped_by(&self, error: Failure) -> Failure {
         let folder = self.folder.path().display();
@@ -256,7 +218,7 @@ impl<'a> Run<'a> {
             let epoch = self.epoch(step)?;
             self.report.epochs.push(epoch);
         }
-        self.report.finish(&self.agent, self.tokens, self.began.elapsed());
+        self.report.finish(&self.agent, &self.pace);
         self.report.print(self.context, self.args.tag.to_string().as_str())
     }
 }
@@ -274,34 +236,16 @@ impl AgentArgs {
 
     /// Everything that the result depends on.
     fn recipe(&self, texts: &[Vec<u8>], options: &TrainOptions) -> Value {
-        let text =
-            |text: &Vec<u8>| json!({ "sha256": BlobId::of(text).hex(), "bytes": text.len() });
         json!({
             "tool": history::tool(),
             "what": "agent",
             "spec": self.spec.to_string(),
-            "data": texts.iter().map(text).collect::<Vec<_>>(),
+            "data": text::described(texts),
             "held_out": self.held_out,
             "batch": self.batch,
             "options": options,
         })
     }
-}
-
-fn read(paths: &[PathBuf]) -> Result<Vec<Vec<u8>>, Failure> {
-    let one = |path: &PathBuf| {
-        let failed = |source| TrainError::File { path: path.clone(), action: "read", source };
-        let text = std::fs::read(path).map_err(|error| Failure::refused(failed(error)))?;
-        if text.is_empty() {
-            return Err(Failure::refused(TrainError::NoData { path: path.clone() }));
-        }
-        Ok(text)
-    };
-    paths.iter().map(one).collect()
-}
-
-fn default_folder(name: &RefName) -> PathBuf {
-    Path::new(".").join(format!("train-{}", name.to_string().replace([':', '/'], "-")))
 }
 
 /// What a commit is of.

@@ -211,8 +211,7 @@ fn distances_to_a_teacher() {
     // Few rows: what differences of a sum can tell is as fine as the sum is small.
     let vars = variables(&[&[10, 6], &[33, 6]]);
     for divergence in DIVERGENCES {
-        for (temperature, soft_cap, chunk) in
-            [(1.0, None, 6), (2.0, None, 40), (0.7, Some(0.8), 4)]
+        for (temperature, soft_cap, chunk) in [(1.0, None, 6), (2.0, None, 40), (0.7, Some(0.8), 4)]
         {
             assert_gradients(&format!("{divergence:?} at {temperature}"), &vars, || {
                 let mut says = teacher_of(10, divergence, temperature, chunk);

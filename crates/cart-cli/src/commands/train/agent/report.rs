@@ -1,11 +1,12 @@
 //! What a run did.
 
 use std::path::Path;
-use std::time::Duration;
 
 use cart_train::agent::{Agent, Measured};
 use serde::Serialize;
 
+use super::super::gradients::GradientReport;
+use super::super::pace::Pace;
 use super::{AgentArgs, Kept};
 use crate::bytes::{counted, grouped, seconds};
 use crate::context::Context;
@@ -29,14 +30,6 @@ pub(super) struct AgentReport {
     pub(super) epochs: Vec<EpochReport>,
     tokens_per_second: f64,
     seconds: f64,
-}
-
-/// Gradients of the first step.
-#[derive(Serialize)]
-pub(super) struct GradientReport {
-    tensors: usize,
-    smallest: f64,
-    largest: f64,
 }
 
 /// What came of an epoch.
@@ -74,11 +67,11 @@ impl AgentReport {
         }
     }
 
-    pub(super) fn finish(&mut self, agent: &Agent, tokens: usize, took: Duration) {
+    pub(super) fn finish(&mut self, agent: &Agent, pace: &Pace) {
         self.steps = agent.trainer().steps();
         self.done = agent.trainer().is_done();
-        self.seconds = took.as_secs_f64();
-        self.tokens_per_second = tokens as f64 / self.seconds.max(1e-9);
+        self.seconds = pace.took().as_secs_f64();
+        self.tokens_per_second = pace.tokens_per_second();
     }
 
     pub(super) fn print(&self, context: &Context, name: &str) -> Result<(), Failure> {
@@ -102,26 +95,6 @@ impl AgentReport {
             )),
             None => report::line("no epoch ended; nothing was saved but the checkpoint"),
         }
-    }
-}
-
-impl GradientReport {
-    pub(super) fn of(norms: &[(String, f64)]) -> Self {
-        let norm = |(_, norm): &(String, f64)| *norm;
-        Self {
-            tensors: norms.len(),
-            smallest: norms.iter().map(norm).fold(f64::INFINITY, f64::min),
-            largest: norms.iter().map(norm).fold(0.0, f64::max),
-        }
-    }
-
-    pub(super) fn said(&self) -> String {
-        format!(
-            "the gradients of all {} are not 0: norms from {:.1e} to {:.1e}",
-            counted(self.tensors as u64, "tensor"),
-            self.smallest,
-            self.largest
-        )
     }
 }
 
