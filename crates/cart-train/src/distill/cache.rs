@@ -33,18 +33,9 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Makes the folder where it is not there.
-    ///
-    /// # Errors
-    /// It can't be made.
-    pub fn open(folder: &Path) -> Result<Self, TrainError> {
-        let path = folder.to_owned();
-        fs::create_dir_all(folder).map_err(|source| TrainError::File {
-            path,
-            action: "written",
-            source,
-        })?;
-        Ok(Self { folder: folder.to_owned(), damage: RefCell::default() })
+    /// The answers in a folder, which is made when there is one to keep.
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), damage: RefCell::default() }
     }
 
     /// What was found damaged since this was asked last, in words.
@@ -83,7 +74,9 @@ impl Cache {
     pub(super) fn write(&self, key: &Value, said: &Said, best: usize) -> Result<(), TrainError> {
         let path = self.path(key);
         let fresh = path.with_extension(format!("{}.new", std::process::id()));
-        let written = write_to(&fresh, key, said, best).and_then(|()| fs::rename(&fresh, &path));
+        let written = fs::create_dir_all(&self.folder)
+            .and_then(|()| write_to(&fresh, key, said, best))
+            .and_then(|()| fs::rename(&fresh, &path));
         written.map_err(|source| {
             // What could not be written whole is of no use.
             let _ = fs::remove_file(&fresh);
@@ -174,7 +167,7 @@ mod tests {
     #[test]
     fn an_answer_comes_back_and_only_for_its_own_key() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::open(&folder.path().join("teacher")).unwrap();
+        let cache = Cache::new(&folder.path().join("teacher"));
         let key = json!({ "teacher": "a", "temperature": 1.5 });
         assert_eq!(cache.read(&key, 3, 2).unwrap(), Ok(None));
         cache.write(&key, &said(), 2).unwrap();
@@ -189,7 +182,7 @@ mod tests {
     #[test]
     fn damage_anywhere_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::open(folder.path()).unwrap();
+        let cache = Cache::new(folder.path());
         let key = json!({ "teacher": "a" });
         cache.write(&key, &said(), 2).unwrap();
         let path = cache.path(&key);

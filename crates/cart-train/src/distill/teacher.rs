@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use cart_format::ManifestId;
+use cart_format::BasisId;
 use cart_nn::decoder::{Decoder, Run};
 use cart_nn::{LogitsFor, Taps, logits};
 use serde::Serialize;
@@ -18,8 +18,8 @@ use crate::error::TrainError;
 pub struct Teacher<'a> {
     /// What it computes with.
     pub decoder: &'a Decoder,
-    /// The cartridge that it is.
-    pub id: ManifestId,
+    /// What its numbers depend on: weights, architecture and tokenizer, and not what it remembers.
+    pub basis: BasisId,
     /// In what it computes, where that changes its numbers; part of what its answers are kept under.
     pub arithmetic: String,
     /// Where its answers are kept.
@@ -140,7 +140,7 @@ impl Teacher<'_> {
         let bytes: Vec<u8> = sequence.iter().flat_map(|token| token.to_le_bytes()).collect();
         json!({
             "version": 1,
-            "teacher": self.id.hex(),
+            "teacher": self.basis.hex(),
             "arithmetic": self.arithmetic,
             "best": asked.best,
             "temperature": asked.temperature,
@@ -173,15 +173,21 @@ impl Said {
 }
 
 /// The tokens with the largest logits, the largest first; of equal ones those with smaller ids.
+///
+/// * `count`: 1 or more
 fn best_tokens(of: &[f32], count: usize) -> Vec<u32> {
     let before =
         |a: &u32, b: &u32| of[*b as usize].total_cmp(&of[*a as usize]).then_with(|| a.cmp(b));
-    let mut order: Vec<u32> = (0..of.len() as u32).collect();
-    if count < order.len() {
-        order.select_nth_unstable_by(count, before);
-        order.truncate(count);
-    }
+    // As many parts as tokens are wanted have one that is this large, so few are looked at twice.
+    let mut largest: Vec<f32> =
+        of.chunks((of.len() / (4 * count)).max(1)).map(logits::largest).collect();
+    let floor = match largest.len() > count {
+        true => *largest.select_nth_unstable_by(count - 1, |a, b| b.total_cmp(a)).1,
+        false => f32::NEG_INFINITY,
+    };
+    let mut order = logits::at_least(of, floor);
     order.sort_unstable_by(before);
+    order.truncate(count);
     order
 }
 
@@ -203,6 +209,13 @@ mod tests {
         let others = (0.5_f64).exp() + (-1.0_f64).exp() + (0.25_f64).exp();
         assert!(near(said.logs[3], others.ln() - total(2.0).ln()), "{said:?}");
         assert!(near(said.labels[0], 0.5 - total(1.0).ln()), "{said:?}");
+        // The largest ones are where they are, in one part or in many.
+        let many: Vec<f32> = (0..997_u32).map(|at| (at * at % 331) as f32).collect();
+        let mut all: Vec<u32> = (0..997).collect();
+        all.sort_by(|a, b| many[*b as usize].total_cmp(&many[*a as usize]));
+        for count in [1, 2, 30, 900, 997] {
+            assert_eq!(best_tokens(&many, count), all[..count], "{count}");
+        }
         // All of them: nothing is left for the others.
         let mut said = Said::default();
         said.add(&of, 4, Asked { best: 6, temperature: 1.0 });

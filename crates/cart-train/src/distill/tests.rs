@@ -58,9 +58,9 @@ impl Drawn {
             TrainOptions { schedule, weight_decay: 0.0, clip: 1.0, accumulate: 1, seed: 3 };
         let teacher = Teacher {
             decoder: &self.decoder,
-            id: BlobId::of(b"teacher").hex().parse().unwrap(),
+            basis: BlobId::of(b"teacher").hex().parse().unwrap(),
             arithmetic: "graph".to_owned(),
-            cache: cache.map(|folder| Cache::open(folder).unwrap()),
+            cache: cache.map(Cache::new),
         };
         Distillation::new(teacher, student, corpus, options, training)
     }
