@@ -22,7 +22,7 @@ pub(crate) struct TrainArgs {
 
 #[derive(Subcommand)]
 enum Train {
-    Agent(agent::AgentArgs),
+    Agent(Box<agent::AgentArgs>),
     Distill(Box<distill::DistillArgs>),
 }
 

@@ -117,12 +117,11 @@ impl TeacherLoss<'_> {
         // its logarithm but the 0 that the teacher has for them.
         let others = (own.exp()? * given(&others, vocab)?)?.sum_keepdim(D::Minus1)?;
         let others = others.maximum(f64::from(f32::MIN_POSITIVE))?.log()?;
-        let q = match best {
-            0 => others,
-            _ => {
-                let tokens = Tensor::from_slice(tokens, (rows, best), device)?;
-                Tensor::cat(&[own.gather(&tokens, 1)?, others], 1)?
-            }
+        let q = if best == 0 {
+            others
+        } else {
+            let tokens = Tensor::from_slice(tokens, (rows, best), device)?;
+            Tensor::cat(&[own.gather(&tokens, 1)?, others], 1)?
         };
         let p = given(logs, best + 1)?.maximum(-100.0)?;
         let distance = self.divergence.plainly(&p, &q)?.sum_keepdim(D::Minus1)?;
@@ -152,7 +151,7 @@ impl Divergence {
     }
 }
 
-impl<'a> TeacherTargets<'a> {
+impl TeacherTargets<'_> {
     fn rows(&self, start: usize, count: usize) -> Self {
         let rows = start..start + count;
         let wide = |width: usize| start * width..(start + count) * width;

@@ -75,25 +75,19 @@ impl Student {
         let taken = spec.taken(teacher, named)?;
         let architecture = spec.architecture(teacher, &taken)?;
         architecture.check()?;
-        let mut whole = load_parameters(teacher, weights, &Device::Cpu, DType::F32)?;
+        let whole = load_parameters(teacher, weights, &Device::Cpu, DType::F32)?;
         let of_layers = origins(teacher, &architecture, &taken);
         let birth = Birth::of(&architecture, seed);
         let (mut tensors, mut report) = (Parameters::new(), StudentReport::default());
         for (index, asked) in architecture.tensors().into_iter().enumerate() {
             let origin = of_layers.get(&asked.name).unwrap_or(&asked.name);
-            let tensor = match whole.get(origin).filter(|found| has_shape(found, &asked)) {
-                Some(tensor) => {
-                    report.copied += 1;
-                    tensor.copy()?
-                }
-                None => {
-                    report.drawn += 1;
-                    birth.tensor(index, &asked)?
-                }
-            };
+            let found = whole.get(origin).filter(|found| has_shape(found, &asked));
+            report.copied += usize::from(found.is_some());
+            report.drawn += usize::from(found.is_none());
+            let tensor =
+                found.map_or_else(|| birth.tensor(index, &asked), |own| Ok(own.copy()?))?;
             tensors.insert(asked.name, tensor);
         }
-        whole.clear();
         report.taken = taken;
         Self::of(architecture, tensors, report, keep)
     }

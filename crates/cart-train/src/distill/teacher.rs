@@ -181,9 +181,10 @@ fn best_tokens(of: &[f32], count: usize) -> Vec<u32> {
     // As many parts as tokens are wanted have one that is this large, so few are looked at twice.
     let mut largest: Vec<f32> =
         of.chunks((of.len() / (4 * count)).max(1)).map(logits::largest).collect();
-    let floor = match largest.len() > count {
-        true => *largest.select_nth_unstable_by(count - 1, |a, b| b.total_cmp(a)).1,
-        false => f32::NEG_INFINITY,
+    let floor = if largest.len() > count {
+        *largest.select_nth_unstable_by(count - 1, |a, b| b.total_cmp(a)).1
+    } else {
+        f32::NEG_INFINITY
     };
     let mut order = logits::at_least(of, floor);
     order.sort_unstable_by(before);

@@ -201,15 +201,14 @@ impl<'a> Run<'a> {
 
 /// In what the teacher computes, as far as that changes its numbers.
 fn arithmetic(context: &Context) -> String {
-    let mut said = context.device.to_string();
-    match (context.device, context.precision) {
+    let device = context.device;
+    match (device, context.precision) {
         (cart_nn::DeviceChoice::Cpu, _) => {
-            said += &format!(" {}", context.activations.unwrap_or_default());
+            format!("{device} {}", context.activations.unwrap_or_default())
         }
-        (_, Some(precision)) => said += &format!(" {precision}"),
-        (_, None) => {}
+        (_, Some(precision)) => format!("{device} {precision}"),
+        (_, None) => device.to_string(),
     }
-    said
 }
 
 /// The teacher's tokens of texts, each with its end.

@@ -63,8 +63,8 @@ impl RowLoss for Teacher {
         for (row, tokens) in tokens.chunks_exact((*best).max(1)).enumerate() {
             let mut tokens = tokens.to_vec();
             tokens.sort_unstable();
-            if let Some(twice) = tokens.array_windows().find(|[a, b]| a == b) {
-                bail!("row {row} has target {} twice", twice[0]);
+            if let Some([twice, _]) = tokens.array_windows().find(|[a, b]| a == b) {
+                bail!("row {row} has target {twice} twice");
             }
         }
         Ok(())
