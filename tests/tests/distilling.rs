@@ -75,7 +75,7 @@ fn a_student_says_what_its_teacher_says_and_remembers_what_it_remembers() {
     let memory = &report["kept"]["memory"];
     assert_eq!((&memory["road"], &memory["slots"]), (&json!("text"), &json!(24)), "{memory}");
     assert!(number(memory, "/recall/own_after") > 0.9, "{memory}");
-    let recalled = cart.ok(["memory", "recall", "small", "The lamp of Anna is in"]);
+    let recalled = cart.ok(["memory", "recall", "small", "--prompt", "The lamp of Anna is in"]);
     assert!(recalled.contains("The lamp of Anna is in box 85."), "{recalled}");
 
     // What it is made of is said, and it runs.

@@ -24,8 +24,8 @@ use clap::{ArgGroup, Args, ValueEnum, ValueHint};
 #[command(after_help = "Examples:
   cart train distill smol --student-spec layers=12 --data book.txt -t smol:small
   cart train distill smol --take 0,2,5,9,14,20,25,29 --data a.txt b.txt --steps 500 -t smol:small
-  cart train distill smol smol:small --data a.txt --on-policy 0.25 --divergence js -t smol:better
-  cart train distill smol --student-spec layers=6,hidden=288 --data a.txt --hard 0.5 --temperature 2 -t mini")]
+  cart train distill smol smol:small --data a.txt --on-policy 0.25 --divergence js -t b
+  cart train distill smol --student-spec layers=6,hidden=288 --data a.txt --hard 0.5 -t mini")]
 pub(crate) struct DistillArgs {
     /// The cartridge to learn from
     #[arg(value_name = "TEACHER")]
