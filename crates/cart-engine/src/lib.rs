@@ -114,6 +114,7 @@ pub use session_section::{
 };
 pub use text_stream::TextStream;
 pub use tokenizer::{ParseSpecial, ShowSpecial, Tokenizer, TokenizerError};
+pub use weights::weights;
 
 /// The example of the README is compiled with the tests.
 #[cfg(doctest)]

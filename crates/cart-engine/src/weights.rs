@@ -6,7 +6,10 @@ use cart_nn::{SharedBytes, WeightTensor};
 use cart_store::{BlobError, MappedBlob, Verified};
 
 /// Every tensor of a cartridge. Each map lives as long as the model that uses it.
-pub(crate) fn weights(verified: &Verified) -> Result<BTreeMap<String, WeightTensor>, BlobError> {
+///
+/// # Errors
+/// A blob can't be mapped.
+pub fn weights(verified: &Verified) -> Result<BTreeMap<String, WeightTensor>, BlobError> {
     let mut weights = BTreeMap::new();
     for (name, entry) in &verified.manifest().model.tensors {
         let tensor = WeightTensor {

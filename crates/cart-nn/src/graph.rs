@@ -9,8 +9,9 @@
 //! Begin with [`Graph::load`] to run a model, or with [`load_parameters`] and [`Graph::new`] to put
 //! variables in the place of some of its tensors; [`GraphRun`] has tokens for a [`GraphState`];
 //! [`GraphTaps`] sees and changes hidden states; [`GraphSpan`] is a prefix of keys and values;
-//! [`MemoryLayers`] attend to what memory says; [`Sequences`] reads whole sequences, as training does; [`CrossEntropy`] is the loss over a large
-//! vocabulary, and [`AdamW`] moves variables along their gradients.
+//! [`MemoryLayers`] attend to what memory says; [`Sequences`] reads whole sequences, as training does;
+//! [`CrossEntropy`] is the loss over a large vocabulary, [`TeacherLoss`] the distance to another
+//! model's predictions, and [`AdamW`] moves variables along their gradients.
 
 mod adamw;
 mod attention;
@@ -29,6 +30,7 @@ mod sequences;
 mod span;
 mod state;
 mod taps;
+mod teacher;
 
 pub use candle_core::{D, DType, Device, Error as TensorError, Tensor, Var, backprop::GradStore};
 use cart_format::ArchSpec;
@@ -46,6 +48,7 @@ pub use sequences::Sequences;
 pub use span::GraphSpan;
 pub use state::GraphState;
 pub use taps::GraphTaps;
+pub use teacher::{Divergence, TeacherLoss, TeacherTargets};
 
 use crate::bytes::WeightSource;
 use crate::model::LoadError;

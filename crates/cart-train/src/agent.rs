@@ -1,7 +1,6 @@
 //! A small model from nothing but text.
 
-mod birth;
-mod spec;
+pub(crate) mod spec;
 pub mod tokenizer;
 
 use std::collections::BTreeMap;
@@ -14,7 +13,8 @@ use cart_store::Store;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::cartridge::NewModel;
+use crate::birth;
+use crate::cartridge::{NewModel, NewTensor, NewTokenizer};
 use crate::chance::Chance;
 use crate::checkpoint::Checkpoint;
 use crate::corpus::{Batch, Corpus};
@@ -177,10 +177,13 @@ impl Agent {
         let special = SpecialTokens { eos: vec![tokenizer::END], ..SpecialTokens::default() };
         let model = NewModel {
             architecture: &self.architecture,
-            tensors: &state.variables,
-            tokenizer: tokenizer::document(),
-            vocab_size: tokenizer::VOCABULARY,
-            special,
+            tensors: state.variables.into_iter().map(NewTensor::from).collect(),
+            tokenizer: NewTokenizer {
+                document: tokenizer::document(),
+                chat_template: None,
+                vocab_size: tokenizer::VOCABULARY,
+                special,
+            },
             metadata,
         };
         model.put(store)

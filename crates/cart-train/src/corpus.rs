@@ -15,6 +15,8 @@ pub struct Corpus {
     context: usize,
     batch: usize,
     seed: u64,
+    /// Whether every epoch cuts the text in the same places.
+    fixed: bool,
 }
 
 /// Sequences of equal length and what follows each of their tokens, row after row.
@@ -26,6 +28,23 @@ pub struct Batch {
     pub tokens: Vec<u32>,
     /// `[rows, context]`.
     pub targets: Vec<u32>,
+}
+
+impl Batch {
+    /// Tokens of a sequence.
+    pub fn context(&self) -> usize {
+        self.tokens.len() / self.rows.max(1)
+    }
+
+    /// Each sequence with the token that follows its last, `[context + 1]`.
+    pub fn sequences(&self) -> impl Iterator<Item = Vec<u32>> {
+        let context = self.context();
+        let rows = self.tokens.chunks_exact(context.max(1));
+        rows.zip(self.targets.chunks_exact(context.max(1))).map(|(tokens, targets)| {
+            let last = targets.last().expect("a sequence has a token");
+            [tokens, &[*last]].concat()
+        })
+    }
 }
 
 impl Corpus {
@@ -63,7 +82,14 @@ impl Corpus {
                 return Err(TrainError::ShortData { what, found, needed });
             }
         }
-        Ok(Self { tokens, held_out, context, batch, seed })
+        Ok(Self { tokens, held_out, context, batch, seed, fixed: false })
+    }
+
+    /// The same, of which every epoch has the same sequences, so that what was computed of one is of
+    /// use again.
+    #[must_use]
+    pub fn fixed(self) -> Self {
+        Self { fixed: true, ..self }
     }
 
     /// Tokens to learn from.
@@ -88,17 +114,18 @@ impl Corpus {
 
     /// Sequences side by side in the text to learn from, wherever the first begins.
     fn windows(&self) -> usize {
-        ((self.held_out - 1) / self.context).saturating_sub(1).max(1)
+        let all = (self.held_out - 1) / self.context;
+        if self.fixed { all } else { all.saturating_sub(1).max(1) }
     }
 
     /// The sequences of a part, counted from the beginning of the run. In every epoch the text is cut
-    /// elsewhere, and its sequences come in another order.
+    /// elsewhere, unless that is [`Corpus::fixed`], and its sequences come in another order.
     pub fn part(&self, part: u64) -> Batch {
         let parts = self.parts_per_epoch();
         let epoch = part / parts;
         let mut chance = Chance::new(self.seed, &[PURPOSE, epoch]);
         let room = self.held_out - 1 - self.windows() * self.context;
-        let start = chance.below(room.min(self.context) + 1);
+        let start = if self.fixed { 0 } else { chance.below(room.min(self.context) + 1) };
         let order = chance.order(self.windows());
         let first = (part % parts) as usize * self.batch;
         let windows = (0..self.batch).map(|row| order[(first + row) % order.len()]);
@@ -158,6 +185,25 @@ mod tests {
             epochs.push(order);
         }
         assert!(epochs[0] != epochs[1] && epochs[1] != epochs[2]);
+    }
+
+    #[test]
+    fn a_fixed_text_has_the_same_sequences_in_every_epoch() {
+        let corpus = corpus(1000).unwrap().fixed();
+        let parts = corpus.parts_per_epoch();
+        let mut epochs = Vec::new();
+        for epoch in 0..2 {
+            let of_part = |part| corpus.part(part).tokens;
+            let tokens = (epoch * parts..(epoch + 1) * parts).flat_map(of_part);
+            epochs.push(tokens.step_by(8).collect::<Vec<u32>>());
+        }
+        assert_ne!(epochs[0], epochs[1]);
+        epochs.iter_mut().for_each(|firsts| {
+            firsts.sort_unstable();
+            firsts.dedup();
+        });
+        assert_eq!(epochs[0], (0..112).map(|window| window * 8).collect::<Vec<_>>());
+        assert_eq!(epochs[0], epochs[1]);
     }
 
     #[test]

@@ -8,6 +8,8 @@ use cart_nn::graph::{GraphLoadError, StepError, TensorError};
 use cart_store::{IngestError, ObjectError};
 use thiserror::Error;
 
+use crate::distill::DistillError;
+
 /// Why training stopped, or did not begin. What a run had saved is still there.
 #[derive(Debug, Error)]
 pub enum TrainError {
@@ -99,6 +101,9 @@ pub enum TrainError {
         /// Its value here.
         expected: String,
     },
+    /// A student can't learn from its teacher.
+    #[error(transparent)]
+    Distill(#[from] DistillError),
     /// The architecture contradicts itself.
     #[error(transparent)]
     Architecture(#[from] ArchError),

@@ -1,11 +1,14 @@
 //! `cart train`.
 
 mod agent;
+mod distill;
 mod folder;
 pub(crate) mod gates;
 mod gradients;
+mod keep;
 pub(crate) mod memory;
-mod steps;
+mod pace;
+mod text;
 
 use clap::{Args, Subcommand};
 
@@ -21,14 +24,16 @@ pub(crate) struct TrainArgs {
 
 #[derive(Subcommand)]
 enum Train {
-    Agent(agent::AgentArgs),
-    Gates(gates::GatesArgs),
-    Memory(memory::MemoryArgs),
+    Agent(Box<agent::AgentArgs>),
+    Distill(Box<distill::DistillArgs>),
+    Gates(Box<gates::GatesArgs>),
+    Memory(Box<memory::MemoryArgs>),
 }
 
 pub(crate) fn run(context: &Context, args: &TrainArgs) -> Result<(), Failure> {
     match &args.what {
         Train::Agent(args) => agent::run(context, args),
+        Train::Distill(args) => distill::run(context, args),
         Train::Gates(args) => gates::run(context, args),
         Train::Memory(args) => memory::run(context, args),
     }

@@ -31,8 +31,17 @@ impl ArchSpec {
         list.tensors
     }
 
-    /// Tensors that hold RoPE factors, each once.
-    fn rope_tensors(&self) -> Vec<TensorSpec> {
+    /// The tensors of one layer, in the order of [`ArchSpec::tensors`]. Layers of blocks that differ
+    /// in sizes alone have the same tensors in the same order. Panics where there is no such layer.
+    pub fn layer_tensors(&self, index: usize) -> Vec<TensorSpec> {
+        let mut list = List { naming: self.naming, tensors: Vec::new() };
+        let block = &self.blocks[self.layers[index] as usize];
+        Layer { list: &mut list, index, block, hidden: self.hidden_size }.push();
+        list.tensors
+    }
+
+    /// Tensors that hold RoPE factors, each once. They are no weights: nothing learns them.
+    pub fn rope_tensors(&self) -> Vec<TensorSpec> {
         let mut tensors: Vec<TensorSpec> = Vec::new();
         for block in &self.blocks {
             let Some(MixerSpec::Attention(AttentionSpec { rope: Some(rope), .. })) = &block.mixer

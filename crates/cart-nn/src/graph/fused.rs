@@ -18,6 +18,7 @@ mod matrix;
 mod norm;
 mod product;
 mod selective;
+mod teacher;
 
 use candle_core::{DType, Tensor};
 
@@ -29,6 +30,7 @@ pub(super) use loss::{LossTargets, cross_entropy};
 pub(super) use norm::norm;
 pub(super) use product::{product, product_added};
 pub(super) use selective::{SelectiveInput, selective};
+pub(super) use teacher::{Teacher, teacher};
 
 /// Whether a tensor's numbers are of the kind that these operations take.
 pub(super) fn suits(x: &Tensor) -> bool {

@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor};
 use super::forward::{Pass, Segment};
 use super::state::GraphState;
 use super::taps::GraphTaps;
-use super::{CrossEntropy, Graph};
+use super::{CrossEntropy, Divergence, Graph, TeacherLoss, TeacherTargets};
 use crate::forward::ForwardError;
 
 /// Sequences of one length that nothing precedes and that nobody goes on from. They may be read in
@@ -114,6 +114,26 @@ impl Sequences<'_> {
         let soft_cap = self.graph.spec.logit_softcap;
         let loss = CrossEntropy { head: &self.graph.head, soft_cap, chunk };
         Ok(loss.sum(&normed, targets, weights)?)
+    }
+
+    /// As [`TeacherLoss::sum`], after the final norm and the head.
+    ///
+    /// * `hidden`: after the last layer, `[batch, count, hidden_size]`
+    /// * `chunk`: positions whose logits are in memory together
+    ///
+    /// # Errors
+    /// The targets are not as many as positions, or the tensor library failed.
+    pub fn distance(
+        &self,
+        hidden: &Tensor,
+        (divergence, temperature): (Divergence, f64),
+        targets: &TeacherTargets<'_>,
+        chunk: usize,
+    ) -> std::result::Result<Tensor, ForwardError> {
+        let normed = self.norm(hidden)?.flatten(0, 1)?;
+        let (head, soft_cap) = (&self.graph.head, self.graph.spec.logit_softcap);
+        let loss = TeacherLoss { head, soft_cap, chunk, divergence, temperature };
+        Ok(loss.sum(&normed, targets)?)
     }
 
     /// The final norm, which [`Graph::logits`] goes on from.

@@ -53,12 +53,12 @@ pub enum SpecError {
         found: String,
     },
     /// No such field.
-    #[error(
-        "there is no `{found}` in a specification; known: shape, layers, hidden, heads, kv_heads, intermediate, state, context"
-    )]
+    #[error("there is no `{found}` in a specification; known: {known}")]
     Field {
         /// What was found.
         found: String,
+        /// What there is.
+        known: &'static str,
     },
     /// A value of the wrong kind or size.
     #[error("{field} is `{found}`; allowed: {allowed}")]
@@ -87,6 +87,8 @@ impl Default for AgentSpec {
     }
 }
 
+const KNOWN: &str = "shape, layers, hidden, heads, kv_heads, intermediate, state, context";
+
 /// Largest value of a field.
 const MOST: u64 = 65_536;
 
@@ -98,10 +100,8 @@ impl FromStr for AgentSpec {
     fn from_str(text: &str) -> Result<Self, SpecError> {
         let mut spec = Self::default();
         let (mut heads, mut kv_heads, mut intermediate) = (None, None, None);
-        for field in text.split(',').filter(|field| !field.trim().is_empty()) {
-            let form = || SpecError::Form { found: field.to_owned() };
-            let (name, value) = field.split_once('=').ok_or_else(form)?;
-            let (name, value) = (name.trim(), value.trim());
+        for field in fields(text) {
+            let (name, value) = field?;
             match name {
                 "shape" => spec.shape = shape(value)?,
                 "layers" => spec.layers = number("layers", value)?,
@@ -111,7 +111,7 @@ impl FromStr for AgentSpec {
                 "intermediate" => intermediate = Some(number("intermediate", value)?),
                 "state" => spec.state = number("state", value)?,
                 "context" => spec.context = number("context", value)?,
-                _ => return Err(SpecError::Field { found: name.to_owned() }),
+                _ => return Err(SpecError::Field { found: name.to_owned(), known: KNOWN }),
             }
         }
         spec.heads = heads.unwrap_or((spec.hidden / 64).max(1));
@@ -131,7 +131,17 @@ fn shape(value: &str) -> Result<Shape, SpecError> {
     }
 }
 
-fn number(field: &'static str, value: &str) -> Result<u64, SpecError> {
+/// The fields of `NAME=VALUE,…`.
+pub(crate) fn fields(text: &str) -> impl Iterator<Item = Result<(&str, &str), SpecError>> {
+    let fields = text.split(',').filter(|field| !field.trim().is_empty());
+    fields.map(|field| {
+        let form = || SpecError::Form { found: field.to_owned() };
+        let (name, value) = field.split_once('=').ok_or_else(form)?;
+        Ok((name.trim(), value.trim()))
+    })
+}
+
+pub(crate) fn number(field: &'static str, value: &str) -> Result<u64, SpecError> {
     let number = value.parse().ok().filter(|number| (1..=MOST).contains(number));
     number.ok_or_else(|| refused(field, value, &format!("1 to {MOST}")))
 }

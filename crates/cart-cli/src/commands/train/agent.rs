@@ -3,19 +3,19 @@
 mod epoch;
 mod report;
 
-use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::path::PathBuf;
 
-use cart_format::{BlobId, CommitId};
+use cart_format::CommitId;
 use cart_store::RefName;
 use cart_train::agent::{Agent, AgentSpec, tokenizer};
-use cart_train::{Corpus, Schedule, TrainError, TrainOptions};
+use cart_train::{Corpus, Schedule, TrainOptions};
 use clap::{Args, ValueHint};
 use serde_json::{Value, json};
 
 use super::folder::RunFolder;
 use super::gradients::GradientReport;
-use super::steps::Pace;
+use super::pace::Pace;
+use super::text;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::history;
@@ -114,8 +114,7 @@ struct Run<'a> {
     folder: RunFolder,
     epochs: Epochs<'a>,
     report: AgentReport,
-    began: Instant,
-    pace: Pace<'a>,
+    pace: Pace,
     /// The step of the checkpoint in the folder.
     saved: u64,
 }
@@ -123,8 +122,7 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     /// Refuses what can't be learned from before anything is made.
     fn new(context: &'a Context, args: &'a AgentArgs) -> Result<Self, Failure> {
-        let began = Instant::now();
-        let texts = read(&args.data)?;
+        let texts = text::read(&args.data)?;
         let tokens = tokenizer::encode(texts.iter().map(Vec::as_slice));
         let size = args.spec.context as usize;
         let corpus = Corpus::new(tokens, args.held_out, size, args.batch, args.seed);
@@ -132,7 +130,7 @@ impl<'a> Run<'a> {
         let epoch = corpus.parts_per_epoch().div_ceil(args.accumulate.max(1));
         let options = args.options(args.steps.unwrap_or(args.epochs * epoch));
         let recipe = args.recipe(&texts, &options);
-        let path = args.run.clone().unwrap_or_else(|| default_folder(&args.tag));
+        let path = args.run.clone().unwrap_or_else(|| RunFolder::usual(&args.tag));
         let checkpoint = RunFolder::checkpoint(&path)?;
         let learned = corpus.learned();
         let mut agent = Agent::new(&args.spec, corpus, options).map_err(Failure::refused)?;
@@ -144,8 +142,17 @@ impl<'a> Run<'a> {
         let folder = RunFolder::open(&path, first)?;
         let report = AgentReport::new(args, &agent, &path, learned, first);
         let epochs = Epochs::new(context, args, epoch);
-        let pace = Pace::new(context, first, agent.trainer().planned());
-        Ok(Self { context, args, agent, recipe, folder, epochs, report, began, pace, saved: first })
+        Ok(Self {
+            context,
+            args,
+            agent,
+            recipe,
+            folder,
+            epochs,
+            report,
+            pace: Pace::new(first),
+            saved: first,
+        })
     }
 
     fn step(&mut self) -> Result<(), Failure> {
@@ -154,7 +161,7 @@ impl<'a> Run<'a> {
         if let Some(found) = GradientReport::shown(self.context, &report.norms) {
             self.report.gradients = Some(found);
         }
-        self.pace.made(&report);
+        self.pace.count(self.context, &report, self.report.steps_planned);
         let step = report.step;
         if self.epochs.ends_at(step) || self.agent.trainer().is_done() {
             self.end_epoch(step)?;
@@ -211,7 +218,7 @@ impl<'a> Run<'a> {
             let epoch = self.epoch(step)?;
             self.report.epochs.push(epoch);
         }
-        self.report.finish(&self.agent, self.pace.tokens_per_second(), self.began.elapsed());
+        self.report.finish(&self.agent, &self.pace);
         self.report.print(self.context, self.args.tag.to_string().as_str())
     }
 }
@@ -229,34 +236,16 @@ impl AgentArgs {
 
     /// Everything that the result depends on.
     fn recipe(&self, texts: &[Vec<u8>], options: &TrainOptions) -> Value {
-        let text =
-            |text: &Vec<u8>| json!({ "sha256": BlobId::of(text).hex(), "bytes": text.len() });
         json!({
             "tool": history::tool(),
             "what": "agent",
             "spec": self.spec.to_string(),
-            "data": texts.iter().map(text).collect::<Vec<_>>(),
+            "data": text::described(texts),
             "held_out": self.held_out,
             "batch": self.batch,
             "options": options,
         })
     }
-}
-
-fn read(paths: &[PathBuf]) -> Result<Vec<Vec<u8>>, Failure> {
-    let one = |path: &PathBuf| {
-        let failed = |source| TrainError::File { path: path.clone(), action: "read", source };
-        let text = std::fs::read(path).map_err(|error| Failure::refused(failed(error)))?;
-        if text.is_empty() {
-            return Err(Failure::refused(TrainError::NoData { path: path.clone() }));
-        }
-        Ok(text)
-    };
-    paths.iter().map(one).collect()
-}
-
-fn default_folder(name: &RefName) -> PathBuf {
-    Path::new(".").join(format!("train-{}", name.to_string().replace([':', '/'], "-")))
 }
 
 /// What a commit is of.

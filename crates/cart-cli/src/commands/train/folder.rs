@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use cart_store::RefName;
 use cart_train::{Checkpoint, TrainError};
 use serde::Serialize;
 use serde_json::Value;
@@ -43,6 +44,11 @@ impl RunFolder {
         fs::write(&log, kept).map_err(failed("written", &log))?;
         let opened = OpenOptions::new().append(true).open(&log).map_err(failed("written", &log))?;
         Ok(Self { path: path.to_owned(), log: opened })
+    }
+
+    /// Where the folder of a run is where nobody says.
+    pub(super) fn usual(name: &RefName) -> PathBuf {
+        Path::new(".").join(format!("train-{}", name.to_string().replace([':', '/'], "-")))
     }
 
     pub(super) fn path(&self) -> &Path {

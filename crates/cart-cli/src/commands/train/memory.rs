@@ -64,7 +64,7 @@ pub(crate) struct MemoryArgs {
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
     layers: Vec<usize>,
     /// Steps; with 0 the layers are there and shut, and nothing changes
-    #[arg(long, value_name = "N", default_value_t = 150)]
+    #[arg(long, value_name = "N", default_value_t = 200)]
     steps: u64,
     /// The gate to begin with: tanh(gate) weighs what is read
     #[arg(long, value_name = "X", default_value_t = 0.3)]
@@ -91,7 +91,7 @@ pub(crate) struct MemoryArgs {
     #[arg(long, value_name = "N", default_value_t = 2)]
     anchors: usize,
     /// What it costs that memory moves them
-    #[arg(long, value_name = "X", default_value_t = 20.0)]
+    #[arg(long, value_name = "X", default_value_t = 60.0)]
     anchor_weight: f64,
     /// A text whose perplexity is measured with and without [default: the GNU General Public License, version 3]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]

@@ -1,4 +1,4 @@
-//! Cross-entropy over chunks of positions, whose gradients are made as it goes forward.
+//! Losses over chunks of positions, whose gradients are made as they go forward; cross-entropy is one.
 
 use std::sync::Mutex;
 
@@ -10,6 +10,38 @@ use super::matrix::{By, Matrix, multiply};
 use crate::kernel::vector::{exp, tanh, vectorized};
 use crate::kernel::{KernelLevel, Kernels};
 use crate::threads::lock;
+
+/// A loss that is a sum over rows, each of which depends on its own logits.
+pub(super) trait RowLoss: Send + Sync {
+    const NAME: &'static str;
+
+    /// Rows whose logits are in memory together.
+    fn chunk(&self) -> usize;
+
+    /// Refuses what does not suit so many rows over such a vocabulary.
+    fn check(&self, rows: usize, vocab: usize) -> Result<()>;
+
+    /// Whether a row costs anything.
+    fn counts(&self, row: usize) -> bool;
+
+    /// The loss of a row, and its gradient in place of the logits.
+    ///
+    /// * `spare`: as many numbers as there are logits, of no value
+    fn row(&self, kernels: Kernels, row: usize, logits: &mut [f32], spare: &mut [f32]) -> f64;
+}
+
+/// The sum of a loss over the rows of `hidden · headᵀ`: one number.
+///
+/// * `hidden`: `[rows, hidden_size]`, `head`: `[vocab, hidden_size]`
+pub(super) fn of_head<L: RowLoss + 'static>(
+    hidden: &Tensor,
+    head: &Tensor,
+    loss: L,
+) -> Result<Tensor> {
+    let of_head = head.track_op();
+    let op = HeadLoss { loss, of_head, slopes: Mutex::new(None) };
+    hidden.contiguous()?.apply_op2(&head.contiguous()?, op)
+}
 
 /// What is to be predicted, and what it is worth.
 pub(in crate::graph) struct LossTargets {
@@ -31,13 +63,39 @@ pub(in crate::graph) fn cross_entropy(
     head: &Tensor,
     targets: LossTargets,
 ) -> Result<Tensor> {
-    let of_head = head.track_op();
-    let op = CrossEntropy { targets, of_head, slopes: Mutex::new(None) };
-    hidden.contiguous()?.apply_op2(&head.contiguous()?, op)
+    of_head(hidden, head, targets)
 }
 
-struct CrossEntropy {
-    targets: LossTargets,
+impl RowLoss for LossTargets {
+    const NAME: &'static str = "cross-entropy";
+
+    fn chunk(&self) -> usize {
+        self.chunk
+    }
+
+    fn check(&self, rows: usize, vocab: usize) -> Result<()> {
+        let LossTargets { targets, weights, .. } = self;
+        if targets.len() != rows || weights.len() != rows {
+            bail!("{rows} rows, but {} targets and {} weights", targets.len(), weights.len());
+        }
+        if let Some(target) = targets.iter().find(|&&target| target as usize >= vocab) {
+            bail!("target {target} of a vocabulary of {vocab}");
+        }
+        Ok(())
+    }
+
+    fn counts(&self, row: usize) -> bool {
+        self.weights[row] != 0.0
+    }
+
+    fn row(&self, kernels: Kernels, row: usize, logits: &mut [f32], _spare: &mut [f32]) -> f64 {
+        let target = self.targets[row] as usize;
+        row_loss(kernels, logits, target, self.weights[row], self.soft_cap)
+    }
+}
+
+struct HeadLoss<L> {
+    loss: L,
     /// Whether the head has a gradient.
     of_head: bool,
     slopes: Mutex<Option<Slopes>>,
@@ -49,15 +107,19 @@ struct Slopes {
     of_head: Option<Vec<f32>>,
 }
 
-impl CrossEntropy {
+impl<L: RowLoss> HeadLoss<L> {
     /// The loss, and its gradients.
-    fn run(&self, hidden: &[f32], head: Matrix<'_>, width: usize, vocab: usize) -> (f64, Slopes) {
-        let LossTargets { targets, weights, chunk, .. } = &self.targets;
-        let counted: Vec<usize> = (0..targets.len()).filter(|&row| weights[row] != 0.0).collect();
+    fn run(
+        &self,
+        hidden: &[f32],
+        head: Matrix<'_>,
+        (rows, width, vocab): (usize, usize, usize),
+    ) -> (f64, Slopes) {
+        let counted: Vec<usize> = (0..rows).filter(|&row| self.loss.counts(row)).collect();
         let mut of_hidden = vec![0.0; hidden.len()];
         let mut of_head = self.of_head.then(|| vec![0.0; vocab * width]);
         let mut loss = 0.0;
-        for rows in counted.chunks((*chunk).max(1)) {
+        for rows in counted.chunks(self.loss.chunk().max(1)) {
             let x: Vec<f32> =
                 rows.iter().flat_map(|row| &hidden[row * width..][..width]).copied().collect();
             let x = Matrix::new(&x, rows.len(), width);
@@ -79,15 +141,11 @@ impl CrossEntropy {
 
     /// The loss of some rows, whose logits become the gradients of the products with the head.
     fn rows_loss(&self, rows: &[usize], logits: &mut [f32], vocab: usize) -> f64 {
-        let LossTargets { targets, weights, soft_cap, .. } = &self.targets;
         let kernels = Kernels::detect();
         let block = |(logits, rows): (&mut [f32], &[usize])| {
+            let mut spare = vec![0.0; vocab];
             let each = logits.chunks_exact_mut(vocab).zip(rows);
-            each.map(|(logits, &row)| {
-                let target = targets[row] as usize;
-                row_loss(kernels, logits, target, weights[row], *soft_cap)
-            })
-            .sum::<f64>()
+            each.map(|(logits, &row)| self.loss.row(kernels, row, logits, &mut spare)).sum::<f64>()
         };
         let blocks = logits.par_chunks_mut(BLOCK * vocab).zip(rows.par_chunks(BLOCK));
         let sums: Vec<f64> = blocks.map(block).collect();
@@ -154,9 +212,9 @@ pub(super) fn sum(values: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + rest.iter().sum::<f32>()
 }
 
-impl CustomOp2 for CrossEntropy {
+impl<L: RowLoss> CustomOp2 for HeadLoss<L> {
     fn name(&self) -> &'static str {
-        "cross-entropy"
+        L::NAME
     }
 
     fn cpu_fwd(
@@ -168,15 +226,10 @@ impl CustomOp2 for CrossEntropy {
     ) -> Result<(CpuStorage, Shape)> {
         let (rows, width) = rows_of(hidden_layout.dims())?;
         let (vocab, _width) = head_layout.shape().dims2()?;
-        let LossTargets { targets, weights, .. } = &self.targets;
-        if targets.len() != rows || weights.len() != rows {
-            bail!("{rows} rows, but {} targets and {} weights", targets.len(), weights.len());
-        }
-        if let Some(target) = targets.iter().find(|&&target| target as usize >= vocab) {
-            bail!("target {target} of a vocabulary of {vocab}");
-        }
+        self.loss.check(rows, vocab)?;
         let head = Matrix::new(numbers(head, head_layout)?, vocab, width);
-        let (loss, slopes) = self.run(numbers(hidden, hidden_layout)?, head, width, vocab);
+        let hidden = numbers(hidden, hidden_layout)?;
+        let (loss, slopes) = self.run(hidden, head, (rows, width, vocab));
         *lock(&self.slopes) = Some(slopes);
         Ok(storage(vec![loss as f32], ()))
     }

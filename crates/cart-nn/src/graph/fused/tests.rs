@@ -6,6 +6,7 @@ use cart_format::arch::{Activation, NormKind, RopePairing};
 
 use super::*;
 use crate::graph::operations::{NormWeights, Turns};
+use crate::graph::{Divergence, TeacherLoss, TeacherTargets};
 
 /// Numbers between −1 and 1 that look random.
 fn random(seed: u64, shape: &[usize]) -> Tensor {
@@ -172,6 +173,140 @@ fn losses() {
     assert!(refused.to_string().contains("target 33 of a vocabulary of 33"), "{refused}");
 }
 
+/// What a teacher might say of 33 tokens: five of them one by one, others with almost nothing, with
+/// nothing and with much.
+fn teacher_of(rows: usize, divergence: Divergence, temperature: f64, chunk: usize) -> Teacher {
+    let (mut tokens, mut logs) = (Vec::new(), Vec::new());
+    for row in 0..rows {
+        tokens.extend((0..5).map(|at| ((row * 7 + at * 5) % 33) as u32));
+        let others = [0.2_f32, 1e-6, 0.0, 0.9][row % 4];
+        let of_best = [0.4_f32, 0.3, 0.2, 0.1 - 1e-6, 1e-6];
+        logs.extend(of_best.map(|part| (part * (1.0 - others)).ln()));
+        logs.push(others.ln());
+    }
+    Teacher {
+        best: 5,
+        tokens,
+        logs,
+        // Rows with both losses, with one, with none.
+        weights: (0..rows).map(|row| (row % 3) as f32 * 0.5).collect(),
+        labels: (0..rows).map(|row| (row * 11 % 33) as u32).collect(),
+        label_weights: (0..rows).map(|row| (row % 5) as f32 * 0.2).collect(),
+        divergence,
+        temperature,
+        soft_cap: None,
+        chunk,
+    }
+}
+
+const DIVERGENCES: [Divergence; 4] = [
+    Divergence::ForwardKl,
+    Divergence::ReverseKl,
+    Divergence::JensenShannon { beta: 0.5 },
+    Divergence::JensenShannon { beta: 0.1 },
+];
+
+#[test]
+fn distances_to_a_teacher() {
+    // Few rows: what differences of a sum can tell is as fine as the sum is small.
+    let vars = variables(&[&[10, 6], &[33, 6]]);
+    for divergence in DIVERGENCES {
+        for (temperature, soft_cap, chunk) in [(1.0, None, 6), (2.0, None, 40), (0.7, Some(0.8), 4)]
+        {
+            assert_gradients(&format!("{divergence:?} at {temperature}"), &vars, || {
+                let mut says = teacher_of(10, divergence, temperature, chunk);
+                // For the same reason nothing is quite impossible here.
+                says.logs.iter_mut().for_each(|log| *log = log.max(-14.0));
+                teacher(&vars[0], &vars[1], Teacher { soft_cap, ..says }).unwrap()
+            });
+        }
+    }
+}
+
+/// In `f64`, by plain operations on the same targets.
+#[test]
+fn distances_are_those_of_plain_operations() {
+    let double = |x: &Tensor| x.to_dtype(DType::F64).unwrap();
+    // Of large logits a side is almost sure of what it says.
+    for size in [1.0, 12.0] {
+        let vars = variables(&[&[70, 6], &[33, 6]]);
+        set(&vars[0], values(&vars[0]).iter().map(|x| x * size).collect());
+        for divergence in DIVERGENCES {
+            let says = teacher_of(70, divergence, 1.5, 40);
+            let targets = TeacherTargets {
+                best: says.best,
+                tokens: &says.tokens.clone(),
+                logs: &says.logs.clone(),
+                weights: &says.weights.clone(),
+                labels: &says.labels.clone(),
+                label_weights: &says.label_weights.clone(),
+            };
+            let own = [&vars[0], &vars[1]].map(|var| Var::from_tensor(&double(var)).unwrap());
+            let loss = TeacherLoss {
+                head: own[1].as_tensor(),
+                soft_cap: None,
+                chunk: 40,
+                divergence,
+                temperature: 1.5,
+            };
+            let expected = loss.sum(&own[0], &targets).unwrap();
+            let found = teacher(&vars[0], &vars[1], says).unwrap();
+            let [wide, narrow] = [&expected, &found].map(|x| double(x).to_scalar::<f64>().unwrap());
+            assert!((wide - narrow).abs() < 1e-5 * wide.abs(), "{divergence:?}: {narrow} {wide}");
+            let [wide, narrow] = [expected.backward().unwrap(), found.backward().unwrap()];
+            for (own, var) in own.iter().zip(&vars) {
+                let [wide, narrow] = [wide.get(own).unwrap(), narrow.get(var).unwrap()]
+                    .map(|x| double(x).flatten_all().unwrap().to_vec1::<f64>().unwrap());
+                for (wide, narrow) in wide.iter().zip(narrow) {
+                    let most = 1e-4 * wide.abs().max(0.05);
+                    assert!((wide - narrow).abs() < most, "{divergence:?}: {narrow} {wide}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_student_that_says_what_its_teacher_says_is_at_no_distance() {
+    let vars = variables(&[&[8, 6], &[33, 6]]);
+    let products = vars[0].matmul(&vars[1].t().unwrap()).unwrap();
+    let logs = values(&crate::graph::operations::log_softmax(&products).unwrap());
+    for divergence in DIVERGENCES {
+        let mut says = teacher_of(8, divergence, 1.0, 8);
+        says.label_weights.fill(0.0);
+        for row in 0..8 {
+            let of = |token: u32| logs[row * 33 + token as usize];
+            let tokens = &says.tokens[row * 5..][..5];
+            let known: f32 = tokens.iter().map(|&token| of(token).exp()).sum();
+            let own = tokens.iter().map(|&token| of(token)).chain([(1.0 - known).ln()]);
+            says.logs.splice(row * 6..(row + 1) * 6, own.collect::<Vec<_>>());
+        }
+        let found = teacher(&vars[0], &vars[1], says).unwrap();
+        assert!(values(&found)[0].abs() < 1e-5, "{divergence:?}: {found}");
+        let gradients = found.backward().unwrap();
+        let of_hidden = values(gradients.get(&vars[0]).unwrap());
+        assert!(of_hidden.iter().all(|slope| slope.abs() < 1e-5), "{divergence:?}");
+    }
+}
+
+#[test]
+fn targets_of_a_teacher_that_do_not_fit_are_refused() {
+    let vars = variables(&[&[8, 6], &[33, 6]]);
+    let refused = |change: &dyn Fn(&mut Teacher)| {
+        let mut says = teacher_of(8, Divergence::ForwardKl, 1.0, 8);
+        change(&mut says);
+        teacher(&vars[0], &vars[1], says).unwrap_err().to_string()
+    };
+    let twice = refused(&|says| says.tokens[6] = says.tokens[5]);
+    assert!(twice.contains("row 1 has target 7 twice"), "{twice}");
+    let beyond = refused(&|says| says.labels[2] = 33);
+    assert!(beyond.contains("target 33 of a vocabulary of 33"), "{beyond}");
+    let few = refused(&|says| says.logs.truncate(40));
+    assert!(few.contains("8 rows of 5 tokens, but 40 and 40 logs"), "{few}");
+    let none = refused(&|says| says.weights.truncate(7));
+    assert!(none.contains("8 rows, but 7 weights"), "{none}");
+}
+
 /// What an operation gives, and its gradients.
 fn bits(vars: &[Var], out: &Tensor) -> Vec<u32> {
     let gradients = out.sqr().unwrap().sum_all().unwrap().backward().unwrap();
@@ -196,6 +331,8 @@ fn every_number_of_threads_gives_the_same_bits() {
         let targets: Vec<u32> = (0..300).map(|row| row % 256).collect();
         let targets = LossTargets { targets, weights: vec![1.0; 300], soft_cap: None, chunk: 128 };
         all.extend(bits(&vars, &cross_entropy(&vars[0], &vars[1], targets).unwrap()));
+        let says = teacher_of(300, Divergence::ForwardKl, 2.0, 128);
+        all.extend(bits(&vars, &teacher(&vars[0], &vars[1], says).unwrap()));
         all
     };
     let with = |threads: usize| {

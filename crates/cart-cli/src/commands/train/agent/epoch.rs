@@ -2,18 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use cart_format::{CommitId, ManifestId, Recipe};
-use cart_store::Store;
+use cart_format::Recipe;
 use cart_train::agent::{Agent, Measured};
 use serde_json::{Value, json};
 
+use super::super::keep::{self, RECIPE};
 use super::{AgentArgs, Kept};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::history::{self, NewCommit};
-
-/// The kind of recipe that training leaves.
-const RECIPE: &str = "train";
 
 /// When epochs end, and where they are kept.
 pub(super) struct Epochs<'a> {
@@ -49,7 +46,7 @@ impl<'a> Epochs<'a> {
         let store = self.context.store_or_new()?;
         let held = store.hold().map_err(Failure::refused)?;
         let manifest = agent.put(&store, self.metadata()).map_err(Failure::refused)?;
-        let before = self.before(&store, recipe)?;
+        let before = keep::of_run(&store, &self.args.tag, recipe)?;
         let commit = match before {
             Some((commit, found)) if found == manifest => commit,
             before => {
@@ -66,23 +63,6 @@ impl<'a> Epochs<'a> {
         drop(held);
         history::verified(self.context, &self.args.tag.to_string())?;
         Ok(Kept { manifest: manifest.hex(), commit })
-    }
-
-    /// What the name points to, if this run made it.
-    fn before(
-        &self,
-        store: &Store,
-        recipe: &Value,
-    ) -> Result<Option<(CommitId, ManifestId)>, Failure> {
-        let Some(current) = store.read_ref(&self.args.tag).map_err(Failure::refused)? else {
-            return Ok(None);
-        };
-        let commit = store.commit(&current).map_err(Failure::refused)?;
-        // A commit keeps canonical numbers, in which 1.0 is 1.
-        let canonical = |recipe: &Value| cart_format::json::to_canonical(recipe).ok();
-        let found = commit.recipe.details.get("run").and_then(canonical);
-        let is_ours = commit.recipe.kind == RECIPE && found.is_some() && found == canonical(recipe);
-        Ok(is_ours.then_some((current, commit.manifest)))
     }
 
     /// Facts about the content. What a cartridge is does not depend on its name.

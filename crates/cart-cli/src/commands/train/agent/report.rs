@@ -1,12 +1,12 @@
 //! What a run did.
 
 use std::path::Path;
-use std::time::Duration;
 
 use cart_train::agent::{Agent, Measured};
 use serde::Serialize;
 
 use super::super::gradients::GradientReport;
+use super::super::pace::Pace;
 use super::{AgentArgs, Kept};
 use crate::bytes::{counted, grouped, seconds};
 use crate::context::Context;
@@ -67,11 +67,11 @@ impl AgentReport {
         }
     }
 
-    pub(super) fn finish(&mut self, agent: &Agent, tokens_per_second: f64, took: Duration) {
+    pub(super) fn finish(&mut self, agent: &Agent, pace: &Pace) {
         self.steps = agent.trainer().steps();
         self.done = agent.trainer().is_done();
-        self.seconds = took.as_secs_f64();
-        self.tokens_per_second = tokens_per_second;
+        self.seconds = pace.took().as_secs_f64();
+        self.tokens_per_second = pace.tokens_per_second();
     }
 
     pub(super) fn print(&self, context: &Context, name: &str) -> Result<(), Failure> {

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::super::folder::RunFolder;
 use super::super::memory::{answer_tokens, prompt_tokens, said};
-use super::super::steps::Pace;
+use super::super::pace::Pace;
 use super::report::GateReport;
 use crate::asking::{self, Asked};
 use crate::context::Context;
@@ -202,12 +202,12 @@ impl<'g> Learning<'g> {
         report: &mut GateReport,
     ) -> Result<(), Failure> {
         let mut folder = RunFolder::open(&self.folder, self.first)?;
-        let mut pace = Pace::new(context, self.first, self.training.trainer().planned());
+        let mut pace = Pace::new(self.first);
         while !self.training.trainer().is_done() && !interrupted() {
             let step = self.training.step().map_err(Failure::refused)?;
             folder.say(&step)?;
             report.gradients(context, &step.norms);
-            pace.made(&step);
+            pace.count(context, &step, self.training.trainer().planned());
             if step.step.is_multiple_of(save_every) {
                 self.training.save(&self.folder, described).map_err(Failure::refused)?;
             }
@@ -219,9 +219,10 @@ impl<'g> Learning<'g> {
 
     /// Makes all steps, and leaves no folder; how many were made.
     pub(crate) fn steps(&mut self, context: &Context) -> Result<u64, Failure> {
-        let mut pace = Pace::new(context, 0, self.training.trainer().planned());
+        let mut pace = Pace::new(0);
         while !self.training.trainer().is_done() && !interrupted() {
-            pace.made(&self.training.step().map_err(Failure::refused)?);
+            let step = self.training.step().map_err(Failure::refused)?;
+            pace.count(context, &step, self.training.trainer().planned());
         }
         Ok(self.training.trainer().steps())
     }

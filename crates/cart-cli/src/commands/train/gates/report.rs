@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::super::gradients::GradientReport;
-use super::super::steps::Pace;
+use super::super::pace::Pace;
 use super::GatesArgs;
 use super::learning::{Learning, SourceGates};
 use crate::bytes::{grouped, seconds};
@@ -70,7 +70,7 @@ impl GateReport {
         }
     }
 
-    pub(super) fn steps(&mut self, folder: &Path, first: u64, steps: u64, pace: &Pace<'_>) {
+    pub(super) fn steps(&mut self, folder: &Path, first: u64, steps: u64, pace: &Pace) {
         self.run = folder.display().to_string();
         (self.resumed_at, self.steps) = (first, steps);
         self.done = steps >= self.steps_planned;

@@ -9,7 +9,7 @@ use cart_train::memory::MemoryRecipe;
 use serde::Serialize;
 
 use super::super::gradients::GradientReport;
-use super::super::steps::Pace;
+use super::super::pace::Pace;
 use super::MemoryArgs;
 use super::exam::{Elsewhere, Recall};
 use super::task::Task;
@@ -87,7 +87,7 @@ impl MemoryReport {
         }
     }
 
-    pub(super) fn steps(&mut self, steps: u64, pace: &Pace<'_>) {
+    pub(super) fn steps(&mut self, steps: u64, pace: &Pace) {
         self.steps = steps;
         self.done = steps >= self.steps_planned;
         self.tokens_per_second = pace.tokens_per_second();

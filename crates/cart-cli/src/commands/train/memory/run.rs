@@ -1,7 +1,7 @@
 //! The run: lessons, steps, the cartridge, and the exam.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cart_engine::{Agent, LayerTensor, with_memory_layers};
 use cart_format::Recipe;
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::super::folder::RunFolder;
 use super::super::gates::Frozen;
-use super::super::steps::Pace;
+use super::super::pace::Pace;
 use super::exam::{Elsewhere, Recall};
 use super::report::MemoryReport;
 use super::task::Task;
@@ -25,6 +25,9 @@ use crate::progress::{interrupted, stop_on_interrupt};
 
 /// Anchors that are written before the first step.
 const ANCHORS: usize = 32;
+
+/// The time between two lines of progress.
+const PROGRESS: Duration = Duration::from_secs(10);
 
 pub(super) fn run(context: &Context, args: &MemoryArgs) -> Result<(), Failure> {
     let began = Instant::now();
@@ -95,7 +98,7 @@ impl Run<'_> {
             self.context.remark(&format!("going on after step {first} of {}", path.display()));
         }
         let mut folder = RunFolder::open(&path, first)?;
-        let mut pace = Pace::new(self.context, first, training.trainer().planned());
+        let mut pace = Pace::new(first);
         report.begin(&path, training.trainer().parameters(), first);
         stop_on_interrupt();
         while !training.trainer().is_done() && !interrupted() {
@@ -109,7 +112,7 @@ impl Run<'_> {
             };
             folder.say(&step)?;
             report.gradients(self.context, &step.norms);
-            pace.made(&step);
+            pace.count(self.context, &step, training.trainer().planned());
             if step.step.is_multiple_of(self.args.save_every) {
                 self.save(&training, path.clone())?;
             }
@@ -146,9 +149,13 @@ impl Run<'_> {
         let count = task.lessons.len();
         self.context.remark(&format!("telling {count} lessons …"));
         let layers = &self.recipe.layers;
-        let mut pace = Pace::new(self.context, 0, count as u64);
-        let learned =
-            lessons::taught(self.agent, &task.lessons, layers, |done| pace.counted("told", done))?;
+        let mut said = Instant::now();
+        let learned = lessons::taught(self.agent, &task.lessons, layers, |done| {
+            if said.elapsed() >= PROGRESS {
+                said = Instant::now();
+                self.context.remark(&format!("told {done} of {count}"));
+            }
+        })?;
         let held_out = lessons::taught(self.agent, &task.held_out, layers, |_| {})?;
         let anchors = if self.recipe.anchors == 0 { 0 } else { ANCHORS };
         let anchors = lessons::anchors(self.agent, anchors, self.args.seed)?;
