@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use cart_engine::{Agent, LayersOptions, LoadOptions, MemoryOptions, PrefixOptions};
 use cart_memory::Input;
-use cart_memory::config::{BufferRules, StoreRules};
+use cart_memory::config::{BufferRules, ContradictionPolicy, ContradictionRules, StoreRules};
 use clap::{Args, ValueEnum, ValueHint};
 
 use crate::context::Context;
@@ -18,19 +18,19 @@ use crate::drawing::{self, Format};
 use crate::failure::Failure;
 use crate::history;
 use crate::names;
-use crate::report as printed;
 use form::Form;
 use report::{Asked, Phase, PhaseReport, SeamReport, Turn};
 use told::Person;
 
 /// The correction experiment of SEAM: a name is introduced, repeated, corrected, and asked for in a new conversation.
 ///
-/// Each pair of names has a memory of its own, with a decaying buffer and a surprise-gated store. A name is told, told again some
+/// Each pair of names has a memory of its own, with a decaying buffer and a surprise-gated store, in which what is said later under
+/// nearly the same key ends what was said before. A name is told, told again some
 /// times, and then another one instead; cycles of decay follow; each time the name is asked for in a context that has nothing but
 /// the question. The report has the surprise of each sentence, what the store wrote for it, and the answers.
 ///
-/// With --embedding no text is generated: a sentence surprises as far as its hidden states are from what is remembered, and the
-/// memory's best match answers.
+/// With --embedding no text is generated: what is said surprises as far as its hidden states are from what is remembered, and of
+/// what matches the question about as well as the best, what weighs most is the answer.
 #[derive(Args)]
 #[command(after_help = "Examples:
   cart experiment seam smol:remembers
@@ -56,6 +56,9 @@ pub(crate) struct SeamArgs {
     /// How memory reaches the answer [default: layers, where the cartridge has some; else prefix]
     #[arg(long, value_name = "WAY", value_enum, conflicts_with = "embedding")]
     way: Option<Way>,
+    /// Cosine of two keys from which what is said later ends what was said before; 2 for never
+    #[arg(long, value_name = "COSINE", default_value_t = 0.7)]
+    contradiction: f32,
     /// Without generating text
     #[arg(long)]
     embedding: bool,
@@ -109,9 +112,9 @@ pub(crate) fn run(context: &Context, args: &SeamArgs) -> Result<(), Failure> {
         drawing::write(path, format, &sheet::Sheet(&body)).map_err(Failure::refused)?;
     }
     if context.json {
-        return printed::print("experiment-seam", &body);
+        return crate::report::print("experiment-seam", &body);
     }
-    printed::stdout(body.table().as_bytes())
+    crate::report::stdout(body.table().as_bytes())
 }
 
 /// A memory as SEAM has it.
@@ -119,6 +122,10 @@ fn load(context: &Context, args: &SeamArgs) -> LoadOptions {
     let mut load = history::load_options(context);
     load.memory.buffer = Some(BufferRules::default());
     load.memory.store = Some(StoreRules::default());
+    if args.contradiction <= 1.0 {
+        let (policy, cosine) = (ContradictionPolicy::Newest, args.contradiction);
+        load.memory.contradictions = Some(ContradictionRules { policy, cosine });
+    }
     if args.embedding {
         // A distance, 0 to 2, in the place of nats.
         (load.memory.surprise_prior_mean, load.memory.surprise_prior_deviation) = (0.5, 0.25);

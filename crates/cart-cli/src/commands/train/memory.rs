@@ -20,7 +20,6 @@ use serde_json::{Value, json};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::history::{self, LoadedFrom};
-use crate::report as printed;
 pub(crate) use lessons::{answer_tokens, prompt_tokens, said};
 
 /// Train memory layers: cross-attention to what memory says, beside the attention of some layers, over a model that does not change.
@@ -139,9 +138,9 @@ fn remove(context: &Context, args: &MemoryArgs) -> Result<(), Failure> {
     drop(held);
     let removed = report::Removed::new(&args.tag, manifest, commit);
     if context.json {
-        return printed::print("train-memory-removed", &removed);
+        return crate::report::print("train-memory-removed", &removed);
     }
-    printed::line(&removed.said())
+    crate::report::line(&removed.said())
 }
 
 impl MemoryArgs {

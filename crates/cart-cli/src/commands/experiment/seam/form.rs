@@ -15,6 +15,10 @@ const QUESTION: &str = "What is my name?";
 /// Most tokens of an answer.
 const ANSWER: usize = 32;
 
+/// Matches that are looked at, and how much worse than the best one that matches about as well may be.
+const MATCHES: usize = 8;
+const AS_WELL: f32 = 0.1;
+
 /// How things are told and asked.
 pub(super) enum Form {
     /// Text is read and generated, with memory as these options say.
@@ -91,9 +95,9 @@ fn options(memory: MemoryOptions, max_tokens: usize) -> GenerateOptions {
     GenerateOptions { max_tokens: Some(max_tokens), stop, memory, ..GenerateOptions::default() }
 }
 
-/// A sentence surprises as far as its key is from the nearest that is remembered.
+/// What is said at once surprises as far as its key is from the nearest that is remembered.
 fn observe(agent: &Agent, text: &str) -> Result<(), Failure> {
-    let telling = Telling { text, whole: false, energy: 0.0, source: "user" };
+    let telling = Telling { text, whole: true, energy: 0.0, source: "user" };
     let observations = agent.observations(telling).map_err(Failure::refused)?;
     for group in observations {
         for seen in group.map_err(Failure::refused)? {
@@ -112,10 +116,14 @@ fn surprising(memory: &cart_memory::UnifiedMemory, seen: Observation) -> Input {
     Input::Observe { at: memory.now() + 1, seen }
 }
 
-/// What the memory says that matches the question best, and of what matches as well weighs most.
+/// What the memory says that matches the question; of what matches about as well, what weighs most.
 fn best_match(agent: &Agent) -> Result<String, Failure> {
     let query = agent.memory_query(QUESTION).map_err(Failure::refused)?;
     let Some(memory) = agent.memory() else { return Ok(String::new()) };
-    let found = memory.peek_tokens(memory.now(), query.tokens(), 1).map_err(Failure::refused)?;
-    Ok(found.first().map(|hit| hit.text.clone()).unwrap_or_default())
+    let found =
+        memory.peek_tokens(memory.now(), query.tokens(), MATCHES).map_err(Failure::refused)?;
+    let best = found.iter().map(|hit| hit.cosine).fold(f32::NEG_INFINITY, f32::max);
+    let near = found.iter().filter(|hit| hit.cosine >= best - AS_WELL);
+    let most = near.max_by(|a, b| a.bias.total_cmp(&b.bias));
+    Ok(most.map(|hit| hit.text.clone()).unwrap_or_default())
 }
