@@ -53,6 +53,26 @@ fn an_agent_learns_is_kept_for_each_epoch_and_runs() {
 }
 
 #[test]
+fn runs_are_drawn_on_the_same_axes() {
+    let cart = Cart::new();
+    let data = cart.file("boats.txt", text().as_bytes());
+    for run in ["a", "b"] {
+        let words = arguments(&data, run, SPEC);
+        cart.json([&words[..], &["--steps", "4", "--run", run]].concat());
+    }
+    let report = cart.json(["train", "plot", "a", "b", "-o", "both.svg"]);
+    assert_eq!(report["steps"], serde_json::json!([4, 4]));
+    assert_eq!(report["curves"].as_array().unwrap().len(), 4);
+    let svg = std::fs::read_to_string(cart.scratch().join("both.svg")).unwrap();
+    assert!(svg.contains("Loss of held-out text, nats") && svg.contains("Learning rate"));
+    let shown = cart.ok(["train", "plot", "a", "-o", "-"]);
+    assert!(shown.contains("Loss of each step") && shown.contains("┤"), "{shown}");
+    let nowhere = cart.run(["train", "plot", "nowhere", "-o", "x.svg"]);
+    assert!(nowhere.code == Some(1) && nowhere.stderr.contains("can't be read"));
+    assert_eq!(cart.run(["train", "plot", "a", "-o", "x.gif"]).code, Some(2));
+}
+
+#[test]
 fn a_run_that_was_interrupted_ends_in_the_same_cartridge() {
     let whole = Cart::new();
     let data = whole.file("boats.txt", text().as_bytes());

@@ -16,6 +16,7 @@ mod held;
 mod history;
 mod names;
 mod packed;
+mod panel;
 mod progress;
 mod report;
 mod sampling;

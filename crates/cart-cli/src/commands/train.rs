@@ -8,6 +8,7 @@ mod gradients;
 mod keep;
 pub(crate) mod memory;
 mod pace;
+mod plot;
 mod text;
 
 use clap::{Args, Subcommand};
@@ -28,6 +29,7 @@ enum Train {
     Distill(Box<distill::DistillArgs>),
     Gates(Box<gates::GatesArgs>),
     Memory(Box<memory::MemoryArgs>),
+    Plot(plot::PlotArgs),
 }
 
 pub(crate) fn run(context: &Context, args: &TrainArgs) -> Result<(), Failure> {
@@ -36,5 +38,6 @@ pub(crate) fn run(context: &Context, args: &TrainArgs) -> Result<(), Failure> {
         Train::Distill(args) => distill::run(context, args),
         Train::Gates(args) => gates::run(context, args),
         Train::Memory(args) => memory::run(context, args),
+        Train::Plot(args) => plot::run(context, args),
     }
 }

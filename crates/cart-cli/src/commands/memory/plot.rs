@@ -142,7 +142,7 @@ pub(crate) fn run(context: &Context, args: &PlotArgs) -> Result<(), Failure> {
         return Err(Failure::refused_with(message, "tell it more, or give --log"));
     }
     let drawn = if as_text {
-        report::coloured(&terminal::text(&material, &figures, terminal::width()))?;
+        report::coloured(&terminal::text(&material, &figures, crate::panel::width()))?;
         Vec::new()
     } else {
         draw(args, format, &material, &figures)?

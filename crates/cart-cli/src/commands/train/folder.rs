@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::failure::Failure;
 
 /// The name of a run folder's log.
-const LOG: &str = "log.jsonl";
+pub(super) const LOG: &str = "log.jsonl";
 
 /// A run's folder.
 pub(super) struct RunFolder {

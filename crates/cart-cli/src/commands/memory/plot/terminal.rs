@@ -1,7 +1,5 @@
 //! Figures as text, at the width of a terminal.
 
-mod panel;
-
 use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
@@ -13,15 +11,11 @@ use super::charts::{BARS, MOST_LINKS, counted, oldest, smooth, steps, ticks, way
 use super::figure::Figure;
 use super::graph::LinkRow;
 use super::life::Life;
-use panel::{MARGIN, Panel, axis};
+use crate::panel::{MARGIN, Panel, axis};
 
 const TITLE: Style = Style::new().bold();
 const STM: Style = AnsiColor::BrightBlue.on_default();
 const LTM: Style = AnsiColor::Yellow.on_default();
-/// Columns where neither COLUMNS nor a terminal says how many.
-const WIDTH: usize = 80;
-/// Columns that are made use of, at least and at most.
-const WIDTHS: (usize, usize) = (40, 160);
 /// Most slots of a store, the youngest.
 const MOST_SLOTS: usize = 20;
 /// What a slot was worth, in quarters of the most.
@@ -32,13 +26,6 @@ const EIGHTHS: [char; 8] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉', '�
 const RANGE: usize = 14;
 /// Columns of a link's strength.
 const STRENGTH: usize = 8;
-
-/// Columns of the terminal, or what COLUMNS says.
-pub(super) fn width() -> usize {
-    let said = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    let found = || terminal_size::terminal_size().map(|(width, _)| usize::from(width.0));
-    said.or_else(found).unwrap_or(WIDTH).clamp(WIDTHS.0, WIDTHS.1)
-}
 
 /// Figures of which there is something to draw, one under the other.
 pub(super) fn text(of: &Material, figures: &[Figure], width: usize) -> String {

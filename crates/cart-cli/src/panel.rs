@@ -11,22 +11,34 @@ const ROWS: usize = 9;
 /// Dots of a character, across and down.
 const DOTS: (usize, usize) = (2, 4);
 /// Columns before the axis.
-pub(super) const MARGIN: usize = 8;
+pub(crate) const MARGIN: usize = 8;
+
+/// Columns where neither COLUMNS nor a terminal says how many.
+const WIDTH: usize = 80;
+/// Columns that are made use of, at least and at most.
+const WIDTHS: (usize, usize) = (40, 160);
+
+/// Columns of the terminal, or what COLUMNS says.
+pub(crate) fn width() -> usize {
+    let said = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let found = || terminal_size::terminal_size().map(|(width, _)| usize::from(width.0));
+    said.or_else(found).unwrap_or(WIDTH).clamp(WIDTHS.0, WIDTHS.1)
+}
 
 /// A curve, its axes named and labelled.
-pub(super) struct Panel<'t> {
-    pub(super) name: &'t str,
-    pub(super) style: Style,
+pub(crate) struct Panel<'t> {
+    pub(crate) name: &'t str,
+    pub(crate) style: Style,
     /// Name, least and most.
-    pub(super) x: (&'t str, f64, f64),
+    pub(crate) x: (&'t str, f64, f64),
     /// Least and most.
-    pub(super) y: (f64, f64),
-    pub(super) points: &'t [(f64, f64)],
+    pub(crate) y: (f64, f64),
+    pub(crate) points: &'t [(f64, f64)],
 }
 
 impl Panel<'_> {
     /// The panel as lines of at most `width` columns.
-    pub(super) fn text(&self, width: usize) -> String {
+    pub(crate) fn text(&self, width: usize) -> String {
         let across = width - MARGIN;
         let (low, high) = self.y;
         let style = self.style;
@@ -89,7 +101,7 @@ fn braille(column: usize, row: usize, set: impl Fn(usize, usize) -> bool) -> cha
 }
 
 /// A horizontal axis of `across` columns with its ends and its name.
-pub(super) fn axis((name, first, last): (&str, f64, f64), across: usize) -> String {
+pub(crate) fn axis((name, first, last): (&str, f64, f64), across: usize) -> String {
     let ends = [first, last].map(|at| number(at, last - first));
     let room = across - ends[0].len() - ends[1].len();
     let line = "─".repeat(across);
