@@ -1,5 +1,6 @@
 //! `cart train plot`.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anstyle::{AnsiColor, Style};
@@ -119,7 +120,7 @@ impl Sheet {
         let mut text = String::new();
         for &curve in &self.curves {
             let [(first, last), y] = self.bounds(curve);
-            text += &format!("{style}{}{style:#}\n", curve.title());
+            let _ = writeln!(text, "{style}{}{style:#}", curve.title());
             for (run, colour) in self.runs.iter().zip(colours.iter().cycle()) {
                 let points = run.points(curve);
                 if !points.is_empty() {
