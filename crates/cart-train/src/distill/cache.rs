@@ -1,7 +1,7 @@
 //! A teacher's answers on the disk, each under the digest of what it depends on.
 //!
 //! One file for a sequence, `HEX.safetensors`, where `HEX` is the SHA-256 of the canonical key
-//! (spec 80 §4). The teacher, its arithmetic, the temperature, the number of best tokens and the
+//! (spec 80 §6). The teacher, its arithmetic, the temperature, the number of best tokens and the
 //! sequence's own tokens are the key, and nothing else: runs with another student, loss, order or
 //! seed use the same files.
 

@@ -50,7 +50,7 @@ pub(crate) struct MemoryArgs {
     /// What is learned: `names`, or a file of lessons
     #[arg(long, value_name = "names|FILE", default_value = "names", value_hint = ValueHint::FilePath)]
     task: String,
-    /// Names for `names`, one a line [default: 1,500 first names]
+    /// Names for `names`, one a line [default: 1,000 first names]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     names: Option<PathBuf>,
     /// Names to learn from
