@@ -51,6 +51,8 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
+    // SAFETY: nothing has started a thread yet.
+    unsafe { cart_nn::shorten_idling() };
     failure::install_panic_hook();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

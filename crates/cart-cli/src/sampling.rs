@@ -48,7 +48,7 @@ pub(crate) struct MemoryArgs {
     /// With --memory: do not read
     #[arg(long, requires = "memory", conflicts_with = "read_only")]
     write_only: bool,
-    /// With --memory: so many recalled spans before the prompt; 0 for none [default: 1]
+    /// With --memory: so many recalled spans before the prompt; 0 for none [default: 1, or 0 beside memory layers]
     #[arg(long, requires = "memory", value_name = "N")]
     spans: Option<usize>,
     /// With --memory: so many further spans, which came after those by the association graph
@@ -125,7 +125,9 @@ impl MemoryArgs {
         options.compare = self.compare;
         if let Some(spans) = self.spans {
             options.prefix = options.prefix.filter(|_| spans > 0);
-            options.prefix.iter_mut().for_each(|prefix| prefix.top_k = spans);
+            options.prefix.iter_mut().for_each(|prefix| {
+                (prefix.top_k, prefix.beside_layers) = (spans, true);
+            });
         }
         options.prefix.iter_mut().for_each(|prefix| prefix.linked = self.linked);
         if let Some(Search::All) = self.search {

@@ -86,6 +86,7 @@ impl MemoryLoop {
             return Ok(None);
         }
         let began = Instant::now();
+        let options = &options.beside(agent.memory_layers().is_some());
         let mut usage = Usage::default();
         let (mut neighbours, mut goal, mut attending) = (None, None, None);
         if let Some(memory) = readable(agent, options)? {
@@ -118,6 +119,7 @@ impl MemoryLoop {
         options: &MemoryOptions,
     ) -> Result<(), MemoryLoopError> {
         let began = Instant::now();
+        let options = &options.beside(to.memory_layers().is_some());
         let mut neighbours = None;
         let memory = readable(to, options)?;
         let slots = memory.as_ref().map_or(0, |memory| memory.slots().count());

@@ -124,6 +124,15 @@ impl MemoryOptions {
         Self { write: true, ..Self::default() }
     }
 
+    /// Without recalled spans in front of the prompt, where memory layers say what those would.
+    ///
+    /// * `layers`: whether the cartridge has memory layers
+    pub(crate) fn beside(&self, layers: bool) -> Self {
+        let replaced = layers && self.layers.is_some();
+        let prefix = self.prefix.clone().filter(|prefix| prefix.beside_layers || !replaced);
+        Self { prefix, ..self.clone() }
+    }
+
     /// Whether memory can reach the output.
     pub fn reads(&self) -> bool {
         self.prefix.is_some() || self.knn.is_some() || self.goal.is_some() || self.layers.is_some()
@@ -143,11 +152,14 @@ pub struct PrefixOptions {
     pub attention_bias: f32,
     /// Most further spans: what came after those in the association graph, where the memory has one.
     pub linked: usize,
+    /// Whether they are there too where memory layers read the same memory. Layers that learned
+    /// without them answer worse with both than by themselves.
+    pub beside_layers: bool,
 }
 
 impl Default for PrefixOptions {
     fn default() -> Self {
-        Self { top_k: 1, min_score: 0.42, attention_bias: 2.5, linked: 0 }
+        Self { top_k: 1, min_score: 0.42, attention_bias: 2.5, linked: 0, beside_layers: false }
     }
 }
 

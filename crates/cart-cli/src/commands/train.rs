@@ -33,6 +33,7 @@ enum Train {
 }
 
 pub(crate) fn run(context: &Context, args: &TrainArgs) -> Result<(), Failure> {
+    cart_nn::keep_freed_memory();
     match &args.what {
         Train::Agent(args) => agent::run(context, args),
         Train::Distill(args) => distill::run(context, args),

@@ -2,7 +2,8 @@
 
 use cart_engine::{
     Agent, GenerateOptions, LayerTensor, LayersOptions, LoadError, LoadOptions, MemoryLayersError,
-    MemoryOptions, Prompt, Session, step_many, with_memory_layers, without_memory_layers,
+    MemoryOptions, PrefixOptions, Prompt, Session, step_many, with_memory_layers,
+    without_memory_layers,
 };
 use cart_format::{BasisId, Manifest};
 use cart_nn::graph::MemoryLayers;
@@ -63,6 +64,26 @@ fn a_session_reads_alone_what_it_reads_beside_others() {
     let found: Vec<_> =
         sessions.into_iter().map(|session| session.finish(&agent).unwrap().logprobs).collect();
     assert_eq!(found, [alone.logprobs.clone(), bare.logprobs, alone.logprobs]);
+}
+
+#[test]
+fn recalled_spans_are_left_out_where_layers_read_the_same_memory_unless_they_are_asked_for() {
+    let shelf = shelf();
+    let prefix_tokens = |gate, beside_layers, layers: Option<LayersOptions>| {
+        let agent = load(&shelf, &with_layers(&shelf, gate)).unwrap();
+        let tell = options(MemoryOptions::write_only(), 0);
+        agent.generate(&Prompt::Raw(FACT.into()), &tell, |_| {}).unwrap();
+        let prefix = PrefixOptions { min_score: -1.0, beside_layers, ..PrefixOptions::default() };
+        let memory = MemoryOptions { prefix: Some(prefix), layers, ..MemoryOptions::read_only() };
+        let asked = Prompt::Raw("What is the code?".into());
+        let answer = agent.generate(&asked, &options(memory, 2), |_| {}).unwrap();
+        answer.memory.unwrap().prefix_tokens
+    };
+    let layers = || Some(LayersOptions::default());
+    assert_eq!(prefix_tokens(0.8, false, layers()), 0);
+    assert!(prefix_tokens(0.8, true, layers()) > 0);
+    assert!(prefix_tokens(0.8, false, None) > 0, "the layers were turned off");
+    assert!(prefix_tokens(0.0, false, layers()) > 0, "the layers are shut");
 }
 
 #[test]

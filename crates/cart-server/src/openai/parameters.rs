@@ -173,6 +173,10 @@ impl Parameters {
     fn memory(&self, mut memory: MemoryOptions) -> MemoryOptions {
         let Some(asked) = &self.memory else { return memory };
         Switch::turn(asked.prefix.as_ref(), &mut memory.prefix);
+        if let (Some(Switch::Flag(true)), Some(prefix)) = (&asked.prefix, &mut memory.prefix) {
+            // Who asks for it by name means it.
+            prefix.beside_layers = true;
+        }
         Switch::turn(asked.knn.as_ref(), &mut memory.knn);
         Switch::turn(asked.goal.as_ref(), &mut memory.goal);
         Switch::turn(asked.layers.as_ref(), &mut memory.layers);

@@ -77,17 +77,21 @@ pub(crate) enum Way {
     Layers,
     /// Recalled spans before the prompt
     Prefix,
-    /// Everything but the goal
+    /// As `--memory` has it
+    Usual,
+    /// Everything but the goal, recalled spans beside memory layers too
     All,
 }
 
 impl Way {
     fn reading(self) -> MemoryOptions {
         let layers = Some(LayersOptions::default());
-        let prefix = Some(PrefixOptions { top_k: 2, ..PrefixOptions::default() });
+        let prefix = PrefixOptions { top_k: 2, beside_layers: true, ..PrefixOptions::default() };
+        let prefix = Some(prefix);
         match self {
             Self::Layers => MemoryOptions { layers, ..MemoryOptions::default() },
             Self::Prefix => MemoryOptions { prefix, ..MemoryOptions::default() },
+            Self::Usual => MemoryOptions::read_only(),
             Self::All => MemoryOptions { prefix, ..MemoryOptions::read_only() },
         }
     }
