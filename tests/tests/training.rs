@@ -53,6 +53,32 @@ fn an_agent_learns_is_kept_for_each_epoch_and_runs() {
 }
 
 #[test]
+fn an_agent_of_pieces_of_text_is_measured_in_bytes_and_runs() {
+    let cart = Cart::new();
+    let data = cart.file("boats.txt", text().as_bytes());
+    let of = |name, size| [&arguments(&data, name, SPEC)[..], &["--bpe", size]].concat();
+    let report = cart.json([&of("pieces", "290")[..], &["--epochs", "3"]].concat());
+    let tokens = report["data_tokens"].as_u64().unwrap();
+    assert!(tokens < text().len() as u64 / 3, "{report}");
+    let held_out = &last(&report)["held_out"];
+    // Two sequences of 32 tokens, which have more bytes than that.
+    assert!(held_out["bytes"].as_u64().unwrap() > 2 * 32 * 3, "{report}");
+    assert!(held_out["bits_per_byte"].as_f64().unwrap() < 1.5, "{report}");
+    let said = cart.ok(["run", "pieces", "-p", "the red boat has", "-n", "4"]);
+    assert!(said.contains("oars"), "{said}");
+    let alone = [&of("alone", "290")[..], &["--epochs", "3", "--threads", "1"]].concat();
+    assert_eq!(last(&cart.json(alone))["manifest"], last(&report)["manifest"]);
+
+    let picture = cart.file("picture.png", b"\x89PNG");
+    let words = ["train", "agent", "--data", &picture, "-t", "x", "--bpe", "300"];
+    let refused = cart.run(words);
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("byte 0 is not UTF-8; leave --bpe out"), "{}", refused.stderr);
+    let few = cart.run(of("few", "256"));
+    assert!(few.stderr.contains("the vocabulary is 256; allowed: 258 to 65536 tokens"));
+}
+
+#[test]
 fn runs_are_drawn_on_the_same_axes() {
     let cart = Cart::new();
     let data = cart.file("boats.txt", text().as_bytes());

@@ -14,7 +14,7 @@ use cart_format::{ArchSpec, BlobId, DType};
 use cart_nn::decoder::Decoder;
 use cart_nn::graph::{self, Device, Divergence, Graph};
 use cart_nn::{SharedBytes, WeightTensor};
-use cart_train::agent::{Agent, AgentSpec};
+use cart_train::agent::{Agent, AgentSpec, AgentTokenizer};
 use cart_train::distill::{DistillOptions, Distillation, Student, Teacher};
 use cart_train::memory::{Lesson, MemoryRecipe, MemoryTask, MemoryTraining, Remembered};
 use cart_train::{Chance, Corpus, Schedule, StepReport, TrainError, TrainOptions};
@@ -78,7 +78,7 @@ fn timed(
 
 fn agent(spec: AgentSpec, batch: usize, seconds: f64) -> Result<(), Box<dyn Error>> {
     let corpus = corpus(256, spec.context as usize, batch)?;
-    let mut agent = Agent::new(&spec, corpus, options())?;
+    let mut agent = Agent::new(&spec, AgentTokenizer::bytes(), corpus, options())?;
     timed((WARM, seconds), || agent.step())
 }
 

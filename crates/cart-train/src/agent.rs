@@ -1,10 +1,9 @@
 //! A small model from nothing but text.
 
 pub(crate) mod spec;
-pub mod tokenizer;
+mod tokenizer;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use cart_format::{ArchSpec, ManifestId, SpecialTokens};
 use cart_nn::LogitsFor;
@@ -16,12 +15,12 @@ use serde_json::Value;
 use crate::birth;
 use crate::cartridge::{NewModel, NewTensor, NewTokenizer};
 use crate::chance::Chance;
-use crate::checkpoint::Checkpoint;
 use crate::corpus::{Batch, Corpus};
 use crate::error::TrainError;
 use crate::trainer::{Loss, Objective, StepReport, TrainOptions, Trainer};
 
 pub use spec::{AgentSpec, Shape, SpecError};
+pub use tokenizer::AgentTokenizer;
 
 /// What chance in here is for.
 const PURPOSE: u64 = 3;
@@ -36,6 +35,7 @@ const SAMPLE: (usize, f64) = (40, 0.8);
 #[derive(Debug)]
 pub struct Agent {
     architecture: ArchSpec,
+    tokenizer: AgentTokenizer,
     learner: Learner,
     trainer: Trainer,
     seed: u64,
@@ -63,14 +63,17 @@ pub struct Measured {
 impl Agent {
     /// A model before its first step.
     ///
+    /// * `corpus`: of the tokenizer's tokens
+    ///
     /// # Errors
     /// The specification contradicts itself, or an option is out of range.
     pub fn new(
         spec: &AgentSpec,
+        tokenizer: AgentTokenizer,
         corpus: Corpus,
         options: TrainOptions,
     ) -> Result<Self, TrainError> {
-        let architecture = spec.architecture(tokenizer::VOCABULARY);
+        let architecture = spec.architecture(tokenizer.size());
         architecture.check()?;
         let variables = birth::variables(&architecture, options.seed)?;
         let graph = Graph::new(&architecture, &birth::parameters(&variables))?;
@@ -78,12 +81,17 @@ impl Agent {
         let keep = |name: &str| name.ends_with("A_log");
         let trainer = Trainer::new(options, sorted(variables), keep)?;
         let learner = Learner { graph, corpus, accumulate: options.accumulate };
-        Ok(Self { architecture, learner, trainer, seed: options.seed })
+        Ok(Self { architecture, tokenizer, learner, trainer, seed: options.seed })
     }
 
     /// The run.
     pub fn trainer(&self) -> &Trainer {
         &self.trainer
+    }
+
+    /// The run, to go where a checkpoint was.
+    pub fn trainer_mut(&mut self) -> &mut Trainer {
+        &mut self.trainer
     }
 
     /// Makes a step.
@@ -108,7 +116,8 @@ impl Agent {
         for batch in self.learner.corpus.measured(count) {
             let loss = self.learner.of_batch(&batch)?;
             sum += f64::from(loss.sum.to_scalar::<f32>()?);
-            bytes += loss.count;
+            let length = |&token: &u32| self.tokenizer.length(token);
+            bytes += batch.targets.iter().map(length).sum::<usize>();
         }
         let loss = sum / bytes as f64;
         Ok(Measured { loss, bits_per_byte: loss / std::f64::consts::LN_2, bytes })
@@ -122,10 +131,9 @@ impl Agent {
         let mut chance = Chance::new(self.seed, &[PURPOSE, self.trainer.steps()]);
         let graph = &self.learner.graph;
         let mut state = graph.new_state(1);
-        let mut next = tokenizer::encode([prompt.as_bytes()]);
-        next.pop();
+        let mut next = self.tokenizer.encode(prompt.as_bytes())?;
         if next.is_empty() {
-            next.push(tokenizer::END);
+            next.push(self.tokenizer.end());
         }
         let mut said = Vec::new();
         let room = (self.architecture.context_length as usize).saturating_sub(next.len());
@@ -134,34 +142,13 @@ impl Agent {
             let logits = graph.forward(&mut [run], LogitsFor::Last)?.remove(0);
             let logits = logits.expect("logits were asked for").flatten_all()?.to_vec1()?;
             let token = drawn(&logits, &mut chance);
-            if token == tokenizer::END {
+            if token == self.tokenizer.end() {
                 break;
             }
             said.push(token);
             next = vec![token];
         }
-        Ok(tokenizer::decode(&said))
-    }
-
-    /// Writes where the run is to its folder.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::write`].
-    pub fn save(&self, folder: &Path, recipe: &Value) -> Result<(), TrainError> {
-        self.trainer.checkpoint(recipe)?.write(folder)
-    }
-
-    /// Goes where a checkpoint was, bit for bit.
-    ///
-    /// # Errors
-    /// As [`Trainer::restore`].
-    pub fn restore(
-        &mut self,
-        folder: &Path,
-        checkpoint: Checkpoint,
-        recipe: &Value,
-    ) -> Result<(), TrainError> {
-        self.trainer.restore(folder, checkpoint, recipe)
+        self.tokenizer.decode(&said)
     }
 
     /// Puts the model as it is now into a store.
@@ -174,14 +161,14 @@ impl Agent {
         metadata: BTreeMap<String, Value>,
     ) -> Result<ManifestId, TrainError> {
         let state = self.trainer.checkpoint(&Value::Null)?;
-        let special = SpecialTokens { eos: vec![tokenizer::END], ..SpecialTokens::default() };
+        let special = SpecialTokens { eos: vec![self.tokenizer.end()], ..SpecialTokens::default() };
         let model = NewModel {
             architecture: &self.architecture,
             tensors: state.variables.into_iter().map(NewTensor::from).collect(),
             tokenizer: NewTokenizer {
-                document: tokenizer::document(),
+                document: self.tokenizer.document().to_vec(),
                 chat_template: None,
-                vocab_size: tokenizer::VOCABULARY,
+                vocab_size: self.tokenizer.size(),
                 special,
             },
             metadata,

@@ -10,7 +10,6 @@ mod student;
 mod teacher;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use cart_format::ManifestId;
 use cart_nn::graph::{Graph, GraphTaps, TeacherTargets};
@@ -20,7 +19,6 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::cartridge::{NewModel, NewTensor, NewTokenizer};
-use crate::checkpoint::Checkpoint;
 use crate::corpus::{Batch, Corpus};
 use crate::error::TrainError;
 use crate::trainer::{Loss, Objective, StepReport, TrainOptions, Trainer};
@@ -105,6 +103,11 @@ impl<'a> Distillation<'a> {
         &self.trainer
     }
 
+    /// The run, to go where a checkpoint was.
+    pub fn trainer_mut(&mut self) -> &mut Trainer {
+        &mut self.trainer
+    }
+
     /// The student.
     pub fn student(&self) -> &Student {
         &self.learner.student
@@ -159,27 +162,6 @@ impl<'a> Distillation<'a> {
             agreement: mean(agreed as f64),
             tokens,
         })
-    }
-
-    /// Writes where the run is to its folder.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::write`].
-    pub fn save(&self, folder: &Path, recipe: &Value) -> Result<(), TrainError> {
-        self.trainer.checkpoint(recipe)?.write(folder)
-    }
-
-    /// Goes where a checkpoint was, bit for bit.
-    ///
-    /// # Errors
-    /// As [`Trainer::restore`].
-    pub fn restore(
-        &mut self,
-        folder: &Path,
-        checkpoint: Checkpoint,
-        recipe: &Value,
-    ) -> Result<(), TrainError> {
-        self.trainer.restore(folder, checkpoint, recipe)
     }
 
     /// Puts the student as it is now into a store.

@@ -101,6 +101,20 @@ pub enum TrainError {
         /// Its value here.
         expected: String,
     },
+    /// A tokenizer can't be fitted, or can't read a text.
+    #[error("the tokenizer failed")]
+    Tokenizer(#[from] Box<dyn std::error::Error + Send + Sync>),
+    /// Tokens are pieces of text, and a file is none.
+    #[error(
+        "{} is no text: its byte {at} is not UTF-8; leave --bpe out, so that tokens are bytes",
+        path.display()
+    )]
+    NotText {
+        /// The file.
+        path: PathBuf,
+        /// The first byte that is wrong.
+        at: usize,
+    },
     /// A student can't learn from its teacher.
     #[error(transparent)]
     Distill(#[from] DistillError),

@@ -1,14 +1,11 @@
 //! Gates of a memory's slots, by back-propagation through the bias of recalled spans (spec 80 §5).
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use cart_nn::graph::operations::sigmoid;
 use cart_nn::graph::{CrossEntropy, Device, Graph, GraphRun, GraphSpan, GraphState, Tensor, Var};
-use serde_json::Value;
 
 use crate::chance::Chance;
-use crate::checkpoint::Checkpoint;
 use crate::error::TrainError;
 use crate::trainer::{Loss, Objective, StepReport, TrainOptions, Trainer};
 
@@ -125,6 +122,11 @@ impl<'g> GateTraining<'g> {
         &self.trainer
     }
 
+    /// The run, to go where a checkpoint was.
+    pub fn trainer_mut(&mut self) -> &mut Trainer {
+        &mut self.trainer
+    }
+
     /// Makes a step.
     ///
     /// # Errors
@@ -139,27 +141,6 @@ impl<'g> GateTraining<'g> {
     /// The tensor library failed.
     pub fn gates(&self) -> Result<Vec<f32>, TrainError> {
         Ok(self.learner.gates.to_vec1()?)
-    }
-
-    /// Writes where the run is to its folder.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::write`].
-    pub fn save(&self, folder: &Path, recipe: &Value) -> Result<(), TrainError> {
-        self.trainer.checkpoint(recipe)?.write(folder)
-    }
-
-    /// Goes where a checkpoint was, bit for bit.
-    ///
-    /// # Errors
-    /// As [`Trainer::restore`].
-    pub fn restore(
-        &mut self,
-        folder: &Path,
-        checkpoint: Checkpoint,
-        recipe: &Value,
-    ) -> Result<(), TrainError> {
-        self.trainer.restore(folder, checkpoint, recipe)
     }
 }
 

@@ -2,7 +2,6 @@
 
 mod lessons;
 
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use cart_nn::graph::{
@@ -11,7 +10,6 @@ use cart_nn::graph::{
 use serde_json::Value;
 
 use crate::chance::Chance;
-use crate::checkpoint::Checkpoint;
 use crate::error::TrainError;
 use crate::trainer::{Loss, Objective, StepReport, TrainOptions, Trainer};
 
@@ -130,6 +128,11 @@ impl<'g> MemoryTraining<'g> {
         &self.trainer
     }
 
+    /// The run, to go where a checkpoint was.
+    pub fn trainer_mut(&mut self) -> &mut Trainer {
+        &mut self.trainer
+    }
+
     /// Makes a step.
     ///
     /// # Errors
@@ -172,27 +175,6 @@ impl<'g> MemoryTraining<'g> {
     /// A number is not finite.
     pub fn tensors(&self) -> Result<Vec<AdamWState>, TrainError> {
         Ok(self.trainer.checkpoint(&Value::Null)?.variables)
-    }
-
-    /// Writes where the run is to its folder.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::write`].
-    pub fn save(&self, folder: &Path, recipe: &Value) -> Result<(), TrainError> {
-        self.trainer.checkpoint(recipe)?.write(folder)
-    }
-
-    /// Goes where a checkpoint was, bit for bit.
-    ///
-    /// # Errors
-    /// As [`Trainer::restore`].
-    pub fn restore(
-        &mut self,
-        folder: &Path,
-        checkpoint: Checkpoint,
-        recipe: &Value,
-    ) -> Result<(), TrainError> {
-        self.trainer.restore(folder, checkpoint, recipe)
     }
 }
 

@@ -212,6 +212,14 @@ impl Trainer {
         Ok(Checkpoint { recipe: recipe.clone(), steps: step, variables })
     }
 
+    /// Writes where the run is to its folder.
+    ///
+    /// # Errors
+    /// As [`Trainer::checkpoint`] and [`Checkpoint::write`].
+    pub fn save(&self, folder: &Path, recipe: &Value) -> Result<(), TrainError> {
+        self.checkpoint(recipe)?.write(folder)
+    }
+
     /// Goes where a checkpoint was, bit for bit.
     ///
     /// # Errors

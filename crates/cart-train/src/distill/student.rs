@@ -235,11 +235,11 @@ fn tokens(of: &'static str, document: &[u8]) -> Result<BTreeMap<u64, String>, Di
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::tokenizer;
+    use crate::agent::AgentTokenizer;
 
     #[test]
     fn vocabularies_are_compared_by_what_their_tokens_say() {
-        let document = tokenizer::document();
+        let document = AgentTokenizer::bytes().document().to_vec();
         let text = String::from_utf8(document.clone()).unwrap();
         let check = |student: &[u8], size| check_vocabularies((&document, 257), (student, size));
         check(&document, 257).unwrap();

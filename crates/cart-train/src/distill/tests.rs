@@ -9,6 +9,7 @@ use cart_nn::{SharedBytes, WeightTensor};
 use serde_json::json;
 
 use super::*;
+use crate::Checkpoint;
 use crate::agent::AgentSpec;
 use crate::birth;
 use crate::schedule::Schedule;
@@ -137,10 +138,10 @@ fn a_run_that_was_cut_ends_in_the_same_bits_with_what_the_student_says_itself() 
     (0..12).for_each(|_| drop(whole.step().unwrap()));
     let mut first = run();
     (0..5).for_each(|_| drop(first.step().unwrap()));
-    first.save(folder.path(), &recipe).unwrap();
+    first.trainer().save(folder.path(), &recipe).unwrap();
     let mut second = run();
     let checkpoint = Checkpoint::read(folder.path()).unwrap().unwrap();
-    second.restore(folder.path(), checkpoint, &recipe).unwrap();
+    second.trainer_mut().restore(folder.path(), checkpoint, &recipe).unwrap();
     (5..12).for_each(|_| drop(second.step().unwrap()));
     let values = |run: &Distillation<'_>| {
         let state = run.trainer().checkpoint(&recipe).unwrap();

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use cart_format::CommitId;
 use cart_store::RefName;
-use cart_train::agent::{Agent, AgentSpec, tokenizer};
-use cart_train::{Corpus, Schedule, TrainOptions};
+use cart_train::agent::{Agent, AgentSpec, AgentTokenizer};
+use cart_train::{Corpus, Schedule, TrainError, TrainOptions};
 use clap::{Args, ValueHint};
 use serde_json::{Value, json};
 
@@ -25,9 +25,9 @@ use report::{AgentReport, EpochReport};
 
 /// Train a small model from nothing but text.
 ///
-/// Tokens are bytes, so there is no tokenizer to fit and figures are bits per byte. The end of the text is held out. After each
-/// epoch the model is measured on that, goes on from --prompt, and is kept as a commit on top of the one before; the cartridge
-/// runs like any other.
+/// Tokens are bytes, or with --bpe pieces of text that are frequent in what is learned from. The end of the text is held out. After each
+/// epoch the model is measured on that, in bits per byte, goes on from --prompt, and is kept as a commit on top of the one before; the
+/// cartridge runs like any other.
 ///
 /// The run folder has a checkpoint and a log of JSON lines. The same command goes on from there; Ctrl-C leaves one behind. A run
 /// that was interrupted ends in the same cartridge as one that was not.
@@ -35,6 +35,7 @@ use report::{AgentReport, EpochReport};
 #[command(after_help = "Examples:
   cart train agent --data shakespeare.txt -t bard
   cart train agent --data a.txt b.txt --spec layers=4,hidden=256,context=256 --epochs 3 -t mini
+  cart train agent --data a.txt --bpe 4096 -t mini:pieces
   cart train agent --data a.txt --spec shape=mamba,layers=4,hidden=192 --steps 2000 -t mini:mamba
   cart run mini -p 'Once upon a time' -n 100")]
 pub(crate) struct AgentArgs {
@@ -44,6 +45,9 @@ pub(crate) struct AgentArgs {
     /// The model: shape (llama, mamba), layers, hidden, heads, kv_heads, intermediate, state, context
     #[arg(long, value_name = "NAME=VALUE,…", default_value = "layers=4,hidden=256,context=256")]
     spec: AgentSpec,
+    /// Fit a tokenizer of so many tokens to the text (byte-level BPE, 258 to 65536) [default: tokens are bytes]
+    #[arg(long, value_name = "TOKENS")]
+    bpe: Option<usize>,
     /// The name of the result
     #[arg(short, long, value_name = "NAME[:TAG]")]
     tag: RefName,
@@ -123,7 +127,9 @@ impl<'a> Run<'a> {
     /// Refuses what can't be learned from before anything is made.
     fn new(context: &'a Context, args: &'a AgentArgs) -> Result<Self, Failure> {
         let texts = text::read(&args.data)?;
-        let tokens = tokenizer::encode(texts.iter().map(Vec::as_slice));
+        let tokenizer = args.tokenizer(context, &texts)?;
+        let tokens = tokenizer.encode_all(texts.iter().map(Vec::as_slice));
+        let tokens = tokens.map_err(Failure::refused)?;
         let size = args.spec.context as usize;
         let corpus = Corpus::new(tokens, args.held_out, size, args.batch, args.seed);
         let corpus = corpus.map_err(Failure::refused)?;
@@ -133,10 +139,12 @@ impl<'a> Run<'a> {
         let path = args.run.clone().unwrap_or_else(|| RunFolder::usual(&args.tag));
         let checkpoint = RunFolder::checkpoint(&path)?;
         let learned = corpus.learned();
-        let mut agent = Agent::new(&args.spec, corpus, options).map_err(Failure::refused)?;
+        let agent = Agent::new(&args.spec, tokenizer, corpus, options);
+        let mut agent = agent.map_err(Failure::refused)?;
         let first = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.steps);
         if let Some(checkpoint) = checkpoint {
-            agent.restore(&path, checkpoint, &recipe).map_err(Failure::refused)?;
+            let restored = agent.trainer_mut().restore(&path, checkpoint, &recipe);
+            restored.map_err(Failure::refused)?;
             context.remark(&format!("going on after step {first} of {}", path.display()));
         }
         let folder = RunFolder::open(&path, first)?;
@@ -191,7 +199,8 @@ impl<'a> Run<'a> {
     }
 
     fn save(&mut self) -> Result<(), Failure> {
-        self.agent.save(self.folder.path(), &self.recipe).map_err(Failure::refused)?;
+        let saved = self.agent.trainer().save(self.folder.path(), &self.recipe);
+        saved.map_err(Failure::refused)?;
         self.saved = self.agent.trainer().steps();
         Ok(())
     }
@@ -234,9 +243,28 @@ impl AgentArgs {
         }
     }
 
+    /// Tokens are bytes, or what is frequent in the part of the texts that is learned from.
+    fn tokenizer(&self, context: &Context, texts: &[Vec<u8>]) -> Result<AgentTokenizer, Failure> {
+        let Some(size) = self.bpe else { return Ok(AgentTokenizer::bytes()) };
+        context.remark(&format!("fitting a tokenizer of {size} tokens …"));
+        let bytes: usize = texts.iter().map(Vec::len).sum();
+        let mut left = (bytes as f64 * (1.0 - self.held_out.clamp(0.0, 1.0))) as usize;
+        let mut learned = Vec::new();
+        for (path, text) in self.data.iter().zip(texts) {
+            let text = std::str::from_utf8(text).map_err(|error| {
+                let (path, at) = (path.clone(), error.valid_up_to());
+                Failure::refused(TrainError::NotText { path, at })
+            })?;
+            let part = &text[..text.floor_char_boundary(left)];
+            left -= part.len();
+            learned.push(part);
+        }
+        AgentTokenizer::fitted(&learned, size).map_err(Failure::refused)
+    }
+
     /// Everything that the result depends on.
     fn recipe(&self, texts: &[Vec<u8>], options: &TrainOptions) -> Value {
-        json!({
+        let mut recipe = json!({
             "tool": history::tool(),
             "what": "agent",
             "spec": self.spec.to_string(),
@@ -244,7 +272,11 @@ impl AgentArgs {
             "held_out": self.held_out,
             "batch": self.batch,
             "options": options,
-        })
+        });
+        if let Some(size) = self.bpe {
+            recipe["tokenizer"] = json!({ "kind": "bpe", "tokens": size });
+        }
+        recipe
     }
 }
 

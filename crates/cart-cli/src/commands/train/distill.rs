@@ -126,7 +126,7 @@ impl<'a> Run<'a> {
         }
         run.report.begin(before, first, run.distillation.trainer().planned());
         if let Some(checkpoint) = checkpoint {
-            let restored = run.distillation.restore(&path, checkpoint, &run.recipe);
+            let restored = run.distillation.trainer_mut().restore(&path, checkpoint, &run.recipe);
             restored.map_err(Failure::refused)?;
             context.remark(&format!("going on after step {first} of {}", path.display()));
         }
@@ -165,7 +165,7 @@ impl<'a> Run<'a> {
     }
 
     fn save(&mut self) -> Result<(), Failure> {
-        let saved = self.distillation.save(self.folder.path(), &self.recipe);
+        let saved = self.distillation.trainer().save(self.folder.path(), &self.recipe);
         saved.map_err(Failure::refused)?;
         self.saved = self.distillation.trainer().steps();
         Ok(())

@@ -186,7 +186,7 @@ impl<'g> Learning<'g> {
         folder.clone_into(&mut self.folder);
         let Some(checkpoint) = RunFolder::checkpoint(folder)? else { return Ok(()) };
         self.first = checkpoint.steps;
-        let restored = self.training.restore(folder, checkpoint, described);
+        let restored = self.training.trainer_mut().restore(folder, checkpoint, described);
         restored.map_err(Failure::refused)?;
         let (first, folder) = (self.first, folder.display());
         context.remark(&format!("going on after step {first} of {folder}"));
@@ -209,10 +209,10 @@ impl<'g> Learning<'g> {
             report.gradients(context, &step.norms);
             pace.count(context, &step, self.training.trainer().planned());
             if step.step.is_multiple_of(save_every) {
-                self.training.save(&self.folder, described).map_err(Failure::refused)?;
+                self.training.trainer().save(&self.folder, described).map_err(Failure::refused)?;
             }
         }
-        self.training.save(&self.folder, described).map_err(Failure::refused)?;
+        self.training.trainer().save(&self.folder, described).map_err(Failure::refused)?;
         report.steps(&self.folder, self.first, self.training.trainer().steps(), &pace);
         Ok(())
     }

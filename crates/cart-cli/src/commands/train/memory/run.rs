@@ -93,7 +93,7 @@ impl Run<'_> {
             .map_err(Failure::refused)?;
         let first = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.steps);
         if let Some(checkpoint) = checkpoint {
-            let restored = training.restore(&path, checkpoint, self.described);
+            let restored = training.trainer_mut().restore(&path, checkpoint, self.described);
             restored.map_err(Failure::refused)?;
             self.context.remark(&format!("going on after step {first} of {}", path.display()));
         }
@@ -138,7 +138,7 @@ impl Run<'_> {
     }
 
     fn save(&self, training: &MemoryTraining<'_>, path: PathBuf) -> Result<(), Failure> {
-        training.save(&path, self.described).map_err(Failure::refused)
+        training.trainer().save(&path, self.described).map_err(Failure::refused)
     }
 
     /// What is learned from, and what is measured.
