@@ -10,14 +10,18 @@ mod app;
 mod body;
 mod error;
 mod events;
+mod keys;
 mod live;
 mod metrics;
 mod openai;
 pub mod postgres;
 mod request_id;
 mod serve;
+mod tls;
 
 pub use admin::{Admin, AdminToken, AdminTokenError};
 pub use app::{AppState, ServerOptions, router};
 pub use error::ApiError;
+pub use keys::{ApiKeyError, ApiKeys, KeySource};
 pub use serve::{ServeError, Served, serve, shutdown_signal};
+pub use tls::{TlsError, TlsIdentity};

@@ -2,10 +2,14 @@
 
 mod answer;
 mod chunk;
+mod embeddings;
+mod format;
 mod parameters;
 mod request;
+mod tools;
 
 pub(crate) use answer::answer;
 pub(crate) use chunk::unix_seconds;
+pub(crate) use embeddings::{EmbeddingRequest, embed};
 pub(crate) use parameters::Defaults;
 pub(crate) use request::{ChatRequest, CompletionRequest, IntoAsked};
