@@ -23,8 +23,6 @@ pub const MAX_SCHEMA_BYTES: usize = 256 << 10;
 pub const MAX_SCHEMA_DEPTH: usize = 64;
 /// Longest text before or after a schema's JSON, in bytes.
 const MAX_FRAME_BYTES: usize = 4096;
-/// White space between the parts of a JSON text: enough to lay it out, not enough to go on for ever.
-const WHITE_SPACE: &str = r"[\x20\x0A\x0D\x09]{0,32}";
 
 /// What an answer has to be.
 #[derive(Clone, Debug, PartialEq)]
@@ -171,13 +169,16 @@ impl Grammar {
     }
 }
 
-/// A schema with how its JSON is laid out, whatever it says of that itself.
+/// A schema with how its JSON is laid out, whatever it says of that itself: in one line, as Python's `json.dumps`
+/// writes it and most models have read it. Where white space is free, small models go on with it for ever.
 fn laid_out(schema: &Value) -> Value {
     let mut schema = match schema {
         Value::Object(fields) => fields.clone(),
         _ => serde_json::Map::new(),
     };
-    let layout = json!({ "whitespace_flexible": true, "whitespace_pattern": WHITE_SPACE });
+    let layout = json!({
+        "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "
+    });
     schema.insert("x-guidance".to_owned(), layout);
     Value::Object(schema)
 }

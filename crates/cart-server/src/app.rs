@@ -27,6 +27,7 @@ use crate::keys::{ApiKeys, KeyName};
 use crate::live;
 use crate::metrics::Metrics;
 use crate::openai::{self, ChatRequest, CompletionRequest, Defaults, EmbeddingRequest, IntoAsked};
+use crate::openapi;
 use crate::request_id::{self, RequestId};
 use crate::tls::TlsIdentity;
 
@@ -64,8 +65,8 @@ impl Default for ServerOptions {
 }
 
 /// A path of the server.
-struct Route {
-    path: &'static str,
+pub(crate) struct Route {
+    pub(crate) path: &'static str,
     /// What a request has to carry, before its body is read.
     guard: Guard,
     handler: fn() -> MethodRouter<AppState>,
@@ -84,7 +85,7 @@ enum Guard {
 }
 
 /// Every path.
-const ROUTES: [Route; 10] = [
+pub(crate) const ROUTES: [Route; 11] = [
     Route::new("/v1/chat/completions", Guard::Key, || post(generate::<ChatRequest>)),
     Route::new("/v1/completions", Guard::Key, || post(generate::<CompletionRequest>)),
     Route::new("/v1/embeddings", Guard::Key, || post(embeddings)),
@@ -95,6 +96,7 @@ const ROUTES: [Route; 10] = [
     Route::new("/cart/rollback", Guard::Admin, || post(live::rollback)),
     Route::new("/healthz", Guard::None, || get(live::health)),
     Route::new("/metrics", Guard::KeyOrToken, || get(metrics)),
+    Route::new("/openapi.json", Guard::None, || get(openapi::document)),
 ];
 
 impl Route {
@@ -213,7 +215,7 @@ impl AppState {
     }
 }
 
-/// Every path of the server.
+/// Every path of the server, as its OpenAPI document lists them.
 pub fn router(state: AppState) -> Router {
     ROUTES
         .iter()

@@ -14,6 +14,7 @@ mod keys;
 mod live;
 mod metrics;
 mod openai;
+mod openapi;
 pub mod postgres;
 mod request_id;
 mod serve;

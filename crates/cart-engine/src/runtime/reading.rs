@@ -132,7 +132,8 @@ pub(super) struct Reading {
     /// The first one that is not embedded, if a part of it was read.
     open: Option<Open>,
     sink: Box<dyn EmbeddingSink>,
-    _place: Place,
+    /// Given back when reading begins.
+    place: Option<Place>,
     _ticket: Ticket,
 }
 
@@ -160,7 +161,7 @@ impl Reading {
             vectors,
             open,
             sink,
-            _place: place,
+            place: Some(place),
             _ticket: ticket,
         })
     }
@@ -172,6 +173,7 @@ impl Reading {
 
     /// Reads on, one batch. Gives itself back as long as there is more to read.
     pub(super) fn step(mut self) -> Option<Self> {
+        self.place = None;
         if let Err(error) = self.read() {
             self.sink.deliver(Err(error));
             return None;

@@ -60,7 +60,7 @@ enum OneOrMany {
 /// The extension field `memory`: which ways are on for this request, and in which conversation it is.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct MemoryParameter {
+pub(crate) struct MemoryParameter {
     prefix: Option<Switch<PrefixOptions>>,
     knn: Option<Switch<KnnOptions>>,
     goal: Option<Switch<GoalOptions>>,
@@ -72,7 +72,7 @@ struct MemoryParameter {
 /// `true`, `false`, or on with these settings.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Switch<T> {
+pub(crate) enum Switch<T> {
     Flag(bool),
     On(T),
 }
