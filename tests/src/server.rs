@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -17,6 +17,8 @@ pub struct Server {
     agent: ureq::Agent,
     /// What requests carry as `Authorization: Bearer …`.
     key: Option<String>,
+    /// What it said on stderr.
+    said: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
@@ -46,8 +48,26 @@ impl Server {
             panic!("no server: {}", String::from_utf8_lossy(&output.stderr));
         };
         let stderr = BufReader::new(child.stderr.take().unwrap());
-        std::thread::spawn(move || stderr.lines().map_while(Result::ok).for_each(drop));
-        Self { child, url, agent: agent(TlsConfig::default()), key: None }
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&said);
+        std::thread::spawn(move || {
+            let lines = stderr.lines().map_while(Result::ok);
+            lines.for_each(|line| heard.lock().unwrap().push(line));
+        });
+        Self { child, url, agent: agent(TlsConfig::default()), key: None, said }
+    }
+
+    /// The first lines that it says on stderr; waits until there are as many.
+    pub fn first_said(&self, lines: usize) -> Vec<String> {
+        for _ in 0..600 {
+            let said = self.said.lock().unwrap();
+            if said.len() >= lines {
+                return said[..lines].to_vec();
+            }
+            drop(said);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("{:?}", self.said.lock().unwrap());
     }
 
     /// From now on requests carry this key.

@@ -102,6 +102,32 @@ fn keys_that_guard_nothing_are_refused_at_the_start() {
 }
 
 #[test]
+fn each_request_is_a_line_of_the_log_and_no_key_is_in_it() {
+    let cart = tiny();
+    let named = format!("anna:{ANNAS}");
+    let arguments = ["--listen", "127.0.0.1:0", "--api-key", &named, "--log", "json"];
+    let server = Server::start_with(&cart, "tiny", &arguments);
+    server.get("/v1/models");
+    let server = server.with_key(ANNAS);
+    server.post_json("/v1/completions", &ask(2));
+    server.get("/nothing?secret=1");
+    let lines = server.first_said(3);
+    let expected = [
+        ("GET", "/v1/models", 401, Value::Null),
+        ("POST", "/v1/completions", 200, json!("anna")),
+        ("GET", "none", 404, Value::Null),
+    ];
+    for (line, (method, route, status, key)) in lines.iter().zip(expected) {
+        let said: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(said["method"], method, "{line}");
+        assert_eq!((&said["route"], &said["status"]), (&json!(route), &json!(status)));
+        assert_eq!(said["key"], key, "{line}");
+        assert!(said["ms"].as_f64().unwrap() >= 0.0 && said["unix_ms"].as_u64().unwrap() > 0);
+        assert!(!line.contains(ANNAS) && !line.contains("secret"), "{line}");
+    }
+}
+
+#[test]
 fn a_body_over_the_limit_is_refused_and_one_under_it_is_read() {
     let cart = tiny();
     let mut request = ask(1);

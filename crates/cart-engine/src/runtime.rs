@@ -186,6 +186,7 @@ impl RuntimeHandle {
         request.options.check()?;
         let place = self.shared.take_place()?;
         let ticket = self.shared.open_ticket();
+        let request = Box::new(request);
         let submitted = self.commands.send(Command::Submit { request, sink, place, ticket });
         submitted.map_err(|_| SubmitError::Stopped)
     }

@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Path, Request, State};
@@ -25,6 +25,7 @@ use crate::error::ApiError;
 use crate::keys;
 use crate::keys::{ApiKeys, KeyName};
 use crate::live;
+use crate::log::{Answered, RequestLog};
 use crate::metrics::Metrics;
 use crate::openai::{self, ChatRequest, CompletionRequest, Defaults, EmbeddingRequest, IntoAsked};
 use crate::openapi;
@@ -46,6 +47,8 @@ pub struct ServerOptions {
     pub keys: ApiKeys,
     /// What connections are encrypted with; they are not where there is none.
     pub tls: Option<TlsIdentity>,
+    /// What is written down about requests.
+    pub log: RequestLog,
     /// How long an answer waits for the commit of what it offered to a shared long-term memory.
     pub commit_wait: Duration,
 }
@@ -59,6 +62,7 @@ impl Default for ServerOptions {
             admin: Admin::default(),
             keys: ApiKeys::default(),
             tls: None,
+            log: RequestLog::Off,
             commit_wait: Duration::from_secs(1),
         }
     }
@@ -233,8 +237,11 @@ async fn around(State(state): State<AppState>, mut request: Request, next: Next)
     let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     let route = ROUTES.iter().find(|route| Some(route.path) == path);
     let guard = route.map_or(Guard::None, |route| route.guard);
+    let (begun, method) = (Instant::now(), request.method().clone());
+    let mut known = None;
     let mut response = match guard.check(state.options(), request.headers()) {
         Ok(holder) => {
+            known.clone_from(&holder);
             request.extensions_mut().insert(id.clone());
             request.extensions_mut().insert(Holder(holder.clone()));
             let response = next.run(request).await;
@@ -245,7 +252,16 @@ async fn around(State(state): State<AppState>, mut request: Request, next: Next)
     };
     id.write(response.headers_mut());
     let path = route.map_or("none", |route| route.path);
-    state.metrics().answered(path, response.status().as_u16());
+    let status = response.status().as_u16();
+    state.metrics().answered(path, status);
+    state.options().log.write(&Answered {
+        id: &id,
+        method: method.as_str(),
+        route: path,
+        status,
+        holder: known.as_ref(),
+        took: begun.elapsed(),
+    });
     response
 }
 

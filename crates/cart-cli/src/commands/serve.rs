@@ -11,9 +11,11 @@ use cart_engine::long_term::LongTermSource;
 use cart_engine::runtime::{Runtime, RuntimeOptions};
 use cart_engine::{KvFormat, LoadOptions};
 use cart_server::postgres::{Address, PostgresSource};
-use cart_server::{Admin, AdminToken, ApiKeys, AppState, KeySource, ServerOptions, TlsIdentity};
+use cart_server::{
+    Admin, AdminToken, ApiKeys, AppState, KeySource, RequestLog, ServerOptions, TlsIdentity,
+};
 use cart_store::Store;
-use clap::{Args, ValueHint};
+use clap::{Args, ValueEnum, ValueHint};
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -78,6 +80,9 @@ pub(crate) struct ServeArgs {
     /// The certificate's private key, PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert", value_hint = ValueHint::FilePath)]
     tls_key: Option<PathBuf>,
+    /// Write a line about each request to stderr: off or json
+    #[arg(long, value_name = "FORMAT", default_value = "off")]
+    log: Log,
     /// How keys and values are stored: f32, f16 or q8 [default: f16; f32 where the weights are
     /// floats]
     #[arg(long, value_name = "FORMAT")]
@@ -103,6 +108,15 @@ pub(crate) struct ServeArgs {
     /// Seconds for which an answer waits until what it offered to it is committed
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
     commit_wait: f64,
+}
+
+/// What is written about requests.
+#[derive(Clone, Copy, ValueEnum)]
+enum Log {
+    /// Nothing
+    Off,
+    /// Time, id, method, route, status, the key's name and milliseconds
+    Json,
 }
 
 pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
@@ -138,6 +152,10 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
         keys,
         tls,
         body_limit,
+        log: match args.log {
+            Log::Off => RequestLog::Off,
+            Log::Json => RequestLog::Json,
+        },
         ..ServerOptions::default()
     };
     let state = AppState::new(runtime.handle(), store, server);

@@ -165,8 +165,7 @@ impl ToolParser {
         match (self.place, self.format) {
             (Place::Call, ToolFormat::Hermes) => self.close(said),
             (Place::Call, _) => false,
-            (Place::Start, ToolFormat::Hermes)
-            | (Place::Text | Place::Between, ToolFormat::Hermes) => self.open(said),
+            (Place::Start | Place::Text | Place::Between, ToolFormat::Hermes) => self.open(said),
             (Place::Start, _) => self.begin(),
             (Place::Text | Place::Between, _) => {
                 said.content.push_str(&std::mem::take(&mut self.held));
@@ -188,25 +187,18 @@ impl ToolParser {
 
     /// Gives out text up to a call.
     fn open(&mut self, said: &mut Said) -> bool {
-        let (text, opened) = match self.held.find(OPENING) {
-            Some(at) => {
-                let rest = self.held.split_off(at + OPENING.len());
-                let mut text = std::mem::replace(&mut self.held, rest);
-                text.truncate(at);
-                (text, true)
-            }
-            None => {
-                let keep = self.held.len() - beginning(&self.held, OPENING);
-                let rest = self.held.split_off(keep);
-                (std::mem::replace(&mut self.held, rest), false)
-            }
+        let found = self.held.find(OPENING);
+        let opened = found.is_some();
+        let text = match found {
+            Some(at) => self.before(at, OPENING),
+            None => self.before(self.held.len() - beginning(&self.held, OPENING), ""),
         };
         // White space around calls is layout.
         let layout = matches!(self.place, Place::Start | Place::Between);
-        if !text.trim().is_empty() {
+        if !layout || !text.trim().is_empty() {
             said.content.push_str(&text);
             self.place = Place::Text;
-        } else if layout && !opened {
+        } else if !opened {
             self.held.insert_str(0, &text);
         }
         if opened {
@@ -215,16 +207,22 @@ impl ToolParser {
         opened
     }
 
+    /// Takes what is held up to `at`, and passes over the mark that is there.
+    fn before(&mut self, at: usize, mark: &str) -> String {
+        let rest = self.held.split_off(at + mark.len());
+        let mut before = std::mem::replace(&mut self.held, rest);
+        before.truncate(at);
+        before
+    }
+
     /// Reads a call up to its end.
     fn close(&mut self, said: &mut Said) -> bool {
         let Some(at) = self.held.find(CLOSING) else { return false };
-        let rest = self.held.split_off(at + CLOSING.len());
-        let mut call = std::mem::replace(&mut self.held, rest);
-        call.truncate(at);
+        let call = self.before(at, CLOSING);
         match self.calls(&call) {
             Some(calls) => said.calls.extend(calls),
             // What is no call is not lost.
-            None => said.content.push_str(&format!("{OPENING}{call}{CLOSING}")),
+            None => said.content.extend([OPENING, &call, CLOSING]),
         }
         self.place = Place::Between;
         true

@@ -86,10 +86,10 @@ impl Generations {
             .all
             .extract_if(.., |one| {
                 let number = one.generation();
-                let read = |reading: &Box<Reading>| reading.resident.generation() == number;
+                let mut readings = readings.iter().map(|reading| reading.resident.generation());
                 !kept.contains(&Some(number))
                     && !streams.iter().any(|stream| stream.needs(number))
-                    && !readings.iter().any(read)
+                    && !readings.any(|read| read == number)
             })
             .collect();
         for one in &gone {

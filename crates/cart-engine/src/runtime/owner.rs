@@ -22,12 +22,29 @@ use crate::swap::{InFlight, MemoryPolicy, SwapError, SwapReport};
 
 /// What the owner is asked to do.
 pub(super) enum Command {
-    Submit { request: GenerationRequest, sink: Box<dyn EventSink>, place: Place, ticket: Ticket },
-    Embed { reading: Box<Reading> },
-    Activate { incoming: Incoming, reply: Sender<SwapReport> },
-    RollBack { in_flight: InFlight, reply: Sender<Result<SwapReport, SwapError>> },
-    Active { reply: Sender<Arc<Resident>> },
-    CutOff { reply: Sender<usize> },
+    Submit {
+        request: Box<GenerationRequest>,
+        sink: Box<dyn EventSink>,
+        place: Place,
+        ticket: Ticket,
+    },
+    Embed {
+        reading: Box<Reading>,
+    },
+    Activate {
+        incoming: Incoming,
+        reply: Sender<SwapReport>,
+    },
+    RollBack {
+        in_flight: InFlight,
+        reply: Sender<Result<SwapReport, SwapError>>,
+    },
+    Active {
+        reply: Sender<Arc<Resident>>,
+    },
+    CutOff {
+        reply: Sender<usize>,
+    },
     Stop,
 }
 
@@ -41,7 +58,7 @@ pub(super) struct Incoming {
 
 /// A request that waits for a place.
 struct Waiting {
-    request: GenerationRequest,
+    request: Box<GenerationRequest>,
     sink: Box<dyn EventSink>,
     since: Instant,
     /// Given back when the request leaves the queue.
