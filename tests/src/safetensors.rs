@@ -41,7 +41,9 @@ pub fn safetensors_bytes(tensors: &[RawTensor], metadata: &[(&str, &str)]) -> Ve
             json!({ "dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [start, end] }),
         );
     }
-    let mut header = Value::Object(header).to_string().into_bytes();
+    let mut header = Value::Object(header);
+    header.sort_all_objects();
+    let mut header = header.to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
     let mut file = (header.len() as u64).to_le_bytes().to_vec();
     file.extend(header);

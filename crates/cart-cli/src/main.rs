@@ -22,6 +22,7 @@ mod report;
 mod sampling;
 mod saved;
 mod table;
+mod trust;
 
 use std::process::ExitCode;
 

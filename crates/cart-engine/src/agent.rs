@@ -21,6 +21,7 @@ use cart_store::{BlobError, Cartridge, Verified};
 use thiserror::Error;
 
 use crate::chat::{ChatError, ChatTemplate};
+use crate::constraint::{ConstraintError, Vocabulary};
 use crate::memory_cell::MemoryCell;
 use crate::memory_layers::{self, MemoryLayersError, TrainedLayers};
 use crate::memory_loop::GoalProbe;
@@ -201,6 +202,8 @@ struct Parts {
     memory_config: MemoryConfig,
     normalization: OnceLock<Normalization>,
     goal_probe: GoalProbe,
+    /// Made when the first answer is held to a grammar.
+    vocabulary: OnceLock<Arc<Vocabulary>>,
     /// Golden probes that the model has passed.
     passed: Mutex<Vec<Probe>>,
 }
@@ -255,6 +258,7 @@ impl Agent {
             memory_config: options.memory.clone(),
             normalization: OnceLock::new(),
             goal_probe: GoalProbe::default(),
+            vocabulary: OnceLock::new(),
             passed: Mutex::default(),
         };
         code_pages::release();
@@ -343,6 +347,21 @@ impl Agent {
     /// What steps towards a goal do to its logits.
     pub(crate) fn goal_probe(&self) -> &GoalProbe {
         &self.core.parts.goal_probe
+    }
+
+    /// Its tokens by their bytes.
+    ///
+    /// # Errors
+    /// There is no tokenizer, or its tokens have no bytes of their own.
+    pub(crate) fn vocabulary(&self) -> Result<&Arc<Vocabulary>, ConstraintError> {
+        let made = &self.core.parts.vocabulary;
+        if let Some(made) = made.get() {
+            return Ok(made);
+        }
+        let tokenizer = self.tokenizer().ok_or(ConstraintError::NoTokenizer)?;
+        let rows = self.model().spec().vocab_size as usize;
+        let vocabulary = Arc::new(Vocabulary::new(tokenizer, rows)?);
+        Ok(made.get_or_init(|| vocabulary))
     }
 
     /// The space of its memory's vectors.

@@ -1,19 +1,22 @@
 //! Conversations to text, by the cartridge's own chat template.
 
 mod literal;
+mod tool_format;
 
 use std::time::Duration;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
 use minijinja::{Environment, Error, ErrorKind, Value, context};
+use serde_json::{Value as Json, json};
 use thiserror::Error;
 
 use self::literal::Hidden;
 pub use self::literal::Rendered;
 pub(crate) use self::literal::SpecialTexts;
+pub use self::tool_format::{Said, ToolFormat, ToolParser};
 use crate::calendar;
-use crate::options::Message;
+use crate::options::{Message, ToolCall};
 use crate::tokenizer::Tokenizer;
 
 /// Why a conversation can't be turned into text.
@@ -32,6 +35,11 @@ pub enum ChatError {
     /// There is no character left that could hide a special token in a message.
     #[error("the conversation uses every private-use character of Unicode; leave some of them out")]
     TooManyCharacters,
+    /// The template has no place for tools.
+    #[error(
+        "the cartridge's chat template knows nothing of tools; leave `tools` out, or serve a model that was made for them"
+    )]
+    NoTools,
     /// There is nothing to answer.
     #[error("the conversation is empty; give at least one message")]
     Empty,
@@ -103,9 +111,42 @@ impl ChatTemplate {
         ending: Ending,
         now: Duration,
     ) -> Result<Rendered, ChatError> {
-        let hidden = Hidden::new(messages, &self.source, tokenizer.special_texts())
+        self.render_with_tools(tokenizer, (messages, &[]), ending, now)
+    }
+
+    /// As [`ChatTemplate::render_for`], telling the model about tools.
+    ///
+    /// * `tools`: as OpenAI writes them, `{"type": "function", "function": {…}}`
+    ///
+    /// # Errors
+    /// The template knows nothing of tools, or refuses the messages.
+    pub fn render_with_tools(
+        &self,
+        tokenizer: &Tokenizer,
+        (messages, tools): (&[Message], &[Json]),
+        ending: Ending,
+        now: Duration,
+    ) -> Result<Rendered, ChatError> {
+        if !tools.is_empty() && !self.lists_tools() {
+            return Err(ChatError::NoTools);
+        }
+        let hidden = Hidden::new(messages, tools, &self.source, tokenizer.special_texts())
             .ok_or(ChatError::TooManyCharacters)?;
-        Ok(hidden.reveal(&self.render_as(&hidden.messages, ending, now)?))
+        let rendered = self.render_values(&hidden.messages, &hidden.tools, ending, now)?;
+        Ok(hidden.reveal(&rendered))
+    }
+
+    /// Whether the template tells a model about tools.
+    pub fn lists_tools(&self) -> bool {
+        let environment = environment(Duration::ZERO);
+        let template = environment.template_from_str(&self.source);
+        template.is_ok_and(|template| template.undeclared_variables(false).contains("tools"))
+    }
+
+    /// How the template writes calls of tools; none where it knows nothing of tools, or writes calls in a way
+    /// that is not read.
+    pub fn tool_format(&self) -> Option<ToolFormat> {
+        if self.lists_tools() { ToolFormat::of(&self.source) } else { None }
     }
 
     /// The conversation as text, with the ending that is asked for. It may be empty.
@@ -118,12 +159,27 @@ impl ChatTemplate {
         ending: Ending,
         now: Duration,
     ) -> Result<String, ChatError> {
+        self.render_values(messages, &[], ending, now)
+    }
+
+    fn render_values(
+        &self,
+        messages: &[Message],
+        tools: &[Json],
+        ending: Ending,
+        now: Duration,
+    ) -> Result<String, ChatError> {
+        // A template asks whether there are tools by asking whether this is something.
+        let tools = match tools {
+            [] => Value::from(()),
+            tools => tools.iter().map(seen).collect(),
+        };
         let environment = environment(now);
         let template = environment.template_from_str(&self.source).map_err(ChatError::Template)?;
         template
             .render(context! {
                 messages => turns(messages),
-                tools => (),
+                tools => tools,
                 documents => (),
                 add_generation_prompt => ending == Ending::Answer,
                 bos_token => self.bos.as_str(),
@@ -158,8 +214,47 @@ fn without_generation(source: String) -> String {
 }
 
 fn turns(messages: &[Message]) -> Vec<Value> {
-    let turn = |message: &Message| context! { role => message.role.as_str(), content => message.content.as_str() };
-    messages.iter().map(turn).collect()
+    messages.iter().map(|message| seen(&turn(message))).collect()
+}
+
+/// JSON as a template sees it; fields keep their order.
+fn seen(value: &Json) -> Value {
+    match value {
+        Json::Null => Value::from(()),
+        Json::Bool(flag) => Value::from(*flag),
+        Json::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
+            (Some(number), ..) => Value::from(number),
+            (_, Some(number), _) => Value::from(number),
+            (.., number) => Value::from(number.unwrap_or(f64::NAN)),
+        },
+        Json::String(text) => Value::from(text.as_str()),
+        Json::Array(items) => items.iter().map(seen).collect(),
+        Json::Object(fields) => {
+            Value::from_pairs(fields.iter().map(|(name, field)| (name.as_str(), seen(field))))
+        }
+    }
+}
+
+/// A message as a template sees it: what it does not have, it does not name.
+fn turn(message: &Message) -> Json {
+    let mut turn = json!({ "role": message.role, "content": message.content });
+    let call = |call: &ToolCall| {
+        json!({
+            "id": call.id,
+            "type": "function",
+            "function": { "name": call.name, "arguments": call.arguments },
+        })
+    };
+    if !message.tool_calls.is_empty() {
+        turn["tool_calls"] = message.tool_calls.iter().map(call).collect();
+    }
+    if let Some(id) = &message.tool_call_id {
+        turn["tool_call_id"] = json!(id);
+    }
+    if let Some(name) = &message.name {
+        turn["name"] = json!(name);
+    }
+    turn
 }
 
 fn environment(now: Duration) -> Environment<'static> {

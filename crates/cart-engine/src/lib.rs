@@ -40,6 +40,7 @@ mod calendar;
 mod calibration;
 mod chat;
 mod code_pages;
+mod constraint;
 mod distribution;
 mod event;
 mod hidden_tap;
@@ -76,7 +77,8 @@ pub use cart_nn::{
     Activations, DeviceChoice, DeviceError, KvFormat, Precision, UnknownActivations, UnknownDevice,
     UnknownKvFormat, UnknownPrecision,
 };
-pub use chat::{ChatError, ChatTemplate, Ending, Rendered};
+pub use chat::{ChatError, ChatTemplate, Ending, Rendered, Said, ToolFormat, ToolParser};
+pub use constraint::{Constraint, ConstraintError, Grammar, MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH};
 pub use event::{FinishReason, GenerateEvent, Generation, MemoryUse, SlotRead, StepEvent, Timings};
 pub use memory_layers::{
     LayerTensor, MemoryLayersError, RememberedStates, with_memory_layers, without_memory_layers,
@@ -97,7 +99,7 @@ pub use migration::{
 pub use options::{
     GenerateOptions, GoalOptions, KnnOptions, KnnScope, KnnTrust, LayersOptions, MAX_SESSION_NAME,
     MAX_STOPS, MAX_TOP_LOGPROBS, MemoryControl, MemoryOptions, Message, OptionsError,
-    PrefixOptions, Prompt,
+    PrefixOptions, Prompt, ToolCall,
 };
 pub use perplexity::{PerplexityError, PerplexityReport, Scored, perplexity, perplexity_of};
 pub use prefix_cache::PrefixCacheReport;

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use thiserror::Error;
 
+use crate::constraint::Constraint;
 use crate::sampling::{SamplingError, SamplingOptions};
 
 /// Most alternatives that an event can carry.
@@ -33,12 +35,38 @@ pub struct Message {
     pub role: String,
     /// What is said.
     pub content: String,
+    /// The tools that an assistant calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
+    /// The call that a tool answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
+    /// What whoever speaks is called: of a tool, its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// A call of a tool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolCall {
+    /// By which its answer names it.
+    pub id: String,
+    /// The tool.
+    pub name: String,
+    /// What it is given: an object.
+    pub arguments: Value,
 }
 
 impl Message {
     /// A message.
     pub fn new(role: &str, content: impl Into<String>) -> Self {
-        Self { role: role.to_owned(), content: content.into() }
+        Self {
+            role: role.to_owned(),
+            content: content.into(),
+            tool_calls: Vec::new(),
+            tool_call_id: None,
+            name: None,
+        }
     }
 }
 
@@ -56,6 +84,10 @@ pub struct GenerateOptions {
     pub top_logprobs: usize,
     /// Whether the end-of-text tokens are treated like any other token.
     pub ignore_eos: bool,
+    /// What the answer has to be; anything where there is none.
+    pub constraint: Option<Constraint>,
+    /// Tools that the chat template tells the model about, as OpenAI writes them.
+    pub tools: Vec<Value>,
     /// How memory takes part.
     pub memory: MemoryOptions,
     /// The time that a chat template may ask for, since 1970-01-01 UTC.
@@ -70,6 +102,8 @@ impl Default for GenerateOptions {
             stop: Vec::new(),
             top_logprobs: 0,
             ignore_eos: false,
+            constraint: None,
+            tools: Vec::new(),
             memory: MemoryOptions::default(),
             now: Duration::ZERO,
         }

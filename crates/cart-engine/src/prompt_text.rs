@@ -76,8 +76,12 @@ impl PromptText {
         if messages.is_empty() {
             return Err(ChatError::Empty.into());
         }
-        let Rendered { text, literal } =
-            template.render_for(tokenizer, messages, Ending::Answer, options.now)?;
+        let Rendered { text, literal } = template.render_with_tools(
+            tokenizer,
+            (messages, &options.tools),
+            Ending::Answer,
+            options.now,
+        )?;
         let tokens = tokenizer.encode_except(&text, &literal)?;
         let said = new_user_messages(messages);
         let told = told(&text, &tokens, messages, said);
@@ -109,7 +113,8 @@ fn after_system(
         return None;
     }
     let alone = std::slice::from_ref(first);
-    let rendered = template.render_for(tokenizer, alone, Ending::Closed, options.now).ok()?;
+    let said = (alone, &options.tools[..]);
+    let rendered = template.render_with_tools(tokenizer, said, Ending::Closed, options.now).ok()?;
     let system = tokenizer.encode_except(&rendered.text, &rendered.literal).ok()?;
     let same = system.iter().zip(tokens).take_while(|((a, _), b)| a == *b).count();
     (same >= LEAST_CUT && same < tokens.len()).then_some(same)

@@ -10,6 +10,7 @@
 mod flip;
 mod generations;
 mod owner;
+mod reading;
 mod resident;
 mod running;
 mod shared;
@@ -33,8 +34,10 @@ use crate::{
 };
 use generations::Generations;
 use owner::{Command, Incoming, Owner};
+use reading::Reading;
 use shared::{Shared, SwapTurn};
 
+pub use reading::{EmbedError, Embeddable, EmbeddingSink, Embeddings};
 pub use resident::Resident;
 pub use state::{Ended, GenerationState, RuntimeState, SwapUnderWay};
 pub use stream::{ChannelSink, EventSink, StreamError, StreamEvent, StreamSummary};
@@ -183,8 +186,26 @@ impl RuntimeHandle {
         request.options.check()?;
         let place = self.shared.take_place()?;
         let ticket = self.shared.open_ticket();
+        let request = Box::new(request);
         let submitted = self.commands.send(Command::Submit { request, sink, place, ticket });
         submitted.map_err(|_| SubmitError::Stopped)
+    }
+
+    /// Queues texts to be embedded by the active generation. Blocks while they are tokenized, and the first time
+    /// while the model's space is calibrated; what is refused then is returned and not delivered.
+    ///
+    /// # Errors
+    /// A text has no tokens, too many, or unknown ones, the queue is full, or the runtime has been stopped.
+    pub fn embed(
+        &self,
+        texts: &[Embeddable],
+        sink: Box<dyn EmbeddingSink>,
+    ) -> Result<(), EmbedError> {
+        let taken = (self.shared.take_place()?, self.shared.open_ticket());
+        let resident = self.active()?;
+        let reading = Reading::new(resident, texts, sink, taken)?;
+        let submitted = self.commands.send(Command::Embed { reading: Box::new(reading) });
+        submitted.map_err(|_| SubmitError::Stopped.into())
     }
 
     /// What the runtime is doing, as of its last turn.

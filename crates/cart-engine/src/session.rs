@@ -14,6 +14,7 @@ use cart_nn::decoder::{Run, State};
 use cart_nn::{Logits, LogitsFor};
 
 use crate::agent::Agent;
+use crate::constraint::Guide;
 use crate::distribution;
 use crate::event::{FinishReason, GenerateEvent, Generation, StepEvent, Timings};
 use crate::memory_cell::MemoryCell;
@@ -44,6 +45,8 @@ pub struct Session {
     output: Output,
     finished: Option<FinishReason>,
     memory: Option<MemoryLoop>,
+    /// What its answer is held to.
+    guide: Option<Guide>,
     /// Whose memory takes part.
     cell: MemoryCell,
     /// Logits of the last token, if all were read and none was chosen.
@@ -80,6 +83,8 @@ impl Session {
         let agent = &in_conversation(agent, options)?;
         let memory = MemoryLoop::start(agent, &text, 1, &options.memory, &mut state)?;
         let bare = beside(agent, memory.as_ref(), options, &state);
+        let guide =
+            options.constraint.as_ref().map(|held| Guide::start(agent, held)).transpose()?;
         let mut session = Self {
             options: options.clone(),
             prompt: text.tokens.clone(),
@@ -93,6 +98,7 @@ impl Session {
             output: Output::new(options.stop.clone()),
             finished: None,
             memory,
+            guide,
             cell: agent.memory_cell().clone(),
             ready: None,
             prefill: Duration::ZERO,

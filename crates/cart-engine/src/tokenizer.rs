@@ -263,6 +263,17 @@ impl Tokenizer {
         }
     }
 
+    /// Whether a token is no part of a text: a special one, or one that ends it.
+    pub(crate) fn is_special(&self, id: u32) -> bool {
+        self.is_eos(id) || self.added.token(id).is_some_and(|token| token.special)
+    }
+
+    /// Adds the bytes of a token as it is spelled, none for an id that is no token. None where tokens have no
+    /// bytes of their own.
+    pub(crate) fn bytes_of(&self, id: u32, bytes: &mut Vec<u8>) -> Option<()> {
+        self.push_bytes(id, ShowSpecial::Yes, bytes).then_some(())
+    }
+
     fn texts(&self, ids: &[u32], show: ShowSpecial) -> Vec<String> {
         ids.iter().filter_map(|&id| self.text_of(id, show)).map(Cow::into_owned).collect()
     }

@@ -99,6 +99,8 @@ pub fn new_header(tensors: &[(&TensorName, DType, &[u64])]) -> Result<Vec<u8>, D
         });
         fields.insert(name.to_string(), entry);
     }
+    fields.sort_keys();
+    fields.values_mut().for_each(serde_json::Value::sort_all_objects);
     let mut json = serde_json::Value::Object(fields).to_string().into_bytes();
     json.resize(json.len().next_multiple_of(8), b' ');
     let mut bytes = (json.len() as u64).to_le_bytes().to_vec();

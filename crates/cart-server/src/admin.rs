@@ -3,10 +3,11 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
 use thiserror::Error;
 
 use crate::error::ApiError;
+use crate::keys::bearer;
 
 /// Who may swap and roll back.
 #[derive(Clone, Debug, Default)]
@@ -53,12 +54,19 @@ impl Admin {
             Self::Off => return Err(ApiError::AdminOff),
             Self::Token(token) => token,
         };
-        let sent = headers.get(header::AUTHORIZATION).map(axum::http::HeaderValue::as_bytes);
-        let sent = sent.and_then(|sent| sent.strip_prefix(b"Bearer "));
+        let sent = bearer(headers);
         if sent.is_some_and(|sent| token.is(sent)) {
             return Ok(());
         }
         Err(ApiError::AdminToken { sent: if sent.is_some() { "another one" } else { "none" } })
+    }
+
+    /// Whether a request carries the token, where there is one.
+    pub(crate) fn is_sent(&self, headers: &HeaderMap) -> bool {
+        match (self, bearer(headers)) {
+            (Self::Token(token), Some(sent)) => token.is(sent),
+            _ => false,
+        }
     }
 }
 

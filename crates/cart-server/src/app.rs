@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Path, Request, State};
@@ -11,7 +11,7 @@ use axum::http::header::{CONTENT_TYPE, HeaderValue};
 use axum::http::{HeaderMap, Method, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Json, Router};
 use cart_engine::MemoryOptions;
 use cart_engine::runtime::RuntimeHandle;
@@ -22,10 +22,15 @@ use serde_json::{Value, json};
 use crate::admin::Admin;
 use crate::body::read_json;
 use crate::error::ApiError;
+use crate::keys;
+use crate::keys::{ApiKeys, KeyName};
 use crate::live;
+use crate::log::{Answered, RequestLog};
 use crate::metrics::Metrics;
-use crate::openai::{self, ChatRequest, CompletionRequest, Defaults, IntoAsked};
+use crate::openai::{self, ChatRequest, CompletionRequest, Defaults, EmbeddingRequest, IntoAsked};
+use crate::openapi;
 use crate::request_id::{self, RequestId};
+use crate::tls::TlsIdentity;
 
 /// How a server behaves.
 #[derive(Clone, Debug)]
@@ -38,6 +43,12 @@ pub struct ServerOptions {
     pub memory: MemoryOptions,
     /// Who may swap and roll back.
     pub admin: Admin,
+    /// Who may ask for answers; everyone where there are none.
+    pub keys: ApiKeys,
+    /// What connections are encrypted with; they are not where there is none.
+    pub tls: Option<TlsIdentity>,
+    /// What is written down about requests.
+    pub log: RequestLog,
     /// How long an answer waits for the commit of what it offered to a shared long-term memory.
     pub commit_wait: Duration,
 }
@@ -49,10 +60,86 @@ impl Default for ServerOptions {
             shutdown_limit: Duration::from_secs(30),
             memory: MemoryOptions::default(),
             admin: Admin::default(),
+            keys: ApiKeys::default(),
+            tls: None,
+            log: RequestLog::Off,
             commit_wait: Duration::from_secs(1),
         }
     }
 }
+
+/// A path of the server.
+pub(crate) struct Route {
+    pub(crate) path: &'static str,
+    /// What a request has to carry, before its body is read.
+    guard: Guard,
+    handler: fn() -> MethodRouter<AppState>,
+}
+
+/// What a request to a path has to carry, where the server has keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guard {
+    None,
+    /// A key.
+    Key,
+    /// A key, or the admin token.
+    KeyOrToken,
+    /// What [`Admin`] asks for, which the handler looks at; a key where it asks for nothing.
+    Admin,
+}
+
+/// Every path.
+pub(crate) const ROUTES: [Route; 11] = [
+    Route::new("/v1/chat/completions", Guard::Key, || post(generate::<ChatRequest>)),
+    Route::new("/v1/completions", Guard::Key, || post(generate::<CompletionRequest>)),
+    Route::new("/v1/embeddings", Guard::Key, || post(embeddings)),
+    Route::new("/v1/models", Guard::Key, || get(models)),
+    Route::new("/v1/models/{*id}", Guard::Key, || get(model)),
+    Route::new("/cart/state", Guard::KeyOrToken, || get(live::state)),
+    Route::new("/cart/swap", Guard::Admin, || post(live::swap)),
+    Route::new("/cart/rollback", Guard::Admin, || post(live::rollback)),
+    Route::new("/healthz", Guard::None, || get(live::health)),
+    Route::new("/metrics", Guard::KeyOrToken, || get(metrics)),
+    Route::new("/openapi.json", Guard::None, || get(openapi::document)),
+];
+
+impl Route {
+    const fn new(
+        path: &'static str,
+        guard: Guard,
+        handler: fn() -> MethodRouter<AppState>,
+    ) -> Self {
+        Self { path, guard, handler }
+    }
+}
+
+impl Guard {
+    /// Whose key a request carries.
+    ///
+    /// # Errors
+    /// It lacks the key that it needs.
+    fn check(
+        self,
+        options: &ServerOptions,
+        headers: &HeaderMap,
+    ) -> Result<Option<KeyName>, ApiError> {
+        let needed = match self {
+            Self::None => false,
+            Self::Key => true,
+            Self::KeyOrToken => !options.admin.is_sent(headers),
+            Self::Admin => matches!(options.admin, Admin::Open),
+        };
+        if !needed || options.keys.is_empty() {
+            return Ok(None);
+        }
+        let sent = if keys::bearer(headers).is_some() { "another one" } else { "none" };
+        options.keys.holder(headers).map(Some).ok_or(ApiError::ApiKey { sent })
+    }
+}
+
+/// Whose key a request carries, where it needs one.
+#[derive(Clone, Debug)]
+struct Holder(Option<KeyName>);
 
 /// What the handlers share. Cheap to clone.
 #[derive(Clone)]
@@ -132,18 +219,11 @@ impl AppState {
     }
 }
 
-/// Every path of the server.
+/// Every path of the server, as its OpenAPI document lists them.
 pub fn router(state: AppState) -> Router {
-    Router::new()
-        .route("/v1/chat/completions", post(generate::<ChatRequest>))
-        .route("/v1/completions", post(generate::<CompletionRequest>))
-        .route("/v1/models", get(models))
-        .route("/v1/models/{*id}", get(model))
-        .route("/cart/state", get(live::state))
-        .route("/cart/swap", post(live::swap))
-        .route("/cart/rollback", post(live::rollback))
-        .route("/healthz", get(live::health))
-        .route("/metrics", get(metrics))
+    ROUTES
+        .iter()
+        .fold(Router::new(), |router, route| router.route(route.path, (route.handler)()))
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(state.options().body_limit))
@@ -151,20 +231,44 @@ pub fn router(state: AppState) -> Router {
         .with_state(state)
 }
 
-/// Gives every request an id, and counts every answer.
+/// Gives every request an id, refuses those without the key that they need, and counts every answer.
 async fn around(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     let id = request_id::of(&request).unwrap_or_else(|| RequestId::drawn(state.draw()));
-    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    request.extensions_mut().insert(id.clone());
-    let mut response = next.run(request).await;
+    let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let route = ROUTES.iter().find(|route| Some(route.path) == path);
+    let guard = route.map_or(Guard::None, |route| route.guard);
+    let (begun, method) = (Instant::now(), request.method().clone());
+    let mut known = None;
+    let mut response = match guard.check(state.options(), request.headers()) {
+        Ok(holder) => {
+            known.clone_from(&holder);
+            request.extensions_mut().insert(id.clone());
+            request.extensions_mut().insert(Holder(holder.clone()));
+            let response = next.run(request).await;
+            state.metrics().used(holder.as_ref(), 1, 0, 0);
+            response
+        }
+        Err(refused) => refused.into_response(),
+    };
     id.write(response.headers_mut());
-    state.metrics().answered(route.as_deref().unwrap_or("none"), response.status().as_u16());
+    let path = route.map_or("none", |route| route.path);
+    let status = response.status().as_u16();
+    state.metrics().answered(path, status);
+    state.options().log.write(&Answered {
+        id: &id,
+        method: method.as_str(),
+        route: path,
+        status,
+        holder: known.as_ref(),
+        took: begun.elapsed(),
+    });
     response
 }
 
 async fn generate<T: IntoAsked + DeserializeOwned>(
     State(state): State<AppState>,
     Extension(id): Extension<RequestId>,
+    Extension(Holder(holder)): Extension<Holder>,
     request: Request,
 ) -> Result<Response, ApiError> {
     if state.is_draining() {
@@ -172,7 +276,19 @@ async fn generate<T: IntoAsked + DeserializeOwned>(
     }
     let asked = read_json::<T>(request, state.options().body_limit).await?;
     let asked = asked.into_asked(state.defaults())?;
-    openai::answer(state, id.as_str(), asked).await
+    openai::answer(state, id.as_str(), holder, asked).await
+}
+
+async fn embeddings(
+    State(state): State<AppState>,
+    Extension(Holder(holder)): Extension<Holder>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    if state.is_draining() {
+        return Err(ApiError::ShuttingDown);
+    }
+    let asked: EmbeddingRequest = read_json(request, state.options().body_limit).await?;
+    openai::embed(state, holder, asked).await
 }
 
 async fn models(State(state): State<AppState>) -> Json<Value> {

@@ -3,8 +3,9 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use cart_engine::runtime::{StreamError, SubmitError};
+use cart_engine::runtime::{EmbedError, StreamError, SubmitError};
 use cart_engine::swap::SwapError;
+use cart_engine::{ConstraintError, StartError, StepError};
 use serde_json::{Value, json};
 use thiserror::Error;
 
@@ -56,9 +57,35 @@ pub enum ApiError {
         /// The parameter.
         param: &'static str,
     },
+    /// Vectors of another length than the model's.
+    #[error(
+        "`dimensions` is {found}; allowed: {allowed}, which this model's embeddings have, or leave it out"
+    )]
+    Dimensions {
+        /// What was asked for.
+        found: u64,
+        /// What there is.
+        allowed: u64,
+    },
+    /// Texts can't be embedded.
+    #[error(transparent)]
+    Embed(Box<EmbedError>),
+    /// The answer can't be held to what was asked.
+    #[error("`{param}` can't be kept: {source}")]
+    Constraint {
+        /// What asked for it.
+        param: &'static str,
+        /// Why.
+        source: ConstraintError,
+    },
+    /// The model knows no tools.
+    #[error(
+        "the chat template of this model knows no tools, or calls them in a way that is not read; leave `tools` out, or set `tool_choice` to `none`"
+    )]
+    NoTools,
     /// No such path.
     #[error(
-        "there is nothing at {method} {path}; see /v1/models, /v1/chat/completions, /v1/completions and /cart/state"
+        "there is nothing at {method} {path}; see /v1/models, /v1/chat/completions, /v1/completions, /v1/embeddings and /cart/state"
     )]
     NoRoute {
         /// The method.
@@ -97,6 +124,14 @@ pub enum ApiError {
         /// Why.
         source: Box<cart_store::ResolveError>,
     },
+    /// Answers are for those who have a key.
+    #[error(
+        "this server asks for an API key as `Authorization: Bearer KEY`, and {sent} was sent; whoever runs it gives them out"
+    )]
+    ApiKey {
+        /// `none` or `another one`.
+        sent: &'static str,
+    },
     /// Swaps are for those who have the token.
     #[error(
         "swap and rollback need the server's admin token as `Authorization: Bearer TOKEN`, and {sent} was sent; `cart swap` takes it as --admin-token or $CART_ADMIN_TOKEN"
@@ -131,11 +166,14 @@ impl ApiError {
             | Self::Missing { .. }
             | Self::Invalid { .. }
             | Self::Unsupported { .. }
+            | Self::Dimensions { .. }
+            | Self::Constraint { .. }
+            | Self::NoTools
             | Self::Submit(SubmitError::Options(_)) => StatusCode::BAD_REQUEST,
             Self::NoRoute { .. } | Self::NoModel { .. } | Self::Reference { .. } => {
                 StatusCode::NOT_FOUND
             }
-            Self::AdminToken { .. } => StatusCode::UNAUTHORIZED,
+            Self::ApiKey { .. } | Self::AdminToken { .. } => StatusCode::UNAUTHORIZED,
             Self::AdminOff => StatusCode::FORBIDDEN,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -143,6 +181,7 @@ impl ApiError {
             Self::Submit(SubmitError::Stopped) | Self::ShuttingDown => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
+            Self::Embed(error) => embed_status(error),
             Self::Stream(error) => stream_status(error),
             Self::Swap(error) => swap_status(error),
             Self::TaskLost => StatusCode::INTERNAL_SERVER_ERROR,
@@ -166,8 +205,12 @@ impl ApiError {
         match self {
             Self::Missing { param, .. }
             | Self::Invalid { param, .. }
+            | Self::Constraint { param, .. }
             | Self::Unsupported { param } => Some(param),
             Self::NoModel { .. } => Some("model"),
+            Self::Dimensions { .. } => Some("dimensions"),
+            Self::NoTools => Some("tools"),
+            Self::Embed(error) if embed_status(error) == StatusCode::BAD_REQUEST => Some("input"),
             Self::Reference { .. } => Some("ref"),
             _ => None,
         }
@@ -180,16 +223,21 @@ impl ApiError {
             Self::Incomplete => "incomplete_body",
             Self::TooLarge { .. } => "body_too_large",
             Self::Missing { .. } => "missing_parameter",
-            Self::Invalid { .. } | Self::Submit(SubmitError::Options(_)) => "invalid_value",
-            Self::Unsupported { .. } => "unsupported_parameter",
+            Self::Invalid { .. }
+            | Self::Dimensions { .. }
+            | Self::Submit(SubmitError::Options(_)) => "invalid_value",
+            Self::Unsupported { .. } | Self::NoTools => "unsupported_parameter",
             Self::NoRoute { .. } => "not_found",
             Self::Method { .. } => "method_not_allowed",
             Self::NoModel { .. } => "model_not_found",
             Self::Submit(SubmitError::Busy { .. }) => "queue_full",
             Self::Submit(SubmitError::Stopped) | Self::ShuttingDown => "shutting_down",
+            Self::Constraint { .. } => "invalid_schema",
+            Self::Embed(error) => embed_code(error),
             Self::Stream(error) => stream_code(error),
             Self::Swap(error) => error.code(),
             Self::Reference { .. } => "reference_not_found",
+            Self::ApiKey { .. } => "invalid_api_key",
             Self::AdminToken { .. } => "admin_token",
             Self::AdminOff => "admin_off",
             Self::TaskLost => "internal_error",
@@ -213,9 +261,40 @@ impl From<StreamError> for ApiError {
     }
 }
 
+impl From<EmbedError> for ApiError {
+    fn from(error: EmbedError) -> Self {
+        match error {
+            EmbedError::Submit(error) => Self::Submit(error),
+            EmbedError::ShuttingDown => Self::ShuttingDown,
+            error => Self::Embed(Box::new(error)),
+        }
+    }
+}
+
+fn embed_status(error: &EmbedError) -> StatusCode {
+    match error {
+        EmbedError::NoTokenizer
+        | EmbedError::Tokenizer { .. }
+        | EmbedError::Empty { .. }
+        | EmbedError::TokenOutOfRange { .. }
+        | EmbedError::TooLong { .. } => StatusCode::BAD_REQUEST,
+        EmbedError::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+        EmbedError::Submit(_)
+        | EmbedError::Calibration(_)
+        | EmbedError::Forward(_)
+        | EmbedError::Vector { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+fn embed_code(error: &EmbedError) -> &'static str {
+    if embed_status(error) == StatusCode::BAD_REQUEST { "invalid_input" } else { "internal_error" }
+}
+
 fn stream_status(error: &StreamError) -> StatusCode {
     match error {
-        StreamError::Start(_) => StatusCode::BAD_REQUEST,
+        StreamError::Start(_) | StreamError::Step(StepError::Constraint(_)) => {
+            StatusCode::BAD_REQUEST
+        }
         StreamError::ShuttingDown | StreamError::NoPlace { .. } => StatusCode::SERVICE_UNAVAILABLE,
         StreamError::Step(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
@@ -223,6 +302,8 @@ fn stream_status(error: &StreamError) -> StatusCode {
 
 fn stream_code(error: &StreamError) -> &'static str {
     match error {
+        StreamError::Start(StartError::Constraint(_))
+        | StreamError::Step(StepError::Constraint(_)) => "invalid_schema",
         StreamError::Start(_) => "invalid_prompt",
         StreamError::ShuttingDown => "shutting_down",
         StreamError::NoPlace { .. } => "no_place_in_time",

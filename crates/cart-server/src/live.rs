@@ -18,7 +18,7 @@ use crate::error::ApiError;
 /// The body of `POST /cart/swap`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct SwapBody {
+pub(crate) struct SwapBody {
     #[serde(rename = "ref")]
     reference: Option<String>,
     #[serde(default)]
@@ -30,7 +30,7 @@ struct SwapBody {
 /// The body of `POST /cart/rollback`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RollbackBody {
+pub(crate) struct RollbackBody {
     #[serde(default)]
     in_flight: InFlight,
 }

@@ -9,6 +9,8 @@ use std::time::Duration;
 use cart_engine::long_term::LongTermState;
 use cart_engine::runtime::RuntimeState;
 
+use crate::keys::KeyName;
+
 /// Upper bounds in seconds of the buckets for waiting times.
 const WAIT_BOUNDS: [f64; 12] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
@@ -20,11 +22,20 @@ const PAUSE_BOUNDS: [f64; 10] =
 pub(crate) struct Metrics {
     requests: Mutex<BTreeMap<(String, u16), u64>>,
     swaps: Mutex<BTreeMap<&'static str, u64>>,
+    keys: Mutex<BTreeMap<KeyName, Used>>,
     prompt_tokens: AtomicU64,
     completion_tokens: AtomicU64,
     first_token: Histogram,
     per_token: Histogram,
     pause: Histogram,
+}
+
+/// What the holder of a key has used.
+#[derive(Clone, Copy, Default)]
+struct Used {
+    requests: u64,
+    prompt_tokens: u64,
+    completion_tokens: u64,
 }
 
 /// Counts of durations by upper bound.
@@ -40,6 +51,7 @@ impl Metrics {
         Self {
             requests: Mutex::default(),
             swaps: Mutex::default(),
+            keys: Mutex::default(),
             prompt_tokens: AtomicU64::new(0),
             completion_tokens: AtomicU64::new(0),
             first_token: Histogram::new(&WAIT_BOUNDS),
@@ -64,6 +76,16 @@ impl Metrics {
         }
     }
 
+    /// The holder of a key used something; nothing is counted where there are no keys.
+    pub(crate) fn used(&self, holder: Option<&KeyName>, requests: u64, prompt: u64, written: u64) {
+        let Some(holder) = holder else { return };
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = keys.entry(holder.clone()).or_default();
+        used.requests += requests;
+        used.prompt_tokens += prompt;
+        used.completion_tokens += written;
+    }
+
     pub(crate) fn prompt(&self, tokens: usize) {
         self.prompt_tokens.fetch_add(tokens as u64, Ordering::Relaxed);
     }
@@ -79,6 +101,7 @@ impl Metrics {
         let mut text = String::new();
         self.render_requests(&mut text);
         self.render_tokens(&mut text);
+        self.render_keys(&mut text);
         self.render_swaps(&mut text);
         render_gauges(&mut text, state);
         if let Some(long_term) = &state.long_term {
@@ -117,6 +140,27 @@ impl Metrics {
         let completion = self.completion_tokens.load(Ordering::Relaxed);
         line(text, "cart_tokens_total", "{kind=\"prompt\"}", prompt);
         line(text, "cart_tokens_total", "{kind=\"completion\"}", completion);
+    }
+
+    /// Nothing where nobody has used a key.
+    fn render_keys(&self, text: &mut String) {
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if keys.is_empty() {
+            return;
+        }
+        head(text, "cart_key_requests_total", "counter", "Requests with a key, by its name.");
+        for (name, used) in keys.iter() {
+            let labels = format!("{{key=\"{}\"}}", name.as_str());
+            line(text, "cart_key_requests_total", &labels, used.requests);
+        }
+        head(text, "cart_key_tokens_total", "counter", "Tokens read and generated, by key.");
+        for (name, used) in keys.iter() {
+            let kinds = [("prompt", used.prompt_tokens), ("completion", used.completion_tokens)];
+            for (kind, count) in kinds {
+                let labels = format!("{{key=\"{}\",kind=\"{kind}\"}}", name.as_str());
+                line(text, "cart_key_tokens_total", &labels, count);
+            }
+        }
     }
 
     fn render_swaps(&self, text: &mut String) {

@@ -3,12 +3,13 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use axum::serve::ListenerExt as _;
+use axum::serve::{Listener, ListenerExt as _};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use crate::app::{AppState, router};
+use crate::tls::TlsListener;
 
 /// How often a drain looks whether streams are left.
 const LOOK: Duration = Duration::from_millis(20);
@@ -53,10 +54,27 @@ pub async fn serve(
         let _ = drained.send(cut);
         let _ = close.send(());
     });
-    // A token is a small packet; waiting to fill one would hold tokens back.
-    let listener = listener.tap_io(|stream| {
-        let _ = stream.set_nodelay(true);
-    });
+    if let Some(identity) = state.options().tls.clone() {
+        listen(TlsListener::new(listener, &identity)?, state, closing).await?;
+    } else {
+        // A token is a small packet; waiting to fill one would hold tokens back.
+        let listener = listener.tap_io(|stream| {
+            let _ = stream.set_nodelay(true);
+        });
+        listen(listener, state, closing).await?;
+    }
+    Ok(Served { cut_off: cut_off.await.unwrap_or(0) })
+}
+
+/// Answers connections until `closing`, and then until they have closed, or a while.
+async fn listen<L>(
+    listener: L,
+    state: AppState,
+    closing: oneshot::Receiver<()>,
+) -> Result<(), ServeError>
+where
+    L: Listener<Addr: std::fmt::Debug>,
+{
     let (end, ended) = oneshot::channel();
     let server = axum::serve(listener, router(state)).with_graceful_shutdown(async move {
         let _ = closing.await;
@@ -70,7 +88,7 @@ pub async fn serve(
         served = async { server.await } => served?,
         () = stuck => {}
     }
-    Ok(Served { cut_off: cut_off.await.unwrap_or(0) })
+    Ok(())
 }
 
 /// Refuses what is new, waits for what runs, and cuts off what takes too long.

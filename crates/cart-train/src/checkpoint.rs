@@ -76,7 +76,8 @@ impl Checkpoint {
     }
 
     fn write_to(&self, path: &Path) -> std::io::Result<()> {
-        let state = json!({ "version": 1, "recipe": self.recipe, "steps": self.steps });
+        let mut state = json!({ "version": 1, "recipe": self.recipe, "steps": self.steps });
+        state.sort_all_objects();
         let state = state.to_string().into_bytes();
         let mut entries = vec![(named(STATE), DType::U8, vec![state.len() as u64])];
         for variable in &self.variables {

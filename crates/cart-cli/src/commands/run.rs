@@ -1,12 +1,12 @@
 //! `cart run`.
 
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cart_engine::{
-    Agent, GenerateOptions, Generation, KvFormat, LoadOptions, ParseSpecial, Prompt, SavedSession,
-    Session, StartError, StepEvent,
+    Agent, Constraint, GenerateOptions, Generation, Grammar, KvFormat, LoadOptions, ParseSpecial,
+    Prompt, SavedSession, Session, StartError, StepEvent,
 };
 use cart_format::{Recipe, TokenLogprob};
 use cart_store::RefName;
@@ -35,6 +35,7 @@ use crate::saved::{self, Kept, Saved};
   cart run smol -p 'Once upon a time' -n 16 --save smol:tale --with-session
   cart run smol:tale --resume -n 64
   echo 'def fib(n):' | cart run smol -p - -n 40 --temperature 0.7 --seed 1
+  cart run smol -p 'Anna is seven. As JSON: ' --json-schema person.json
   cart --json run smol -p 'Hello' -n 1 --top-logprobs 5")]
 pub(crate) struct RunArgs {
     /// A cartridge
@@ -52,6 +53,9 @@ pub(crate) struct RunArgs {
     /// Go on after an end-of-text token
     #[arg(long)]
     ignore_eos: bool,
+    /// Hold the answer to the JSON Schema in this file: it is JSON that fits, or its beginning where -n ends it
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    json_schema: Option<PathBuf>,
     /// Say on stderr how long verifying, loading, the prompt and the new tokens took
     #[arg(long)]
     timings: bool,
@@ -102,11 +106,27 @@ struct Seconds {
     decode: f64,
 }
 
+/// What an answer is held to by the schema in a file.
+fn constraint(path: &Path) -> Result<Constraint, Failure> {
+    let refused = |error: &dyn std::fmt::Display| {
+        Failure::refused_with(
+            format!("{}: {error}", path.display()),
+            "give a file with a JSON Schema, as {\"type\": \"object\", \"properties\": …}",
+        )
+    };
+    let bytes = std::fs::read(path).map_err(|error| refused(&error))?;
+    let schema = serde_json::from_slice(&bytes).map_err(|error| refused(&error))?;
+    let grammar = Grammar::JsonSchema(schema);
+    grammar.check().map_err(|error| refused(&error))?;
+    Ok(Constraint::new(grammar))
+}
+
 pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<(), Failure> {
     let prompt = args.prompt.as_deref().map(read_prompt).transpose()?;
     let mut options = args.sampling.options(args.max_tokens, args.memory.options());
     options.top_logprobs = args.top_logprobs;
     options.ignore_eos = args.ignore_eos;
+    options.constraint = args.json_schema.as_deref().map(constraint).transpose()?;
     options.check().map_err(|error| Failure::arguments(error.to_string()))?;
     let load = LoadOptions { kv: args.kv, ..history::load_options(context) };
     let (agent, origin) = history::load_with(context, &args.reference, &load)?;

@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +11,11 @@ use cart_engine::long_term::LongTermSource;
 use cart_engine::runtime::{Runtime, RuntimeOptions};
 use cart_engine::{KvFormat, LoadOptions};
 use cart_server::postgres::{Address, PostgresSource};
-use cart_server::{Admin, AdminToken, AppState, ServerOptions};
+use cart_server::{
+    Admin, AdminToken, ApiKeys, AppState, KeySource, RequestLog, ServerOptions, TlsIdentity,
+};
 use cart_store::Store;
-use clap::{Args, ValueHint};
+use clap::{Args, ValueEnum, ValueHint};
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -30,6 +32,7 @@ use crate::sampling::MemoryArgs;
 #[command(after_help = "Examples:
   cart serve smol
   cart serve smol --listen 127.0.0.1:0
+  cart serve smol --listen 0.0.0.0:8443 --api-keys keys.txt --tls-cert server.pem --tls-key server.key
   curl http://127.0.0.1:8080/v1/completions -H 'content-type: application/json' \\
        -d '{\"prompt\":\"Hello\",\"max_tokens\":8}'")]
 pub(crate) struct ServeArgs {
@@ -53,6 +56,33 @@ pub(crate) struct ServeArgs {
     /// Without one they are open on a loopback address and off on any other.
     #[arg(long, value_name = "TOKEN", env = "CART_ADMIN_TOKEN", hide_env_values = true)]
     admin_token: Option<String>,
+    /// Ask requests for this key, as `Authorization: Bearer KEY`; may be given several times
+    ///
+    /// 16 to 4096 visible ASCII characters, after NAME: where its holder is to be told apart in /metrics. Keys guard /v1,
+    /// /cart/state and /metrics (which take the admin token too); /healthz asks for none. Where there is no admin token, swap
+    /// and rollback ask for a key too.
+    #[arg(
+        long = "api-key",
+        value_name = "[NAME:]KEY",
+        env = "CART_API_KEY",
+        hide_env_values = true
+    )]
+    api_key: Vec<String>,
+    /// A file with such keys, one a line; lines that begin with # are passed over
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    api_keys: Option<PathBuf>,
+    /// Longest body of a request, in MiB; longer ones get 413
+    #[arg(long, value_name = "MIB", default_value = "8")]
+    max_body: NonZeroU32,
+    /// Serve over TLS: the server's certificate and those that vouch for it, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_key", value_hint = ValueHint::FilePath)]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert", value_hint = ValueHint::FilePath)]
+    tls_key: Option<PathBuf>,
+    /// Write a line about each request to stderr: off or json
+    #[arg(long, value_name = "FORMAT", default_value = "off")]
+    log: Log,
     /// How keys and values are stored: f32, f16 or q8 [default: f16; f32 where the weights are
     /// floats]
     #[arg(long, value_name = "FORMAT")]
@@ -80,8 +110,18 @@ pub(crate) struct ServeArgs {
     commit_wait: f64,
 }
 
+/// What is written about requests.
+#[derive(Clone, Copy, ValueEnum)]
+enum Log {
+    /// Nothing
+    Off,
+    /// Time, id, method, route, status, the key's name and milliseconds
+    Json,
+}
+
 pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
     let admin = admin(context, args)?;
+    let (keys, tls) = (keys(args)?, tls(args)?);
     let store = context.store_or_new()?;
     let cartridge = history::open(context, &args.reference)?;
     let manifest = cartridge.manifest_id();
@@ -103,7 +143,21 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
     let memory = args.memory.options();
     let commit_wait = Duration::try_from_secs_f64(args.commit_wait)
         .map_err(|_| Failure::arguments(format!("--commit-wait is {}", args.commit_wait)))?;
-    let server = ServerOptions { memory, admin, commit_wait, ..ServerOptions::default() };
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let body_limit = (args.max_body.get() as usize).saturating_mul(1 << 20);
+    let server = ServerOptions {
+        memory,
+        admin,
+        commit_wait,
+        keys,
+        tls,
+        body_limit,
+        log: match args.log {
+            Log::Off => RequestLog::Off,
+            Log::Json => RequestLog::Json,
+        },
+        ..ServerOptions::default()
+    };
     let state = AppState::new(runtime.handle(), store, server);
     let executor = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -119,7 +173,7 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
         })?;
         let address = listener.local_addr().map_err(Failure::refused)?;
         report::line(&format!(
-            "serving {} on http://{address}  sha256:{manifest}",
+            "serving {} on {scheme}://{address}  sha256:{manifest}",
             args.reference
         ))?;
         cart_server::serve(listener, state, cart_server::shutdown_signal())
@@ -161,6 +215,25 @@ fn long_term(args: &ServeArgs, store: &Store) -> Result<Option<Arc<dyn LongTermS
 pub(crate) fn database(url: &str) -> Result<Address, Failure> {
     let password = std::env::var("PGPASSWORD").ok();
     Address::new(url, password.as_deref()).map_err(|error| Failure::arguments(error.to_string()))
+}
+
+/// The keys of the arguments and of the file.
+fn keys(args: &ServeArgs) -> Result<ApiKeys, Failure> {
+    let mut keys = ApiKeys::default();
+    for (index, key) in args.api_key.iter().enumerate() {
+        keys.add(key, KeySource::Argument(index + 1))
+            .map_err(|error| Failure::arguments(error.to_string()))?;
+    }
+    if let Some(path) = &args.api_keys {
+        keys.add_file(path).map_err(Failure::refused)?;
+    }
+    Ok(keys)
+}
+
+fn tls(args: &ServeArgs) -> Result<Option<TlsIdentity>, Failure> {
+    let files = args.tls_cert.as_deref().zip(args.tls_key.as_deref());
+    let identity = files.map(|(certificate, key)| TlsIdentity::read(certificate, key));
+    identity.transpose().map_err(Failure::refused)
 }
 
 fn admin(context: &Context, args: &ServeArgs) -> Result<Admin, Failure> {

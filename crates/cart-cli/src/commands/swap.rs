@@ -6,12 +6,13 @@ use std::time::Duration;
 use cart_store::RefName;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
+use ureq::tls::TlsConfig;
 
 use super::apply::{self, ApplyOptions};
 use crate::bytes::milliseconds;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::report;
+use crate::{report, trust};
 
 /// Change the cartridge of a running server between two tokens.
 ///
@@ -23,6 +24,7 @@ use crate::report;
   cart swap smol:v2 --server http://127.0.0.1:8080 --in-flight boundary --memory carry
   cart swap smol:told --server http://127.0.0.1:8080 --in-flight keep
   cart swap gemma --server http://127.0.0.1:8080 --memory migrate
+  cart swap smol:v2 --server https://models.example:8443 --ca company-ca.pem
   cart swap --delta my-lora/ --server http://127.0.0.1:8080 -t smol:tuned")]
 pub(crate) struct SwapArgs {
     /// A cartridge of the server's store
@@ -41,7 +43,10 @@ pub(crate) struct SwapArgs {
     /// The server
     #[arg(long, value_name = "URL")]
     server: String,
-    /// The server's secret, where it has one
+    /// Trust the certificates that these vouch for, PEM, instead of those that the system trusts; with https only
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    ca: Option<PathBuf>,
+    /// The server's secret, where it has one; an API key where it has keys and no secret
     #[arg(long, value_name = "TOKEN", env = "CART_ADMIN_TOKEN", hide_env_values = true)]
     admin_token: Option<String>,
     /// What becomes of running streams
@@ -79,8 +84,11 @@ enum Memory {
 }
 
 pub(crate) fn run(context: &Context, args: &SwapArgs) -> Result<(), Failure> {
-    let server =
-        Server { address: args.server.trim_end_matches('/'), token: args.admin_token.as_deref() };
+    let server = Server {
+        address: args.server.trim_end_matches('/'),
+        token: args.admin_token.as_deref(),
+        trusted: trust::trusted(&args.server, args.ca.as_deref())?,
+    };
     let (reference, usual) = match (&args.reference, &args.delta) {
         (Some(reference), _) => (reference.clone(), Memory::Replace),
         (None, Some(delta)) => (applied(context, args, &server, delta)?, Memory::Migrate),
@@ -133,32 +141,30 @@ fn applied(
 struct Server<'a> {
     address: &'a str,
     token: Option<&'a str>,
+    /// How its certificate is judged; none where it is not asked over TLS.
+    trusted: Option<TlsConfig>,
 }
 
 impl Server<'_> {
     /// Posts a body to a path, or gets it where there is none.
     fn ask(&self, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
         let url = format!("{}{path}", self.address);
-        let config = ureq::Agent::config_builder()
+        let mut config = ureq::Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_connect(Some(Duration::from_secs(10)))
-            .build();
+            .timeout_connect(Some(Duration::from_secs(10)));
+        if let Some(trusted) = &self.trusted {
+            config = config.tls_config(trusted.clone());
+        }
         let unreachable = |source: ureq::Error| {
             Failure::refused_with(
                 format!("{url} did not answer: {source}"),
                 "`cart serve REF --listen ADDR` starts a server",
             )
         };
-        let agent = ureq::Agent::new_with_config(config);
+        let agent = ureq::Agent::new_with_config(config.build());
         let response = match body {
-            None => agent.get(&url).call(),
-            Some(body) => {
-                let mut request = agent.post(&url);
-                if let Some(token) = self.token {
-                    request = request.header("authorization", format!("Bearer {token}"));
-                }
-                request.send_json(body)
-            }
+            None => self.signed(agent.get(&url)).call(),
+            Some(body) => self.signed(agent.post(&url)).send_json(body),
         };
         let mut response = response.map_err(unreachable)?;
         let status = response.status();
@@ -171,6 +177,13 @@ impl Server<'_> {
             format!("the server refused the swap: {said}"),
             "the running cartridge is as it was",
         ))
+    }
+
+    fn signed<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
+        match self.token {
+            Some(token) => request.header("authorization", format!("Bearer {token}")),
+            None => request,
+        }
     }
 }
 

@@ -9,7 +9,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use crate::options::Message;
+use serde_json::Value;
+
+use crate::options::{Message, ToolCall};
 
 /// Private-use characters: the two planes that are for nothing else.
 const PRIVATE: [std::ops::RangeInclusive<u32>; 2] = [0xf0000..=0xffffd, 0x0010_0000..=0x0010_fffd];
@@ -106,6 +108,7 @@ fn merged(mut spans: Vec<Range<usize>>) -> Vec<Range<usize>> {
 /// Messages whose special tokens are hidden, and what hides them.
 pub(super) struct Hidden {
     pub(super) messages: Vec<Message>,
+    pub(super) tools: Vec<Value>,
     by_character: BTreeMap<char, String>,
 }
 
@@ -113,13 +116,24 @@ impl Hidden {
     /// None if there are more different texts to hide than characters to hide them behind.
     pub(super) fn new(
         messages: &[Message],
+        tools: &[Value],
         template: &str,
         special: &SpecialTexts,
     ) -> Option<Self> {
-        let texts = messages.iter().flat_map(|message| [&*message.role, &*message.content]);
+        let mut texts: Vec<&str> = vec![template];
+        for message in messages {
+            texts.extend([message.role.as_str(), message.content.as_str()]);
+            texts.extend(message.tool_call_id.as_deref());
+            texts.extend(message.name.as_deref());
+            for call in &message.tool_calls {
+                texts.extend([call.id.as_str(), call.name.as_str()]);
+                texts_of(&call.arguments, &mut texts);
+            }
+        }
+        tools.iter().for_each(|tool| texts_of(tool, &mut texts));
         let is_private = |c: &char| PRIVATE.iter().any(|range| range.contains(&u32::from(*c)));
         let used: BTreeSet<char> =
-            texts.chain([template]).flat_map(str::chars).filter(is_private).collect();
+            texts.into_iter().flat_map(str::chars).filter(is_private).collect();
         let codes = PRIVATE.iter().cloned().flatten();
         let mut free = codes.filter_map(char::from_u32).filter(|c| !used.contains(c));
         let mut by_text: BTreeMap<String, char> = BTreeMap::new();
@@ -146,11 +160,34 @@ impl Hidden {
                 // hidden there.
                 let role = hide(&message.role, merged(special.whole(&message.role)))?;
                 let content = hide(&message.content, special.spans(&message.content))?;
-                Some(Message { role, content })
+                let mut whole = |text: &str| hide(text, special.spans(text));
+                let id =
+                    |id: &Option<String>, hide: &mut dyn FnMut(&str) -> Option<String>| match id {
+                        Some(id) => hide(id).map(Some),
+                        None => Some(None),
+                    };
+                let tool_call_id = id(&message.tool_call_id, &mut whole)?;
+                let name = id(&message.name, &mut whole)?;
+                let tool_calls = message
+                    .tool_calls
+                    .iter()
+                    .map(|call| {
+                        Some(ToolCall {
+                            id: whole(&call.id)?,
+                            name: whole(&call.name)?,
+                            arguments: hidden_in(&call.arguments, &mut whole)?,
+                        })
+                    })
+                    .collect::<Option<_>>()?;
+                Some(Message { role, content, tool_calls, tool_call_id, name })
             })
             .collect::<Option<_>>()?;
+        let tools = tools
+            .iter()
+            .map(|tool| hidden_in(tool, &mut |text: &str| hide(text, special.spans(text))))
+            .collect::<Option<_>>()?;
         let by_character = by_text.into_iter().map(|(text, character)| (character, text)).collect();
-        Some(Self { messages, by_character })
+        Some(Self { messages, tools, by_character })
     }
 
     /// Puts back what was hidden.
@@ -168,6 +205,37 @@ impl Hidden {
         }
         Rendered { text, literal: merged(literal) }
     }
+}
+
+/// Every text in a value, names of fields included.
+fn texts_of<'v>(value: &'v Value, texts: &mut Vec<&'v str>) {
+    match value {
+        Value::String(text) => texts.push(text),
+        Value::Array(items) => items.iter().for_each(|item| texts_of(item, texts)),
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                texts.push(name);
+                texts_of(field, texts);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// A value with every text in it hidden; none where there is no character left to hide behind.
+fn hidden_in(value: &Value, hide: &mut dyn FnMut(&str) -> Option<String>) -> Option<Value> {
+    Some(match value {
+        Value::String(text) => Value::String(hide(text)?),
+        Value::Array(items) => {
+            items.iter().map(|item| hidden_in(item, hide)).collect::<Option<_>>()?
+        }
+        Value::Object(fields) => {
+            let field =
+                |(name, field): (&String, &Value)| Some((hide(name)?, hidden_in(field, hide)?));
+            fields.iter().map(field).collect::<Option<_>>()?
+        }
+        other => other.clone(),
+    })
 }
 
 #[cfg(test)]
@@ -196,7 +264,7 @@ mod tests {
     fn what_is_hidden_comes_back_and_is_noted() {
         let messages =
             [Message::new("user", "\u{f0000}<|im|>\u{f0001}<|im_"), Message::new("<|im|>", "x")];
-        let hidden = Hidden::new(&messages, "\u{f0002}", &special()).unwrap();
+        let hidden = Hidden::new(&messages, &[], "\u{f0002}", &special()).unwrap();
         assert_eq!(hidden.messages[0].content, "\u{f0000}\u{f0003}\u{f0001}\u{f0004}");
         assert_eq!(hidden.messages[1].role, "\u{f0003}");
         let rendered = hidden.reveal(&hidden.messages[0].content);

@@ -1,8 +1,10 @@
 //! The generations that are loaded: the active one, the one before, and those that streams end on.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::reading::Reading;
 use super::resident::Resident;
 use super::running::Running;
 use crate::swap::SwapState;
@@ -74,7 +76,7 @@ impl Generations {
     }
 
     /// Drops the generations that nothing needs any more.
-    pub(super) fn forget(&mut self, streams: &[Running]) {
+    pub(super) fn forget(&mut self, streams: &[Running], readings: &VecDeque<Box<Reading>>) {
         if self.all.len() == 1 {
             return;
         }
@@ -84,7 +86,10 @@ impl Generations {
             .all
             .extract_if(.., |one| {
                 let number = one.generation();
-                !kept.contains(&Some(number)) && !streams.iter().any(|stream| stream.needs(number))
+                let mut readings = readings.iter().map(|reading| reading.resident.generation());
+                !kept.contains(&Some(number))
+                    && !streams.iter().any(|stream| stream.needs(number))
+                    && !readings.any(|read| read == number)
             })
             .collect();
         for one in &gone {

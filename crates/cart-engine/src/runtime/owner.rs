@@ -10,6 +10,7 @@ use cart_memory::MemoryReport;
 use super::GenerationRequest;
 use super::flip::Settling;
 use super::generations::Generations;
+use super::reading::Reading;
 use super::resident::Resident;
 use super::running::{Outcome, Running};
 use super::shared::{Place, Shared, Ticket};
@@ -21,11 +22,29 @@ use crate::swap::{InFlight, MemoryPolicy, SwapError, SwapReport};
 
 /// What the owner is asked to do.
 pub(super) enum Command {
-    Submit { request: GenerationRequest, sink: Box<dyn EventSink>, place: Place, ticket: Ticket },
-    Activate { incoming: Incoming, reply: Sender<SwapReport> },
-    RollBack { in_flight: InFlight, reply: Sender<Result<SwapReport, SwapError>> },
-    Active { reply: Sender<Arc<Resident>> },
-    CutOff { reply: Sender<usize> },
+    Submit {
+        request: Box<GenerationRequest>,
+        sink: Box<dyn EventSink>,
+        place: Place,
+        ticket: Ticket,
+    },
+    Embed {
+        reading: Box<Reading>,
+    },
+    Activate {
+        incoming: Incoming,
+        reply: Sender<SwapReport>,
+    },
+    RollBack {
+        in_flight: InFlight,
+        reply: Sender<Result<SwapReport, SwapError>>,
+    },
+    Active {
+        reply: Sender<Arc<Resident>>,
+    },
+    CutOff {
+        reply: Sender<usize>,
+    },
     Stop,
 }
 
@@ -39,7 +58,7 @@ pub(super) struct Incoming {
 
 /// A request that waits for a place.
 struct Waiting {
-    request: GenerationRequest,
+    request: Box<GenerationRequest>,
     sink: Box<dyn EventSink>,
     since: Instant,
     /// Given back when the request leaves the queue.
@@ -53,6 +72,8 @@ pub(super) struct Owner {
     shared: Arc<Shared>,
     pub(super) generations: Generations,
     queue: VecDeque<Waiting>,
+    /// Texts that are only read, in turns.
+    readings: VecDeque<Box<Reading>>,
     pub(super) streams: Vec<Running>,
     ended: Ended,
     tokens: u64,
@@ -94,6 +115,7 @@ impl Owner {
             inbox,
             shared,
             queue: VecDeque::new(),
+            readings: VecDeque::new(),
             streams: Vec::new(),
             ended: Ended::default(),
             tokens: 0,
@@ -130,9 +152,10 @@ impl Owner {
             self.admit();
             self.expire();
             self.step();
+            self.read();
             self.close_ended();
             self.settle();
-            self.generations.forget(&self.streams);
+            self.generations.forget(&self.streams, &self.readings);
             self.publish();
         }
         self.cut_off();
@@ -140,7 +163,7 @@ impl Owner {
 
     /// Takes what has come in; waits for something where there is nothing to do.
     fn take_commands(&mut self) -> Next {
-        if self.streams.is_empty() && self.queue.is_empty() {
+        if self.streams.is_empty() && self.queue.is_empty() && self.readings.is_empty() {
             match self.inbox.recv_timeout(self.generations.next_look()) {
                 Ok(command) => {
                     if self.take(command) == Next::Stop {
@@ -170,6 +193,7 @@ impl Owner {
                 let since = Instant::now();
                 self.queue.push_back(Waiting { request, sink, since, _place: place, ticket });
             }
+            Command::Embed { reading } => self.readings.push_back(reading),
             // A caller that is gone finds the report in the state.
             Command::Activate { incoming, reply } => {
                 let report = self.activate(incoming);
@@ -241,6 +265,17 @@ impl Owner {
         }
     }
 
+    /// One batch of the texts that are only read.
+    fn read(&mut self) {
+        let Some(reading) = self.readings.pop_front() else { return };
+        if reading.is_closed() {
+            return;
+        }
+        if let Some(reading) = reading.step() {
+            self.readings.push_back(Box::new(reading));
+        }
+    }
+
     fn close_ended(&mut self) {
         // In the order in which they came, so that memory is written in that order too.
         for stream in self.streams.extract_if(.., |stream| stream.has_ended()) {
@@ -257,7 +292,8 @@ impl Owner {
 
     /// Ends everything with an error, and says how much that was.
     fn cut_off(&mut self) -> usize {
-        let cut = self.streams.len() + self.queue.len();
+        let cut = self.streams.len() + self.queue.len() + self.readings.len();
+        self.readings.drain(..).for_each(|reading| reading.cut_off());
         self.streams.iter_mut().for_each(Running::cut_off);
         self.close_ended();
         for mut waiting in self.queue.drain(..) {

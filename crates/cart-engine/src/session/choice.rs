@@ -2,6 +2,7 @@
 
 use super::{Session, StepError};
 use crate::agent::Agent;
+use crate::constraint::Guide;
 use crate::distribution;
 use crate::event::{FinishReason, GenerateEvent, StepEvent};
 use crate::sampling;
@@ -32,7 +33,12 @@ impl Session {
             None => None,
         };
         let logits = changed.as_deref().unwrap_or(row);
-        let token = sampling::sample(logits, &self.tokens, &self.options.sampling);
+        let allowed = self.guide.as_mut().map(|guide| guide.masked(logits)).transpose()?;
+        let drawn_from = allowed.as_deref().unwrap_or(logits);
+        let token = sampling::sample(drawn_from, &self.tokens, &self.options.sampling);
+        if let Some(guide) = &mut self.guide {
+            guide.take(agent, token)?;
+        }
         if let Some(memory) = &mut self.memory {
             memory.after_choice(token, row, changed.as_deref(), bare);
         }
@@ -51,6 +57,9 @@ impl Session {
         let eos = agent.tokenizer().is_some_and(|tokenizer| tokenizer.is_eos(token));
         if eos && !self.options.ignore_eos {
             return Some(FinishReason::Eos);
+        }
+        if self.guide.as_ref().is_some_and(Guide::is_whole) {
+            return Some(FinishReason::Stop);
         }
         let enough = self.options.max_tokens.is_some_and(|most| self.generated.len() >= most);
         let full = self.state.len() + 1 >= agent.context_length();

@@ -5,6 +5,7 @@ use cart_nn::ForwardError;
 use thiserror::Error;
 
 use crate::chat::ChatError;
+use crate::constraint::ConstraintError;
 use crate::event::FinishReason;
 use crate::long_term::LongTermError;
 use crate::memory_loop::MemoryLoopError;
@@ -67,6 +68,9 @@ pub enum StartError {
         /// Of the agent that it should go on with.
         expected: BasisId,
     },
+    /// The answer can't be held to what was asked.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
     /// Memory could not take part.
     #[error(transparent)]
     Memory(#[from] MemoryLoopError),
@@ -100,6 +104,9 @@ pub enum StepError {
         /// Tokens before, prompt included.
         position: usize,
     },
+    /// Nothing that fits what the answer is held to can come.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
     /// The tokenizer failed on the new token.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),

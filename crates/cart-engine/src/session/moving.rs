@@ -32,6 +32,7 @@ impl Session {
             continues: false,
             cut: 0,
         };
+        let guide = self.guide.as_ref().map(|guide| guide.moved(to)).transpose()?;
         let mut state = to.new_state();
         let to = &in_conversation(to, &self.options)?;
         let memory = MemoryLoop::start(to, &text, 1, &self.options.memory, &mut state)?;
@@ -39,7 +40,7 @@ impl Session {
         self.bare = beside(to, memory.as_ref(), &self.options, &state);
         (self.state, self.memory, self.output) = (state, memory, output);
         (self.tokens, self.query, self.read) = (text.tokens, text.query, 0);
-        (self.cut, self.ready) = (0, None);
+        (self.cut, self.ready, self.guide) = (0, None, guide);
         self.cell = to.memory_cell().clone();
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::output::Output;
 use super::{Session, StartError};
 use crate::agent::Agent;
+use crate::constraint::Guide;
 use crate::event::FinishReason;
 use crate::options::GenerateOptions;
 use crate::session_section::{ResumeError, SaveSessionError, SavedSession};
@@ -60,6 +61,8 @@ impl Session {
         if more.is_empty() {
             output = output.resumed(agent, &tokens)?;
         }
+        let guide =
+            options.constraint.as_ref().map(|held| Guide::start(agent, held)).transpose()?;
         let ready = saved.logits.clone().filter(|_| more.is_empty());
         let nothing_to_do = ready.is_some() && options.max_tokens == Some(0);
         Ok(Self {
@@ -75,6 +78,7 @@ impl Session {
             output,
             finished: nothing_to_do.then_some(FinishReason::Length),
             memory: None,
+            guide,
             cell: agent.memory_cell().clone(),
             ready,
             prefill: Duration::ZERO,

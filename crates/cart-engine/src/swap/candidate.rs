@@ -35,7 +35,7 @@ enum Whole {
     /// From the cartridge.
     Read(Box<Prepared>),
     /// From what runs: all that was read is the memory.
-    Shared { running: Agent, cartridge: Cartridge, memory: Option<MemorySnapshot> },
+    Shared { running: Agent, cartridge: Cartridge, memory: Option<Box<MemorySnapshot>> },
 }
 
 /// Weights, tokenizer and memory are loaded and fit each other.
@@ -114,6 +114,7 @@ impl Staged {
         let sizes = shared.iter().filter_map(|blob| manifest.blobs.get(blob)).map(|blob| blob.size);
         let bytes_shared = sizes.sum();
         let (running, cartridge) = (running.clone(), self.cartridge.clone());
+        let memory = memory.map(Box::new);
         Some((Whole::Shared { running, cartridge, memory }, bytes, bytes_shared))
     }
 }
@@ -149,7 +150,7 @@ impl Whole {
                 (Agent::load_prepared(*prepared)?, probes)
             }
             Self::Shared { running, cartridge, memory } => {
-                (running.with_memory_from(&cartridge, memory.as_ref())?, probes(&cartridge))
+                (running.with_memory_from(&cartridge, memory.as_deref())?, probes(&cartridge))
             }
         })
     }

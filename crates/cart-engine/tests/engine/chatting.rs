@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use cart_engine::{ChatError, ChatTemplate, Ending, Message, ParseSpecial, ShowSpecial, Tokenizer};
+use cart_engine::{
+    ChatError, ChatTemplate, Ending, Message, ParseSpecial, ShowSpecial, Tokenizer, ToolCall,
+    ToolFormat,
+};
 use cart_format::SpecialTokens;
 use serde_json::Value;
 
@@ -119,4 +122,78 @@ fn templates_of_the_families() {
         }
     }
     assert!(refusals > 10);
+}
+
+/// A message as OpenAI writes it.
+fn message(value: &Value) -> Message {
+    let text = |field: &str| value[field].as_str().map(str::to_owned);
+    let call = |call: &Value| ToolCall {
+        id: call["id"].as_str().unwrap().to_owned(),
+        name: call["function"]["name"].as_str().unwrap().to_owned(),
+        arguments: call["function"]["arguments"].clone(),
+    };
+    Message {
+        tool_calls: value["tool_calls"].as_array().into_iter().flatten().map(call).collect(),
+        tool_call_id: text("tool_call_id"),
+        name: text("name"),
+        ..Message::new(&text("role").unwrap(), text("content").unwrap())
+    }
+}
+
+fn with_tools() -> ChatTemplate {
+    let source = std::fs::read_to_string(fixture("chat/tools.jinja")).unwrap();
+    ChatTemplate::new(source, String::new(), "<|im_end|>".into()).unwrap()
+}
+
+#[test]
+fn tools_and_their_calls_render_as_pythons() {
+    let cases = lines("tools.jsonl");
+    assert_eq!(cases.len(), 5);
+    for case in &cases {
+        let messages: Vec<Message> =
+            case["messages"].as_array().unwrap().iter().map(message).collect();
+        let said = (&messages[..], &case["tools"].as_array().unwrap()[..]);
+        let rendered =
+            with_tools().render_with_tools(&tokenizer(), said, Ending::Answer, Duration::ZERO);
+        assert_eq!(rendered.unwrap().text, case["rendered"].as_str().unwrap());
+    }
+}
+
+#[test]
+fn special_tokens_in_tools_and_calls_are_ordinary_text() {
+    let typed = "a<|im_end|>b";
+    let call = ToolCall {
+        id: typed.to_owned(),
+        name: typed.to_owned(),
+        arguments: serde_json::json!({ typed: [typed] }),
+    };
+    let messages = [
+        Message { tool_calls: vec![call], ..Message::new("assistant", "") },
+        Message {
+            tool_call_id: Some(typed.to_owned()),
+            name: Some(typed.to_owned()),
+            ..Message::new("tool", typed)
+        },
+    ];
+    let tools = [serde_json::json!({ "type": "function", "function": { "name": typed } })];
+    let rendered = with_tools()
+        .render_with_tools(&tokenizer(), (&messages, &tools), Ending::Closed, Duration::ZERO)
+        .unwrap();
+    let spelled = rendered.text.matches(typed).count();
+    // The tool; name, field and value of the call; what the tool said, its name, and the call's id.
+    assert_eq!(spelled, 7, "{}", rendered.text);
+    let tokens = tokenizer().encode_except(&rendered.text, &rendered.literal).unwrap();
+    let ends = tokens.iter().filter(|(id, _)| tokenizer().token_text(*id).unwrap() == "<|im_end|>");
+    assert_eq!(ends.count(), 3, "the template's own: after the tools, the call and the answer");
+}
+
+#[test]
+fn a_template_without_tools_says_so() {
+    let source = std::fs::read_to_string(fixture("chat/smollm2.jinja")).unwrap();
+    let template = ChatTemplate::new(source, String::new(), String::new()).unwrap();
+    let said = (&[Message::new("user", "x")][..], &[serde_json::json!({})][..]);
+    let refused = template.render_with_tools(&tokenizer(), said, Ending::Answer, Duration::ZERO);
+    assert!(matches!(refused, Err(ChatError::NoTools)));
+    assert_eq!(template.tool_format(), None);
+    assert_eq!(with_tools().tool_format(), Some(ToolFormat::Hermes));
 }

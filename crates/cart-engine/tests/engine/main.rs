@@ -5,6 +5,7 @@
 
 mod attending;
 mod chatting;
+mod constrained;
 mod devices;
 mod gemma3;
 mod generation;

@@ -195,6 +195,7 @@ impl Mapping {
         let document = (!added.is_empty()).then(|| {
             let mut document = own.document.clone();
             append(&mut document, &added, own.end());
+            document.sort_all_objects();
             serde_json::to_vec(&document).expect("a JSON value has a text")
         });
         (Self { owner, ids, vocab_size, added: added.len() }, document)

@@ -1,5 +1,6 @@
 //! From the events of a stream to an answer.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,16 +8,19 @@ use std::time::{Duration, Instant};
 use axum::Json;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use cart_engine::runtime::{Resident, StreamEvent, StreamSummary};
+use cart_engine::runtime::{GenerationRequest, Resident, StreamEvent, StreamSummary};
+use cart_engine::{Said, ToolCall, ToolParser};
 use futures_util::Stream;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::chunk::Writer;
 use super::request::Asked;
+use super::tools::Tools;
 use crate::app::AppState;
 use crate::error::ApiError;
 use crate::events;
+use crate::keys::KeyName;
 
 /// How often an answer that waits for a commit looks.
 const LOOK: Duration = Duration::from_millis(2);
@@ -30,21 +34,89 @@ const LOOK: Duration = Duration::from_millis(2);
 pub(crate) async fn answer(
     state: AppState,
     request_id: &str,
+    holder: Option<KeyName>,
     asked: Asked,
 ) -> Result<Response, ApiError> {
     let asked_at = Instant::now();
     let (sink, mut events) = events::channel();
-    state.runtime().submit(asked.request, Box::new(sink))?;
+    let Prepared { request, calls } = prepared(&state, asked.request, asked.tools).await?;
+    state.runtime().submit(request, Box::new(sink))?;
     let (resident, prompt_tokens) = started(&mut events).await?;
     state.metrics().prompt(prompt_tokens);
+    state.metrics().used(holder.as_ref(), 0, prompt_tokens as u64, 0);
     let writer = Writer::new(asked.shape, request_id, asked.include_usage, resident);
-    let pace = Pace { state, last: asked_at, first: true };
+    let pace = Pace { state, holder, last: asked_at, tokens: 0 };
     if asked.stream {
         let keep_alive = KeepAlive::default();
-        return Ok(Sse::new(parts(writer, events, pace)).keep_alive(keep_alive).into_response());
+        let parts = parts(writer, events, pace, calls);
+        return Ok(Sse::new(parts).keep_alive(keep_alive).into_response());
     }
-    let value = whole(writer, events, pace).await?;
+    let value = whole(writer, events, pace, calls).await?;
     Ok(Json(value).into_response())
+}
+
+/// A request that is ready for the engine, and what finds calls in its answer.
+struct Prepared {
+    request: GenerationRequest,
+    calls: Option<Calls>,
+}
+
+/// Puts in what depends on the cartridge that runs, where that holds up no stream: how its template writes
+/// calls, and the automaton of what the answer is held to.
+async fn prepared(
+    state: &AppState,
+    mut request: GenerationRequest,
+    tools: Option<Tools>,
+) -> Result<Prepared, ApiError> {
+    if tools.is_none() && request.options.constraint.is_none() {
+        return Ok(Prepared { request, calls: None });
+    }
+    let state = state.clone();
+    let prepared = tokio::task::spawn_blocking(move || {
+        let active = state.runtime().active()?;
+        let agent = active.agent();
+        let mut calls = None;
+        if let Some(tools) = &tools {
+            let template = agent.chat_template().ok_or(ApiError::NoTools)?;
+            let format = template.tool_format().ok_or(ApiError::NoTools)?;
+            tools.apply(format, &mut request.options);
+            calls = Some(Calls { state, parser: tools.parser(format), parallel: tools.parallel });
+        }
+        if let Some(constraint) = &request.options.constraint {
+            let param = if tools.is_some() { "tools" } else { "response_format" };
+            let made = agent.compile(constraint.grammar().clone());
+            let refuse = |source| ApiError::Constraint { param, source };
+            request.options.constraint = Some(made.map_err(refuse)?);
+        }
+        Ok::<_, ApiError>(Prepared { request, calls })
+    });
+    prepared.await.map_err(|_| ApiError::TaskLost)?
+}
+
+/// Finds the calls in an answer.
+struct Calls {
+    state: AppState,
+    parser: ToolParser,
+    /// Whether several may be in one answer.
+    parallel: bool,
+}
+
+impl Calls {
+    /// The next piece of the answer; the last one where there is none.
+    fn said(&mut self, piece: Option<&str>) -> Said {
+        let mut said = match piece {
+            Some(piece) => self.parser.push(piece),
+            None => self.parser.finish(),
+        };
+        if !self.parallel {
+            said.calls.truncate(1);
+        }
+        for call in &mut said.calls {
+            // Nine letters and digits: Mistral's templates take no other ids.
+            call.id = format!("{:09x}", self.state.draw() & 0xf_ffff_ffff);
+        }
+        said
+    }
 }
 
 type Events = mpsc::UnboundedReceiver<StreamEvent>;
@@ -58,7 +130,12 @@ async fn started(events: &mut Events) -> Result<(Arc<Resident>, usize), ApiError
     }
 }
 
-async fn whole(mut writer: Writer, mut events: Events, mut pace: Pace) -> Result<Value, ApiError> {
+async fn whole(
+    mut writer: Writer,
+    mut events: Events,
+    mut pace: Pace,
+    calls: Option<Calls>,
+) -> Result<Value, ApiError> {
     let mut text = String::new();
     let mut logprobs = Vec::new();
     loop {
@@ -73,7 +150,17 @@ async fn whole(mut writer: Writer, mut events: Events, mut pace: Pace) -> Result
             Some(StreamEvent::Moved { resident }) => writer.moved(resident),
             Some(StreamEvent::Done(mut summary)) => {
                 committed(&mut summary, pace.state.options().commit_wait).await;
-                return Ok(writer.whole(&text, logprobs, &summary));
+                let said = match calls {
+                    None => Said { content: text, calls: Vec::new() },
+                    Some(mut calls) => {
+                        let mut said = calls.said(Some(&text));
+                        let last = calls.said(None);
+                        said.content.push_str(&last.content);
+                        said.calls.extend(last.calls);
+                        said
+                    }
+                };
+                return Ok(writer.whole(&said, logprobs, &summary));
             }
             Some(StreamEvent::Failed(error)) => return Err(error.into()),
             Some(StreamEvent::Started { .. }) | None => return Err(ApiError::TaskLost),
@@ -87,8 +174,10 @@ fn parts(
     writer: Writer,
     events: Events,
     pace: Pace,
+    calls: Option<Calls>,
 ) -> impl Stream<Item = Result<Event, Infallible>> {
-    let begin = Parts { writer, events, pace, ready: Vec::new(), ended: false, opened: false };
+    let (ready, ended, opened) = (VecDeque::new(), false, false);
+    let begin = Parts { writer, events, pace, calls, ready, ended, opened };
     futures_util::stream::unfold(begin, |mut parts| async move {
         let data = parts.next().await?;
         Some((Ok(Event::default().data(data)), parts))
@@ -99,8 +188,9 @@ struct Parts {
     writer: Writer,
     events: Events,
     pace: Pace,
-    /// Parts that are written already, last first.
-    ready: Vec<String>,
+    calls: Option<Calls>,
+    /// Parts that are written already.
+    ready: VecDeque<String>,
     ended: bool,
     opened: bool,
 }
@@ -114,7 +204,7 @@ impl Parts {
             }
         }
         loop {
-            if let Some(part) = self.ready.pop() {
+            if let Some(part) = self.ready.pop_front() {
                 return Some(part);
             }
             if self.ended {
@@ -135,8 +225,11 @@ impl Parts {
         match event {
             StreamEvent::Token(event) => {
                 self.pace.token();
-                let part = self.writer.token(&event);
+                let said = self.calls.as_mut().map(|calls| calls.said(Some(&event.text_delta)));
+                let text = said.as_ref().map_or(&event.text_delta, |said| &said.content);
+                let part = self.writer.token(&event, text);
                 self.ready.extend(part.map(|part| part.to_string()));
+                self.call(said.unwrap_or_default().calls);
             }
             StreamEvent::Moved { resident } => self.writer.moved(resident),
             StreamEvent::Failed(error) => self.fail(&error.into()),
@@ -146,15 +239,27 @@ impl Parts {
 
     fn finish(&mut self, summary: &StreamSummary) {
         self.ended = true;
-        self.ready.push("[DONE]".to_owned());
+        if let Some(said) = self.calls.as_mut().map(|calls| calls.said(None)) {
+            let rest = self.writer.text(&said.content);
+            self.ready.extend(rest.map(|part| part.to_string()));
+            self.call(said.calls);
+        }
+        self.ready.push_back(self.writer.closing(summary).to_string());
         self.ready.extend(self.writer.usage_part(summary).map(|part| part.to_string()));
-        self.ready.push(self.writer.closing(summary).to_string());
+        self.ready.push_back("[DONE]".to_owned());
+    }
+
+    fn call(&mut self, calls: Vec<ToolCall>) {
+        for call in calls {
+            let part = self.writer.call(&call);
+            self.ready.push_back(part.to_string());
+        }
     }
 
     /// An error ends the stream without `[DONE]`, so no client takes it for a whole answer.
     fn fail(&mut self, error: &ApiError) {
         self.ended = true;
-        self.ready.push(error.body().to_string());
+        self.ready.push_back(error.body().to_string());
     }
 }
 
@@ -176,15 +281,23 @@ async fn committed(summary: &mut StreamSummary, most: Duration) {
 /// Measures the time to the first token and between tokens.
 struct Pace {
     state: AppState,
+    holder: Option<KeyName>,
     last: Instant,
-    first: bool,
+    tokens: u64,
+}
+
+impl Drop for Pace {
+    /// Also where the client went away.
+    fn drop(&mut self) {
+        self.state.metrics().used(self.holder.as_ref(), 0, 0, self.tokens);
+    }
 }
 
 impl Pace {
     fn token(&mut self) {
         let now = Instant::now();
-        self.state.metrics().token(self.first, now - self.last);
-        self.first = false;
+        self.state.metrics().token(self.tokens == 0, now - self.last);
+        self.tokens += 1;
         self.last = now;
     }
 }

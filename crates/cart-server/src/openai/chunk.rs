@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cart_engine::runtime::{Resident, StreamSummary};
-use cart_engine::{FinishReason, GenerateEvent};
+use cart_engine::{FinishReason, GenerateEvent, Said, ToolCall};
 use cart_format::TokenLogprob;
 use serde_json::{Map, Value, json};
 
@@ -32,6 +32,8 @@ pub(crate) struct Writer {
     resident: Arc<Resident>,
     /// Characters written so far, where a completion's log-probabilities count them.
     offset: usize,
+    /// Calls of tools written so far.
+    calls: usize,
 }
 
 /// Seconds since 1970: what `created` is.
@@ -62,7 +64,7 @@ impl Writer {
         resident: Arc<Resident>,
     ) -> Self {
         let id = format!("{}{request_id}", shape.id_prefix());
-        Self { shape, id, created: unix_seconds(), include_usage, resident, offset: 0 }
+        Self { shape, id, created: unix_seconds(), include_usage, resident, offset: 0, calls: 0 }
     }
 
     /// Whether each token's log-probability is wanted.
@@ -86,12 +88,27 @@ impl Writer {
     }
 
     /// A part for a token, where there is something to say.
-    pub(crate) fn token(&mut self, event: &GenerateEvent) -> Option<Value> {
+    ///
+    /// * `text`: what is to be shown of it
+    pub(crate) fn token(&mut self, event: &GenerateEvent, text: &str) -> Option<Value> {
         let logprobs = self.shape.logprobs().then(|| self.logprobs(event));
-        if event.text_delta.is_empty() && logprobs.is_none() {
+        if text.is_empty() && logprobs.is_none() {
             return None;
         }
-        Some(self.part(self.delta(&event.text_delta), logprobs, None))
+        Some(self.part(self.delta(text), logprobs, None))
+    }
+
+    /// A part for text that was held back, where there is some.
+    pub(crate) fn text(&self, text: &str) -> Option<Value> {
+        (!text.is_empty()).then(|| self.part(self.delta(text), None, None))
+    }
+
+    /// A part for the call of a tool.
+    pub(crate) fn call(&mut self, call: &ToolCall) -> Value {
+        let mut written = written_call(call);
+        written["index"] = json!(self.calls);
+        self.calls += 1;
+        self.part(json!({ "tool_calls": [written] }), None, None)
     }
 
     /// The last part of a choice.
@@ -100,7 +117,7 @@ impl Writer {
             Shape::Chat { .. } => json!({}),
             Shape::Completion { .. } => json!(""),
         };
-        let mut part = self.part(delta, None, Some(summary.finish));
+        let mut part = self.part(delta, None, Some(finish_name(summary.finish, self.calls)));
         part["cart"] = self.extension(summary);
         part
     }
@@ -116,20 +133,26 @@ impl Writer {
     }
 
     /// The whole answer.
-    pub(crate) fn whole(&self, text: &str, logprobs: Vec<Value>, summary: &StreamSummary) -> Value {
+    pub(crate) fn whole(
+        &self,
+        said: &Said,
+        logprobs: Vec<Value>,
+        summary: &StreamSummary,
+    ) -> Value {
         let wanted = self.shape.logprobs();
+        let finish = finish_name(summary.finish, said.calls.len());
         let choice = match self.shape {
             Shape::Chat { .. } => json!({
                 "index": 0,
-                "message": { "role": "assistant", "content": text, "refusal": null },
+                "message": message(said),
                 "logprobs": wanted.then(|| join_chat(logprobs)),
-                "finish_reason": finish_name(summary.finish),
+                "finish_reason": finish,
             }),
             Shape::Completion { .. } => json!({
                 "index": 0,
-                "text": text,
+                "text": said.content,
                 "logprobs": wanted.then(|| join_completion(&logprobs)),
-                "finish_reason": finish_name(summary.finish),
+                "finish_reason": finish,
             }),
         };
         let mut answer = self.head(false);
@@ -163,7 +186,7 @@ impl Writer {
         value
     }
 
-    fn part(&self, delta: Value, logprobs: Option<Value>, finish: Option<FinishReason>) -> Value {
+    fn part(&self, delta: Value, logprobs: Option<Value>, finish: Option<&'static str>) -> Value {
         let key = match self.shape {
             Shape::Chat { .. } => "delta",
             Shape::Completion { .. } => "text",
@@ -175,7 +198,7 @@ impl Writer {
                 "index": 0,
                 key: delta,
                 "logprobs": logprobs,
-                "finish_reason": finish.map(finish_name),
+                "finish_reason": finish,
             }]),
         );
         if self.include_usage {
@@ -245,9 +268,31 @@ fn usage(summary: &StreamSummary) -> Value {
     })
 }
 
+/// An assistant's message, whole.
+fn message(said: &Said) -> Value {
+    // Beside calls there need not be anything for people.
+    let content = (said.calls.is_empty() || !said.content.is_empty()).then_some(&said.content);
+    let mut message = json!({ "role": "assistant", "content": content, "refusal": null });
+    if !said.calls.is_empty() {
+        message["tool_calls"] = said.calls.iter().map(written_call).collect();
+    }
+    message
+}
+
+fn written_call(call: &ToolCall) -> Value {
+    json!({
+        "id": call.id,
+        "type": "function",
+        "function": { "name": call.name, "arguments": call.arguments.to_string() },
+    })
+}
+
 /// OpenAI says `stop` for a stop string and for the end of the text alike.
-fn finish_name(finish: FinishReason) -> &'static str {
+///
+/// * `calls`: of tools, in the answer
+fn finish_name(finish: FinishReason, calls: usize) -> &'static str {
     match finish {
+        FinishReason::Stop | FinishReason::Eos if calls > 0 => "tool_calls",
         FinishReason::Stop | FinishReason::Eos => "stop",
         FinishReason::Length => "length",
     }

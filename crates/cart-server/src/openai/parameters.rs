@@ -1,12 +1,13 @@
 //! Parameters that chat and completion share.
 
 use cart_engine::{
-    GenerateOptions, GoalOptions, KnnOptions, LayersOptions, MemoryOptions, PrefixOptions,
-    SamplingOptions,
+    Constraint, GenerateOptions, GoalOptions, Grammar, KnnOptions, LayersOptions, MemoryOptions,
+    PrefixOptions, SamplingOptions,
 };
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::format::ResponseFormat;
 use crate::error::ApiError;
 
 /// Longest model name that is looked at, in bytes.
@@ -48,12 +49,6 @@ struct StreamOptions {
     include_usage: Option<bool>,
 }
 
-#[derive(Debug, Deserialize)]
-struct ResponseFormat {
-    #[serde(rename = "type")]
-    kind: String,
-}
-
 /// A value, or an array of them.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
@@ -65,7 +60,7 @@ enum OneOrMany {
 /// The extension field `memory`: which ways are on for this request, and in which conversation it is.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct MemoryParameter {
+pub(crate) struct MemoryParameter {
     prefix: Option<Switch<PrefixOptions>>,
     knn: Option<Switch<KnnOptions>>,
     goal: Option<Switch<GoalOptions>>,
@@ -77,7 +72,7 @@ struct MemoryParameter {
 /// `true`, `false`, or on with these settings.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Switch<T> {
+pub(crate) enum Switch<T> {
     Flag(bool),
     On(T),
 }
@@ -143,11 +138,18 @@ impl Parameters {
             stop: self.stops(),
             top_logprobs,
             ignore_eos: self.ignore_eos.unwrap_or(false),
+            constraint: self.grammar()?.map(Constraint::new),
+            tools: Vec::new(),
             memory: self.memory(defaults.memory),
             now: defaults.now,
         };
         options.check().map_err(cart_engine::runtime::SubmitError::from)?;
         Ok(options)
+    }
+
+    /// What the answer is held to.
+    pub(crate) fn grammar(&self) -> Result<Option<Grammar>, ApiError> {
+        Ok(self.response_format.as_ref().map(ResponseFormat::grammar).transpose()?.flatten())
     }
 
     fn max_tokens(&self) -> Result<Option<usize>, ApiError> {
@@ -200,15 +202,13 @@ impl Parameters {
             Some(_) => true,
         };
         let nonzero = |value: Option<f64>| value.is_some_and(|value| value != 0.0);
-        let format = self.response_format.as_ref().map(|format| format.kind.as_str());
-        let refused: [(&'static str, bool); 9] = [
+        let refused: [(&'static str, bool); 8] = [
             ("best_of", self.best_of.is_some_and(|best| best != 1)),
             ("frequency_penalty", nonzero(self.frequency_penalty)),
             ("presence_penalty", nonzero(self.presence_penalty)),
             ("logit_bias", filled(&self.logit_bias)),
             ("tools", filled(&self.tools)),
             ("functions", filled(&self.functions)),
-            ("response_format", format.is_some_and(|kind| kind != "text")),
             ("suffix", self.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty())),
             ("echo", self.echo.unwrap_or(false)),
         ];

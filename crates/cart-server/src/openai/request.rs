@@ -3,9 +3,11 @@
 use cart_engine::runtime::GenerationRequest;
 use cart_engine::{Message, Prompt};
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::chunk::Shape;
 use super::parameters::{Defaults, Parameters};
+use super::tools::{CallParameter, ToolChoice, Tools};
 use crate::error::ApiError;
 
 /// Most alternatives per token in a chat, as OpenAI has it.
@@ -16,17 +18,30 @@ const COMPLETION_TOKENS: usize = 16;
 /// The body of `POST /v1/chat/completions`.
 #[derive(Debug, Deserialize)]
 pub(crate) struct ChatRequest {
-    messages: Option<Vec<ChatMessage>>,
-    logprobs: Option<bool>,
-    top_logprobs: Option<u64>,
+    #[serde(flatten)]
+    chat: ChatParameters,
     #[serde(flatten)]
     parameters: Parameters,
 }
 
+/// Parameters of a chat alone.
 #[derive(Debug, Deserialize)]
-struct ChatMessage {
+pub(crate) struct ChatParameters {
+    messages: Option<Vec<ChatMessage>>,
+    logprobs: Option<bool>,
+    top_logprobs: Option<u64>,
+    tools: Option<Vec<Value>>,
+    tool_choice: Option<ToolChoice>,
+    parallel_tool_calls: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct ChatMessage {
     role: String,
     content: Option<Content>,
+    tool_calls: Option<Vec<CallParameter>>,
+    tool_call_id: Option<String>,
+    name: Option<String>,
 }
 
 /// Text, or parts of it.
@@ -47,10 +62,17 @@ struct Part {
 /// The body of `POST /v1/completions`.
 #[derive(Debug, Deserialize)]
 pub(crate) struct CompletionRequest {
-    prompt: Option<PromptParameter>,
-    logprobs: Option<u64>,
+    #[serde(flatten)]
+    completion: CompletionParameters,
     #[serde(flatten)]
     parameters: Parameters,
+}
+
+/// Parameters of a completion alone.
+#[derive(Debug, Deserialize)]
+pub(crate) struct CompletionParameters {
+    prompt: Option<PromptParameter>,
+    logprobs: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -68,6 +90,8 @@ pub(crate) struct Asked {
     pub(crate) request: GenerationRequest,
     /// Chat or completion.
     pub(crate) shape: Shape,
+    /// What the model may call.
+    pub(crate) tools: Option<Tools>,
     /// Whether the answer comes in parts.
     pub(crate) stream: bool,
     /// Whether a last part says how many tokens there were.
@@ -83,7 +107,8 @@ pub(crate) trait IntoAsked {
 impl IntoAsked for ChatRequest {
     fn into_asked(self, defaults: Defaults) -> Result<Asked, ApiError> {
         let hint = "an array of at least one {\"role\", \"content\"}";
-        let messages = self.messages.ok_or(ApiError::Missing { param: "messages", hint })?;
+        let Self { chat, parameters } = self;
+        let messages = chat.messages.ok_or(ApiError::Missing { param: "messages", hint })?;
         if messages.is_empty() {
             let found = "an empty array".to_owned();
             let allowed = "at least one message";
@@ -91,13 +116,23 @@ impl IntoAsked for ChatRequest {
         }
         let messages = messages.into_iter().map(ChatMessage::into_message);
         let prompt = Prompt::Chat(messages.collect::<Result<_, _>>()?);
-        let logprobs = self.logprobs.unwrap_or(false);
-        let top = chat_top_logprobs(logprobs, self.top_logprobs)?;
+        let logprobs = chat.logprobs.unwrap_or(false);
+        let top = chat_top_logprobs(logprobs, chat.top_logprobs)?;
+        let choice = chat.tool_choice.as_ref();
+        let tools = Tools::offered(chat.tools, choice, chat.parallel_tool_calls)?;
+        if tools.is_some() && parameters.grammar()?.is_some() {
+            return Err(ApiError::Invalid {
+                param: "response_format",
+                found: "another one than `text`, with `tools`".to_owned(),
+                allowed: "`text`, or set `tool_choice` to `none`",
+            });
+        }
         Ok(Asked {
-            stream: self.parameters.stream(),
-            include_usage: self.parameters.include_usage(),
+            tools,
+            stream: parameters.stream(),
+            include_usage: parameters.include_usage(),
             shape: Shape::Chat { logprobs },
-            request: GenerationRequest { prompt, options: self.parameters.options(top, defaults)? },
+            request: GenerationRequest { prompt, options: parameters.options(top, defaults)? },
         })
     }
 }
@@ -105,15 +140,17 @@ impl IntoAsked for ChatRequest {
 impl IntoAsked for CompletionRequest {
     fn into_asked(self, mut defaults: Defaults) -> Result<Asked, ApiError> {
         let hint = "a string, or an array of token ids";
-        let prompt = self.prompt.ok_or(ApiError::Missing { param: "prompt", hint })?.one()?;
+        let Self { completion, parameters } = self;
+        let prompt = completion.prompt.ok_or(ApiError::Missing { param: "prompt", hint })?.one()?;
         defaults.max_tokens = Some(COMPLETION_TOKENS);
-        let top = self.logprobs.unwrap_or(0);
+        let top = completion.logprobs.unwrap_or(0);
         let top = usize::try_from(top).unwrap_or(usize::MAX);
         Ok(Asked {
-            stream: self.parameters.stream(),
-            include_usage: self.parameters.include_usage(),
-            shape: Shape::Completion { logprobs: self.logprobs.is_some() },
-            request: GenerationRequest { prompt, options: self.parameters.options(top, defaults)? },
+            tools: None,
+            stream: parameters.stream(),
+            include_usage: parameters.include_usage(),
+            shape: Shape::Completion { logprobs: completion.logprobs.is_some() },
+            request: GenerationRequest { prompt, options: parameters.options(top, defaults)? },
         })
     }
 }
@@ -142,7 +179,14 @@ impl ChatMessage {
                 parts.into_iter().map(Part::into_text).collect::<Result<_, _>>()?
             }
         };
-        Ok(Message { role: self.role, content })
+        let calls = self.tool_calls.into_iter().flatten().map(CallParameter::into_call);
+        Ok(Message {
+            role: self.role,
+            content,
+            tool_calls: calls.collect::<Result<_, _>>()?,
+            tool_call_id: self.tool_call_id,
+            name: self.name,
+        })
     }
 }
 
@@ -180,7 +224,7 @@ impl PromptParameter {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -239,7 +283,7 @@ mod tests {
             ("presence_penalty", json!(-0.5)),
             ("logit_bias", json!({"7": 1})),
             ("tools", json!([{"type": "function"}])),
-            ("response_format", json!({"type": "json_object"})),
+            ("response_format", json!({"type": "grammar"})),
             ("suffix", json!("s")),
             ("echo", json!(true)),
             ("model", json!("m".repeat(300))),

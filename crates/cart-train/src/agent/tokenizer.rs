@@ -159,7 +159,7 @@ fn document(end: u32) -> Vec<u8> {
     let vocab: Map<String, Value> =
         (0..=255_u8).map(|byte| (letter(byte).to_string(), Value::from(byte))).collect();
     let byte_level = |prefix: bool| json!({ "type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": false });
-    let document = json!({
+    let mut document = json!({
         "version": "1.0",
         "truncation": null,
         "padding": null,
@@ -177,6 +177,8 @@ fn document(end: u32) -> Vec<u8> {
             "ignore_merges": false, "vocab": vocab, "merges": [],
         },
     });
+    // Its digest is the tokenizer's name, so the order of fields is not left to how they are written here.
+    document.sort_all_objects();
     document.to_string().into_bytes()
 }
 
