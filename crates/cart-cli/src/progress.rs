@@ -26,6 +26,11 @@ pub(crate) fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
+/// Whether Ctrl-C was pressed since this was asked last, for work of which one part can be stopped.
+pub(crate) fn take_interrupt() -> bool {
+    INTERRUPTED.swap(false, Ordering::SeqCst)
+}
+
 /// A bar on stderr, drawn only on a terminal and only once the work has taken 250 ms.
 pub(crate) struct Bar {
     bar: ProgressBar,

@@ -1,6 +1,10 @@
 //! `cart chat`.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
+mod commands;
+mod exchange;
+mod lines;
+
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use cart_engine::{
@@ -14,24 +18,30 @@ use clap::{Args, ValueHint};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::history;
+use crate::progress::{stop_on_interrupt, take_interrupt};
 use crate::report;
 use crate::sampling::{MemoryArgs, SamplingArgs};
 use crate::saved::{self, Kept, Saved};
+use exchange::Exchange;
+use lines::Lines;
 
 /// Bytes of the conversation's keys and values that are kept from one answer to the next.
 const CACHE: usize = 512 << 20;
 
 /// Talk with an agent in the terminal.
 ///
-/// Lines that begin with `/` are commands: /memory shows what is remembered, /save NAME keeps it,
-/// /clear forgets the conversation (not the memory), /quit ends. Ctrl-D ends too. With
-/// --with-session, /save keeps what was read and said as well, so that nothing is read again when
-/// it goes on.
+/// Lines that begin with `/` are commands: /memory shows what is remembered, /recall TEXT what a text
+/// would recall, /goal where the goal points, /why what was read for the last answer and what it changed,
+/// /undo takes the last question back, /swap REF goes on with another cartridge, /save NAME keeps
+/// the memory, /clear forgets the conversation (not the memory), /quit ends. A line that ends with `\`
+/// goes on in the next one. Ctrl-C stops an answer, Ctrl-D ends. With --with-session, /save keeps what was
+/// read and said as well, so that nothing is read again when it goes on.
 #[derive(Args)]
 #[command(after_help = "Examples:
   cart chat smol
   cart chat smol --memory --system 'You answer in one sentence.'
-  printf 'Name three colors.\\n' | cart chat smol -n 40")]
+  printf 'Name three colors.\\n' | cart chat smol -n 40
+  printf 'My name is Ada.\\n/clear\\nWhat is my name?\\n/why\\n' | cart chat smol --memory")]
 pub(crate) struct ChatArgs {
     /// A cartridge with a chat template
     #[arg(value_name = "REF")]
@@ -62,7 +72,11 @@ struct Chat<'c> {
     args: &'c ChatArgs,
     agent: cart_engine::Agent,
     origin: history::LoadedFrom,
+    /// How another cartridge is loaded.
+    load: LoadOptions,
     messages: Vec<Message>,
+    /// Questions of this conversation that were answered, the last at the end.
+    exchanges: Vec<Exchange>,
     /// The session of the last answer, where it is to be saved.
     last: Option<Session>,
     /// Whether the last /save saved nothing.
@@ -82,32 +96,37 @@ pub(crate) fn run(context: &Context, args: &ChatArgs) -> Result<(), Failure> {
     if let Some(path) = &args.memory_log {
         super::memory::log_to(&agent, path)?;
     }
-    let mut chat =
-        Chat { context, args, agent, origin, messages: Vec::new(), last: None, unsaved: false };
+    let mut chat = Chat {
+        context,
+        args,
+        agent,
+        origin,
+        load,
+        messages: Vec::new(),
+        exchanges: Vec::new(),
+        last: None,
+        unsaved: false,
+    };
     chat.clear();
-    let interactive = std::io::stdin().is_terminal();
-    if interactive {
+    let mut lines = Lines::open()?;
+    if lines.is_terminal() {
+        // In a script Ctrl-C ends all of it.
+        stop_on_interrupt();
         context.remark("type a message; /help lists commands; Ctrl-D ends");
     }
-    loop {
-        if interactive {
-            report::stdout(b"> ")?;
-        }
-        let mut line = String::new();
-        if std::io::stdin().lock().read_line(&mut line).map_err(Failure::refused)? == 0 {
-            return chat.end();
-        }
-        let line = line.trim();
-        match line.strip_prefix('/') {
-            _ if line.is_empty() => {}
+    while let Some(message) = lines.next()? {
+        let message = message.trim();
+        match message.strip_prefix('/') {
+            _ if message.is_empty() => {}
             Some(command) => {
                 if let Turn::Quit = chat.command(command)? {
-                    return chat.end();
+                    break;
                 }
             }
-            None => chat.answer(line)?,
+            None => chat.answer(message)?,
         }
     }
+    chat.end()
 }
 
 impl Chat<'_> {
@@ -118,6 +137,7 @@ impl Chat<'_> {
 
     fn clear(&mut self) {
         self.messages.clear();
+        self.exchanges.clear();
         self.last = None;
         if let Some(system) = &self.args.system {
             self.messages.push(Message::new("system", system.clone()));
@@ -125,8 +145,10 @@ impl Chat<'_> {
     }
 
     fn answer(&mut self, text: &str) -> Result<(), Failure> {
-        self.messages.push(Message::new("user", text));
         let options = self.args.sampling.options(self.args.max_tokens, self.args.memory.options());
+        let (before, memory) = (self.messages.len(), self.agent.memory());
+        let exchange = Exchange { before, memory, options: options.clone() };
+        self.messages.push(Message::new("user", text));
         let mut broken = None;
         let done = self.generate(&options, |event: &GenerateEvent| {
             if broken.is_none() {
@@ -146,6 +168,7 @@ impl Chat<'_> {
                     self.context.remark(&format!("  (remembered: {})", texts.join(" | ")));
                 }
                 self.messages.push(Message::new("assistant", generation.text));
+                self.exchanges.push(exchange);
             }
             Err(error) => {
                 // A question that can't be answered must not spoil the conversation.
@@ -164,53 +187,14 @@ impl Chat<'_> {
     ) -> Result<Generation, GenerateError> {
         let mut session =
             Session::start(&self.agent, &Prompt::Chat(self.messages.clone()), options)?;
-        while session.finished().is_none() {
+        take_interrupt();
+        while session.finished().is_none() && !take_interrupt() {
             if let StepEvent::Generated(event) = session.step(&self.agent)? {
                 on_event(&event);
             }
         }
         self.last = self.args.with_session.then(|| session.clone());
         Ok(session.finish(&self.agent)?)
-    }
-
-    fn command(&mut self, command: &str) -> Result<Turn, Failure> {
-        let (name, rest) = command.split_once(' ').unwrap_or((command, ""));
-        match name {
-            "quit" | "exit" => return Ok(Turn::Quit),
-            "clear" => self.clear(),
-            "memory" => match self.agent.memory() {
-                Some(memory) => report::stdout(super::inspect::memory_table(&memory).as_bytes())?,
-                None => report::line("nothing is remembered yet")?,
-            },
-            "save" => self.save(rest.trim())?,
-            _ => report::line("/memory  /save NAME[:TAG]  /clear  /quit")?,
-        }
-        Ok(Turn::GoOn)
-    }
-
-    /// Saves under a name, or says why not: the conversation goes on either way.
-    fn save(&mut self, name: &str) -> Result<(), Failure> {
-        let saved = match name.parse::<RefName>() {
-            Ok(_) if self.args.with_session && self.last.is_none() => Err(Failure::refused_with(
-                "there is no session to keep before the first answer",
-                "say something first, or chat without --with-session",
-            )),
-            Ok(name) => self.save_as(&name),
-            Err(error) => Err(Failure::refused(error)),
-        };
-        self.unsaved = saved.is_err();
-        match saved {
-            Ok(saved) => report::line(&format!(
-                "saved {}: {}",
-                saved.name,
-                serde_json::to_string(&saved).map_err(Failure::bug)?
-            )),
-            Err(failure @ Failure::Refused { .. }) => {
-                failure.say();
-                report::line("not saved")
-            }
-            Err(failure) => Err(failure),
-        }
     }
 
     fn save_as(&self, name: &RefName) -> Result<Saved, Failure> {

@@ -25,6 +25,10 @@ use clap::{Args, Subcommand};
 use crate::context::Context;
 use crate::failure::Failure;
 
+pub(crate) use goal::goal_text;
+pub(crate) use recall::recall_text;
+pub(crate) use remembered::{one_line, store_name};
+
 /// Look into what an agent remembers, add to it, tidy it up, draw it, take it to another model
 #[derive(Args)]
 pub(crate) struct MemoryArgs {

@@ -73,6 +73,11 @@ pub(crate) fn run(context: &Context, args: &GoalArgs) -> Result<(), Failure> {
     }
 }
 
+/// Where a memory's goal points, for people.
+pub(crate) fn goal_text(memory: &UnifiedMemory, top_k: usize) -> String {
+    render(&view(memory, top_k))
+}
+
 fn view(memory: &UnifiedMemory, top_k: usize) -> GoalView {
     let (goal, config) = (memory.goal(), memory.config());
     let row = |hit: Recalled| NearRow {

@@ -1,5 +1,7 @@
 //! `cart memory recall`.
 
+use std::fmt::Write as _;
+
 use cart_engine::{Agent, PrefixOptions};
 use cart_memory::{Recalled, UnifiedMemory};
 use clap::Args;
@@ -67,7 +69,7 @@ pub(crate) fn run(context: &Context, args: &RecallArgs) -> Result<(), Failure> {
     let (agent, origin) = history::load(context, &args.reference)?;
     let memory = agent.memory();
     let recalled = match &memory {
-        Some(memory) => recall(&agent, memory, args)?,
+        Some(memory) => recall(&agent, memory, &read_prompt(&args.prompt)?, args.top_k as usize)?,
         None => Vec::new(),
     };
     let body = RecallReport {
@@ -82,25 +84,41 @@ pub(crate) fn run(context: &Context, args: &RecallArgs) -> Result<(), Failure> {
     if memory.is_none() {
         return say_nothing();
     }
-    if body.recalled.is_empty() {
-        return report::line("nothing that holds is remembered");
+    report::stdout(shown(&body.recalled).as_bytes())
+}
+
+/// What a text would recall, for people.
+pub(crate) fn recall_text(
+    agent: &Agent,
+    memory: &UnifiedMemory,
+    text: &str,
+    top_k: usize,
+) -> Result<String, Failure> {
+    Ok(shown(&recall(agent, memory, text, top_k)?))
+}
+
+fn shown(recalled: &[HitRow]) -> String {
+    if recalled.is_empty() {
+        return "nothing that holds is remembered\n".to_owned();
     }
-    report::stdout(table(&body.recalled, "SCORE").as_bytes())?;
-    let under = body.recalled.iter().filter(|hit| hit.cosine < body.least_cosine).count();
+    let mut text = table(recalled, "SCORE");
+    let least = PrefixOptions::default().min_score;
+    let under = recalled.iter().filter(|hit| hit.cosine < least).count();
     if under > 0 {
-        let least = body.least_cosine;
-        report::line(&format!("{under} under match {least} would not be read"))?;
+        // Writing to a string can't fail.
+        let _ = writeln!(text, "{under} under match {least} would not be read");
     }
-    Ok(())
+    text
 }
 
 fn recall(
     agent: &Agent,
     memory: &UnifiedMemory,
-    args: &RecallArgs,
+    text: &str,
+    top_k: usize,
 ) -> Result<Vec<HitRow>, Failure> {
-    let query = agent.memory_query(&read_prompt(&args.prompt)?).map_err(Failure::refused)?;
-    let hits = memory.peek_tokens(memory.now(), query.tokens(), args.top_k as usize);
+    let query = agent.memory_query(text).map_err(Failure::refused)?;
+    let hits = memory.peek_tokens(memory.now(), query.tokens(), top_k);
     Ok(hits.map_err(Failure::refused)?.into_iter().map(|hit| row(memory, hit)).collect())
 }
 

@@ -39,7 +39,7 @@ pub(super) fn say_nothing() -> Result<(), Failure> {
 }
 
 /// A store as reports name it.
-pub(super) fn store_name(store: StoreKind) -> &'static str {
+pub(crate) fn store_name(store: StoreKind) -> &'static str {
     match store {
         StoreKind::Stm => "stm",
         StoreKind::Ltm => "ltm",
@@ -47,6 +47,6 @@ pub(super) fn store_name(store: StoreKind) -> &'static str {
 }
 
 /// A text in one line of a table.
-pub(super) fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     text.trim().replace('\n', "⏎")
 }

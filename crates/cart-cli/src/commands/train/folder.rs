@@ -92,6 +92,7 @@ mod tests {
         RunFolder::open(&path, 3).unwrap().say(&json!({ "step": 4, "again": true })).unwrap();
         let log = fs::read_to_string(path.join(LOG)).unwrap();
         assert_eq!(log.lines().count(), 4);
-        assert!(log.ends_with("{\"again\":true,\"step\":4}\n"), "{log}");
+        let last: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+        assert_eq!(last, json!({ "step": 4, "again": true }));
     }
 }
