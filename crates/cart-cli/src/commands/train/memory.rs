@@ -36,7 +36,7 @@ pub(crate) use lessons::{answer_tokens, prompt_tokens, said};
 #[derive(Args)]
 #[command(after_help = "Examples:
   cart train memory smol -t smol:remembers
-  cart train memory smol --names names.txt --steps 200 -t smol:remembers
+  cart train memory smol --names names.txt --steps 150 -t smol:remembers
   cart train memory smol --task lessons.jsonl --held-out 20 -t smol:taught
   cart train memory smol --steps 0 -t smol:layers
   cart train memory smol:remembers --remove -t smol:bare")]
@@ -63,7 +63,7 @@ pub(crate) struct MemoryArgs {
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
     layers: Vec<usize>,
     /// Steps; with 0 the layers are there and shut, and nothing changes
-    #[arg(long, value_name = "N", default_value_t = 200)]
+    #[arg(long, value_name = "N", default_value_t = 300)]
     steps: u64,
     /// The gate to begin with: tanh(gate) weighs what is read
     #[arg(long, value_name = "X", default_value_t = 0.3)]
