@@ -28,7 +28,7 @@ const CANDLE_LOOKS: &str = "CANDLE_BARRIER_POOL_SPIN_LIMIT";
 
 /// Has the threads of the tensor library sleep sooner when they have nothing to do, unless the
 /// environment says otherwise. They would look for work for half a millisecond after each sum of large
-/// tensors, on the cores that the next product wants: a fifth of a training step's time on two cores.
+/// tensors, on the cores that the next product wants: a sixth of a training step's time on two cores.
 ///
 /// # Safety
 /// No other thread runs yet: this sets an environment variable.

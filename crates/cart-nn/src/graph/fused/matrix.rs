@@ -1,7 +1,7 @@
 //! Products of matrices that lie in memory in any order.
 //!
-//! A product is cut into blocks that one thread computes each, by a kernel of the `gemm` crate: with
-//! threads of its own that crate took a third longer. How it is cut follows from the shapes alone, so
+//! A product is cut into blocks that one thread computes each, by a kernel of the `gemm` crate, whose
+//! own threads wait for each other. How it is cut follows from the shapes alone, so
 //! that every number of threads gives the same bits.
 
 use std::ops::Range;
