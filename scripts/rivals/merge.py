@@ -2,14 +2,16 @@
 
     python scripts/rivals/merge.py install DIR           an environment of its own with mergekit and reminis
     python scripts/rivals/merge.py models DIR GGUF       three float checkpoints: the model, and two with seeded changes
-    python scripts/rivals/merge.py compare DIR CART      every method: how far results are apart (needs about 6 GB in DIR)
+    python scripts/rivals/merge.py compare DIR CART [METHOD…]   how far results are apart (needs about 6 GB in DIR)
     python scripts/rivals/merge.py time DIR CART [N]     linear, slerp, ties, della: best of N in turns, and peak memory
 
 Give DIR on a file system in memory to measure work and not the disk. CART is the binary. mergekit runs through its command, in
 float32; results are compared in units in the last place of the output type at the largest magnitude that went into an element (of a, b, c
-and the result), with mergekit's code in float64 beside it, as mergekit's own sums in float32 depend on its threads.
+and the result), with mergekit's code in float64 beside it, as mergekit's own sums in float32 depend on its threads. Which of equal elements
+its sorts put first is not defined; where they decide what is kept, results are compared with its code over stable sorts too.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -76,6 +78,7 @@ CASES = {
     "della": (["b", "c"], True, {"weight": 0.6, "density": 0.5, "epsilon": 0.2}, {}),
     "della_linear": (["b", "c"], True, {"weight": 0.6, "density": 0.5, "epsilon": 0.2}, {}),
 }
+RANKED = ("ties", "breadcrumbs", "breadcrumbs_ties", "sce")
 RANDOM = ("dare_linear", "dare_ties", "della", "della_linear")
 
 
@@ -141,7 +144,27 @@ class Rivals:
         subprocess.run([*map(str, self.cart), "gc", "--grace", "0"], capture_output=True)
 
 
-def compare(folder, cart):
+@contextlib.contextmanager
+def stable_sorts():
+    """PyTorch's sorts such that of equal elements the first comes first."""
+    import torch
+
+    kept = torch.sort, torch.argsort, torch.topk
+    torch.sort = lambda values, **more: kept[0](values, **more, stable=True)
+    torch.argsort = lambda values, **more: kept[1](values, **more, stable=True)
+
+    def topk(values, k, largest):
+        order = kept[1](values, descending=largest, stable=True)[:k]
+        return values[order], order
+
+    torch.topk = topk
+    try:
+        yield
+    finally:
+        torch.sort, torch.argsort, torch.topk = kept
+
+
+def compare(folder, cart, only):
     import torch
     from mergekit.merge_methods.api import merge_tensors
     from safetensors import safe_open
@@ -155,9 +178,9 @@ def compare(folder, cart):
         unit = torch.exp2(torch.floor(torch.log2(largest.double().clamp(min=2.0**-126))) - 23)
         return (found.double() - expected.double()).abs() / unit
 
-    print("| method | mergekit, f32: max units | over 1 unit | mergekit, f64: max units | over 1 unit | max abs |")
-    print("|---|---|---|---|---|---|")
-    for method in CASES:
+    print("| method | mergekit, f32: max units | over 1 unit | stable sorts: over 1 unit | mergekit, f64: max units | over 1 unit | max abs |")
+    print("|---|---|---|---|---|---|---|")
+    for method in only or CASES:
         rivals.drop()
         rivals.with_cart(method)
         file = folder / "cart.safetensors"
@@ -171,12 +194,16 @@ def compare(folder, cart):
             continue
         used = (["a"] if based and "a" not in others else []) + others
         parameters = {k: [v / (1 + i) if k == "weight" else v for i in range(len(others))] for k, v in own.items()}
-        worst, over, count, largest = [0.0, 0.0], [0, 0], 0, 0.0
+        worst, over, count, largest, stable = [0.0, 0.0], [0, 0], 0, 0.0, 0
         for name in names:
             inputs = [opened[one].get_tensor(name) for one in used]
             found = ours.get_tensor(name)
-            wide = merge_tensors([one.clone() for one in inputs], method, parameters={**parameters, **shared},
-                                 base_index=0 if based else None, dtype=torch.float64)
+            again = lambda dtype: merge_tensors([one.clone() for one in inputs], method, parameters={**parameters, **shared},
+                                                base_index=0 if based else None, dtype=dtype)
+            wide = again(torch.float64)
+            if method in RANKED:
+                with stable_sorts():
+                    stable += (in_units(found, again(torch.float32), inputs) > 1).sum().item()
             for index, expected in enumerate((theirs.get_tensor(name), wide)):
                 apart = in_units(found, expected, inputs)
                 worst[index] = max(worst[index], apart.max().item())
@@ -184,7 +211,7 @@ def compare(folder, cart):
             largest = max(largest, (found - theirs.get_tensor(name)).abs().max().item())
             count += found.numel()
         share = lambda count_over: "0" if not count_over else f"{count_over} of {count:,}"
-        print(f"| {method} | {worst[0]:.2f} | {share(over[0])} | {worst[1]:.2f} | {share(over[1])} | {largest:.1e} |", flush=True)
+        print(f"| {method} | {worst[0]:.2f} | {share(over[0])} | {share(stable) if method in RANKED else '–'} | {worst[1]:.2f} | {share(over[1])} | {largest:.1e} |", flush=True)
 
 
 def random_row(method, names, ours, theirs, opened, others):
@@ -239,7 +266,7 @@ def main():
     if what == "models":
         return models(folder, sys.argv[3])
     if what == "compare":
-        return compare(folder, Path(sys.argv[3]).resolve())
+        return compare(folder, Path(sys.argv[3]).resolve(), sys.argv[4:])
     if what == "time":
         return timed(folder, Path(sys.argv[3]).resolve(), int(sys.argv[4]) if len(sys.argv) > 4 else 3)
     sys.exit(__doc__)

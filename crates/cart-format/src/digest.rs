@@ -30,6 +30,14 @@ macro_rules! id_type {
                 Self(hasher.finish())
             }
 
+            /// The ids of two runs of bytes, worked out in one loop, which takes less time than one
+            /// after the other.
+            pub fn of_pair(first: &[u8], second: &[u8]) -> [Self; 2] {
+                let [mut one, mut other] = [Hasher::new(), Hasher::new()];
+                one.update_pair(first, &mut other, second);
+                [Self(one.finish()), Self(other.finish())]
+            }
+
             /// An id from a digest that was computed elsewhere.
             pub const fn from_bytes(digest: [u8; 32]) -> Self {
                 Self(digest)

@@ -108,6 +108,18 @@ impl Buffers {
 
     /// Packs what [`Buffers::look`] has just looked at.
     pub(super) fn pack(&mut self, layout: FloatLayout, bytes: &[u8], out: &mut Vec<u8>) {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2") {
+            // SAFETY: the processor has the instructions that the function is compiled for.
+            return unsafe { self.pack_avx2(layout, bytes, out) };
+        }
+        for_word!(layout, W => self.pack_words::<W>(bytes, out));
+    }
+
+    /// The same, compiled for more of the processor.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,bmi2")]
+    unsafe fn pack_avx2(&mut self, layout: FloatLayout, bytes: &[u8], out: &mut Vec<u8>) {
         for_word!(layout, W => self.pack_words::<W>(bytes, out));
     }
 
@@ -142,6 +154,7 @@ impl Buffers {
         coded + elements * u64::from(W::LEFT + 1) / 8 + 3 * used + rans::OVERHEAD
     }
 
+    #[inline(always)]
     fn pack_words<W: Cut>(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         let elements = bytes.len() / W::BYTES;
         let dictionary = Dictionary::of(&self.counts, W::TOKENS);

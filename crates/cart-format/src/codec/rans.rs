@@ -61,6 +61,7 @@ pub(super) fn slots(frequencies: &Frequencies) -> Box<Slots> {
 ///
 /// * `coding`: of the symbol with this index
 /// * `words`: room to work in
+#[inline(always)]
 pub(super) fn encode<'a>(
     count: usize,
     coding: impl Fn(usize) -> &'a Coding,

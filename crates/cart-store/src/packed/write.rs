@@ -293,24 +293,24 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Packs chunks until none is left.
+    /// Packs chunks until none is left, two at a time, as their digests are worked out in pairs.
     fn run(&self) {
         let mut codec = Codec::default();
         let (mut bytes, mut of_base) = (Vec::new(), Vec::new());
         loop {
-            let number = self.next.fetch_add(1, Ordering::Relaxed);
-            if number >= self.total || self.stop.load(Ordering::Relaxed) {
+            let first = self.next.fetch_add(2, Ordering::Relaxed);
+            if first >= self.total || self.stop.load(Ordering::Relaxed) {
                 return;
             }
             if self.progress.cancelled() {
                 return self.give_up(|queue| queue.cancelled = true);
             }
-            let done = self.pack(number, &mut codec, &mut bytes, &mut of_base);
-            let done = done.and_then(|(packed, mode)| self.place(number, packed, mode));
-            if let Err(error) = done {
+            let mut pack = |number| self.pack(number, &mut codec, &mut bytes, &mut of_base);
+            let both = first..self.total.min(first + 2);
+            let packed: Result<Vec<_>, _> = both.map(&mut pack).collect();
+            if let Err(error) = packed.and_then(|packed| self.place_all(first, packed)) {
                 return self.give_up(|queue| queue.failure = queue.failure.take().or(Some(error)));
             }
-            self.progress.add(bytes.len() as u64);
         }
     }
 
@@ -335,13 +335,35 @@ impl<'a> Work<'a> {
         let base = job.of_base.read(&chunk, of_base)?;
         let mut packed = Vec::with_capacity(bytes.len() + 1);
         let mode = codec.pack(job.elements, bytes, base, &mut packed);
+        self.progress.add(bytes.len() as u64);
         Ok((packed, mode))
+    }
+
+    /// Places one or two chunks.
+    fn place_all(
+        &self,
+        first: usize,
+        packed: Vec<(Vec<u8>, Mode)>,
+    ) -> Result<(), PackedWriteError> {
+        let ids = match packed.as_slice() {
+            [(one, _), (other, _)] => ChunkId::of_pair(one, other).to_vec(),
+            alone => alone.iter().map(|(packed, _)| ChunkId::of(packed)).collect(),
+        };
+        for (index, ((packed, mode), id)) in packed.into_iter().zip(ids).enumerate() {
+            self.place(first + index, id, packed, mode)?;
+        }
+        Ok(())
     }
 
     /// Gives a chunk its place and writes it, with those that waited for it. Waits itself where too many
     /// are early.
-    fn place(&self, number: usize, packed: Vec<u8>, mode: Mode) -> Result<(), PackedWriteError> {
-        let id = ChunkId::of(&packed);
+    fn place(
+        &self,
+        number: usize,
+        id: ChunkId,
+        packed: Vec<u8>,
+        mode: Mode,
+    ) -> Result<(), PackedWriteError> {
         let mut queue = self.queue.lock().expect("no thread panics holding it");
         *queue.modes.entry(mode.name()).or_default() += 1;
         while queue.early.len() >= EARLY

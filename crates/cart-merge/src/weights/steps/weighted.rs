@@ -52,12 +52,13 @@ pub(super) fn passthrough<'a>(scale: Option<f64>) -> Ready<'a> {
     })
 }
 
-/// `w·b + (1 − w)·a` with `w = t / |a − b|`, at most 1.
+/// `w·b + (1 − w)·a` with `w = t / |a − b|`, at most 1. The division is by the reciprocal, rounded twice, as
+/// PyTorch divides a number by a tensor.
 pub(super) fn near_swap<'a>(t: f32) -> Ready<'a> {
     Ready::elements(move |chunk, out| {
         let [base, other] = chunk.inputs else { unreachable!("the step has two inputs") };
         for ((out, a), b) in out.iter_mut().zip(base).zip(other) {
-            let weight = (t / (a - b).abs().max(1e-6)).clamp(0.0, 1.0);
+            let weight = ((1.0 / (a - b).abs().max(1e-6)) * t).clamp(0.0, 1.0);
             *out = weight * b + (1.0 - weight) * a;
         }
     })
