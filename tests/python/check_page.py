@@ -15,7 +15,7 @@ import tempfile
 
 from playwright.sync_api import sync_playwright
 
-CART, CHROMIUM, *PICTURES = sys.argv[1:]
+CART, CHROMIUM, *PICTURES = sys.argv[1:] if __name__ == "__main__" else ("", "")
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HOSTILE = "<img src=x onerror=\"document.title='taken'\"> & the lamp is in box 999."
 
@@ -151,4 +151,5 @@ def main():
     print("the page holds in a browser")
 
 
-main()
+if __name__ == "__main__":
+    main()

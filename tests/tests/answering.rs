@@ -472,6 +472,9 @@ fn the_openapi_document_describes_what_is_asked_and_answered() {
         ("/v1/models", "Models"),
         ("/v1/models/tools", "Model"),
         ("/cart/state", "State"),
+        ("/cart/memory", "Memory"),
+        ("/cart/cartridge", "Cartridge"),
+        ("/cart/names", "Names"),
         ("/healthz", "Health"),
     ] {
         as_described(&document, name, &server.get_json(path));

@@ -17,9 +17,8 @@ fn said(cart: &Cart, words: &[&str], lines: &str) -> String {
 
 /// The id of the memory that `/save NAME` said it kept.
 fn memory_id(stdout: &str, name: &str) -> String {
-    let saved = stdout.split(&format!("saved {name}: ")).nth(1).unwrap();
-    let saved: serde_json::Value = serde_json::from_str(saved.lines().next().unwrap()).unwrap();
-    saved["memory_id"].as_str().unwrap().to_owned()
+    let saved = stdout.split(&format!("saved {name}  sha256:")).nth(1).unwrap();
+    saved.lines().nth(1).unwrap().strip_prefix("  memory ").unwrap().to_owned()
 }
 
 #[test]

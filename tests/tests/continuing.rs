@@ -115,7 +115,7 @@ fn a_chat_goes_on_after_a_save_that_was_refused() {
     let lines = "/save talk\nMy name is Vera.\n/save ???\n/save talk\n/quit\n";
     let later = cart.run_with_stdin(chat, lines).expect_code(0);
     assert_eq!(later.stdout.matches("not saved\n").count(), 2, "{}", later.stdout);
-    assert!(later.stdout.contains("saved talk:latest: "), "{}", later.stdout);
+    assert!(later.stdout.contains("saved talk:latest  sha256:"), "{}", later.stdout);
     cart.json(["run", "talk", "--resume", "-p", " there", "-n", "2", "--ignore-eos"]);
     let cleared = "Hello.\n/clear\n/save gone\n";
     let done = cart.run_with_stdin(chat, cleared).expect_code(1);

@@ -27,7 +27,7 @@ pub(crate) struct Saved {
     pub(crate) manifest: String,
     commit: String,
     /// What the saved memory is; none where there is no memory.
-    memory_id: Option<String>,
+    pub(crate) memory_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) session: Option<SessionReport>,
 }

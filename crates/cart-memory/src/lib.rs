@@ -49,6 +49,7 @@ mod shared;
 mod shuffle;
 mod sketch;
 mod slot;
+mod slot_report;
 mod snapshot;
 mod stm;
 mod surprise;
@@ -82,6 +83,7 @@ pub use slot::{
     Consolidation, KeyStatistics, Slot, SlotId, SlotRef, SlotValue, StoreKind, Tick, TokenKeys,
     Validity,
 };
+pub use slot_report::SlotReport;
 pub use snapshot::{
     GraphProblem, MemorySnapshot, MemoryTensor, RestoreError, SlotProblem, SlotRecord,
 };

@@ -29,8 +29,11 @@ use crate::log::{Answered, RequestLog};
 use crate::metrics::Metrics;
 use crate::openai::{self, ChatRequest, CompletionRequest, Defaults, EmbeddingRequest, IntoAsked};
 use crate::openapi;
+use crate::origin;
+use crate::page;
 use crate::request_id::{self, RequestId};
 use crate::tls::TlsIdentity;
+use crate::view;
 
 /// How a server behaves.
 #[derive(Clone, Debug)]
@@ -89,7 +92,7 @@ enum Guard {
 }
 
 /// Every path.
-pub(crate) const ROUTES: [Route; 11] = [
+pub(crate) const ROUTES: [Route; 17] = [
     Route::new("/v1/chat/completions", Guard::Key, || post(generate::<ChatRequest>)),
     Route::new("/v1/completions", Guard::Key, || post(generate::<CompletionRequest>)),
     Route::new("/v1/embeddings", Guard::Key, || post(embeddings)),
@@ -98,6 +101,12 @@ pub(crate) const ROUTES: [Route; 11] = [
     Route::new("/cart/state", Guard::KeyOrToken, || get(live::state)),
     Route::new("/cart/swap", Guard::Admin, || post(live::swap)),
     Route::new("/cart/rollback", Guard::Admin, || post(live::rollback)),
+    Route::new("/cart/memory", Guard::KeyOrToken, || get(view::memory)),
+    Route::new("/cart/cartridge", Guard::KeyOrToken, || get(view::cartridge)),
+    Route::new("/cart/names", Guard::KeyOrToken, || get(view::names)),
+    Route::new("/", Guard::None, || get(page::html)),
+    Route::new("/page.css", Guard::None, || get(page::style)),
+    Route::new("/page.js", Guard::None, || get(page::script)),
     Route::new("/healthz", Guard::None, || get(live::health)),
     Route::new("/metrics", Guard::KeyOrToken, || get(metrics)),
     Route::new("/openapi.json", Guard::None, || get(openapi::document)),
@@ -239,7 +248,14 @@ async fn around(State(state): State<AppState>, mut request: Request, next: Next)
     let guard = route.map_or(Guard::None, |route| route.guard);
     let (begun, method) = (Instant::now(), request.method().clone());
     let mut known = None;
-    let mut response = match guard.check(state.options(), request.headers()) {
+    let admitted = guard.check(state.options(), request.headers()).and_then(|holder| {
+        let admin = &state.options().admin;
+        // Where there are keys, paths that matter have asked for one.
+        let is_known = !state.options().keys.is_empty() || admin.is_sent(request.headers());
+        origin::check(admin, is_known, request.method(), request.headers())?;
+        Ok(holder)
+    });
+    let mut response = match admitted {
         Ok(holder) => {
             known.clone_from(&holder);
             request.extensions_mut().insert(id.clone());

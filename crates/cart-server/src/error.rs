@@ -41,6 +41,28 @@ pub enum ApiError {
         /// What to send.
         hint: &'static str,
     },
+    /// A page of another site asks a server that asks for no key.
+    #[error(
+        "a page of {found} sent this, and this server asks for no key: pages of other sites may not ask it; start it with --api-key to let them in with one"
+    )]
+    ForeignOrigin {
+        /// What the browser calls the site, cut.
+        found: String,
+    },
+    /// A server of this machine is called by a name that is not this machine's.
+    #[error(
+        "this server is for its own machine, and was called as `{found}`; allowed: an address, or localhost; with --admin-token any name"
+    )]
+    ForeignHost {
+        /// The name, cut.
+        found: String,
+    },
+    /// The store's names can't be listed.
+    #[error(transparent)]
+    Names {
+        /// Why.
+        source: cart_store::RefError,
+    },
     /// A parameter with a value that is not allowed.
     #[error("`{param}` is {found}; allowed: {allowed}")]
     Invalid {
@@ -174,7 +196,9 @@ impl ApiError {
                 StatusCode::NOT_FOUND
             }
             Self::ApiKey { .. } | Self::AdminToken { .. } => StatusCode::UNAUTHORIZED,
-            Self::AdminOff => StatusCode::FORBIDDEN,
+            Self::AdminOff | Self::ForeignOrigin { .. } | Self::ForeignHost { .. } => {
+                StatusCode::FORBIDDEN
+            }
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Submit(SubmitError::Busy { .. }) => StatusCode::TOO_MANY_REQUESTS,
@@ -184,7 +208,7 @@ impl ApiError {
             Self::Embed(error) => embed_status(error),
             Self::Stream(error) => stream_status(error),
             Self::Swap(error) => swap_status(error),
-            Self::TaskLost => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::TaskLost | Self::Names { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -223,6 +247,9 @@ impl ApiError {
             Self::Incomplete => "incomplete_body",
             Self::TooLarge { .. } => "body_too_large",
             Self::Missing { .. } => "missing_parameter",
+            Self::ForeignOrigin { .. } => "foreign_origin",
+            Self::ForeignHost { .. } => "foreign_host",
+            Self::Names { .. } => "store",
             Self::Invalid { .. }
             | Self::Dimensions { .. }
             | Self::Submit(SubmitError::Options(_)) => "invalid_value",

@@ -16,10 +16,13 @@ mod log;
 mod metrics;
 mod openai;
 mod openapi;
+mod origin;
+mod page;
 pub mod postgres;
 mod request_id;
 mod serve;
 mod tls;
+mod view;
 
 pub use admin::{Admin, AdminToken, AdminTokenError};
 pub use app::{AppState, ServerOptions, router};

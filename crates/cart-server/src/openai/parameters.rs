@@ -66,6 +66,7 @@ pub(crate) struct MemoryParameter {
     goal: Option<Switch<GoalOptions>>,
     layers: Option<Switch<LayersOptions>>,
     write: Option<bool>,
+    compare: Option<bool>,
     session: Option<String>,
 }
 
@@ -183,6 +184,7 @@ impl Parameters {
         Switch::turn(asked.goal.as_ref(), &mut memory.goal);
         Switch::turn(asked.layers.as_ref(), &mut memory.layers);
         memory.write = asked.write.unwrap_or(memory.write);
+        memory.compare = asked.compare.unwrap_or(memory.compare);
         memory.session = asked.session.clone().or(memory.session);
         memory
     }

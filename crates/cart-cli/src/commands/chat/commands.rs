@@ -129,11 +129,11 @@ impl Chat<'_> {
         };
         self.unsaved = saved.is_err();
         match saved {
-            Ok(saved) => report::line(&format!(
-                "saved {}: {}",
-                saved.name,
-                serde_json::to_string(&saved).map_err(Failure::bug)?
-            )),
+            Ok(saved) => {
+                report::line(&format!("saved {}  sha256:{}", saved.name, saved.manifest))?;
+                let memory = saved.memory_id.as_deref().unwrap_or("none");
+                report::line(&format!("  memory {memory}"))
+            }
             Err(failure @ Failure::Refused { .. }) => {
                 failure.say();
                 report::line("not saved")

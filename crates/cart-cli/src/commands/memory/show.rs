@@ -1,10 +1,8 @@
 //! `cart memory show`.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use cart_memory::gate::sigmoid;
-use cart_memory::{MemoryReport, Slot, SlotId, SlotRef, StoreKind, StoreReport, UnifiedMemory};
+use cart_memory::{MemoryReport, SlotReport, StoreKind, StoreReport, UnifiedMemory};
 use clap::Args;
 use serde::Serialize;
 
@@ -45,37 +43,9 @@ struct ShowReport {
     manifest: String,
     memory_id: Option<String>,
     memory: Option<MemoryReport>,
-    slots: Vec<SlotRow>,
+    slots: Vec<SlotReport>,
     /// Slots that `--stm`, `--ltm` and `--limit` left out.
     left_out: usize,
-}
-
-#[derive(Serialize)]
-struct SlotRow {
-    store: &'static str,
-    slot: u64,
-    made: u64,
-    refreshed: u64,
-    read: u64,
-    /// Ticks since it was written.
-    age: u64,
-    energy: f32,
-    gate: f32,
-    /// σ(A).
-    open: f32,
-    decay: f32,
-    /// σ(A) · energy · decay.
-    weight: f32,
-    count: u64,
-    holds: bool,
-    from: u64,
-    until: Option<u64>,
-    superseded_by: Option<u64>,
-    supersedes: Vec<u64>,
-    consolidated: bool,
-    tokens: usize,
-    source: String,
-    text: String,
 }
 
 pub(crate) fn run(context: &Context, args: &ShowArgs) -> Result<(), Failure> {
@@ -98,56 +68,14 @@ pub(crate) fn run(context: &Context, args: &ShowArgs) -> Result<(), Failure> {
     }
 }
 
-fn rows(memory: &UnifiedMemory, args: &ShowArgs) -> Vec<SlotRow> {
-    let mut supersedes: BTreeMap<SlotId, Vec<u64>> = BTreeMap::new();
-    for (_, slot) in memory.slots() {
-        if let Some(by) = slot.validity.superseded_by {
-            supersedes.entry(by).or_default().push(slot.id.number());
-        }
-    }
-    let wanted = |store| match store {
+fn rows(memory: &UnifiedMemory, args: &ShowArgs) -> Vec<SlotReport> {
+    let wanted = |store: &StoreKind| match store {
         StoreKind::Stm => !args.ltm,
         StoreKind::Ltm => !args.stm,
     };
-    let mut rows = Vec::new();
-    for store in [StoreKind::Stm, StoreKind::Ltm].into_iter().filter(|&store| wanted(store)) {
-        let mut slots: Vec<(SlotRef, &Slot)> =
-            memory.slots().filter(|(at, _)| at.store == store).collect();
-        slots.sort_by_key(|(_, slot)| std::cmp::Reverse((slot.refreshed, slot.id)));
-        slots.truncate(args.limit.unwrap_or(usize::MAX));
-        rows.extend(slots.into_iter().map(|(at, slot)| {
-            row(memory, at.store, slot, supersedes.remove(&slot.id).unwrap_or_default())
-        }));
-    }
-    rows
-}
-
-fn row(memory: &UnifiedMemory, store: StoreKind, slot: &Slot, supersedes: Vec<u64>) -> SlotRow {
-    let now = memory.now();
-    let decay = slot.decay(store, now, memory.config());
-    SlotRow {
-        store: store_name(store),
-        slot: slot.id.number(),
-        made: slot.made,
-        refreshed: slot.refreshed,
-        read: slot.read,
-        age: now.saturating_sub(slot.refreshed),
-        energy: slot.energy,
-        gate: slot.gate,
-        open: sigmoid(f64::from(slot.gate)) as f32,
-        decay,
-        weight: slot.gated_energy() * decay,
-        count: slot.count,
-        holds: slot.validity.holds(now),
-        from: slot.validity.from,
-        until: slot.validity.until,
-        superseded_by: slot.validity.superseded_by.map(SlotId::number),
-        supersedes,
-        consolidated: slot.consolidation.is_some_and(|offer| offer.into.is_some()),
-        tokens: slot.value.token_ids.len(),
-        source: slot.source.clone(),
-        text: slot.value.text.clone(),
-    }
+    let limit = args.limit.unwrap_or(usize::MAX);
+    let stores = [StoreKind::Stm, StoreKind::Ltm].into_iter().filter(wanted);
+    stores.flat_map(|store| memory.slot_reports(store, limit)).collect()
 }
 
 fn render(body: &ShowReport, memory: &MemoryReport, id: &str) -> String {
@@ -174,13 +102,13 @@ fn render(body: &ShowReport, memory: &MemoryReport, id: &str) -> String {
     text
 }
 
-fn table(rows: &[SlotRow]) -> String {
+fn table(rows: &[SlotReport]) -> String {
     let mut table = Table::new(&[
         "KIND", ">SLOT", ">TICK", ">AGE", ">ENERGY", ">σ(A)", ">WEIGHT", "HOLDS", "SOURCE", "TEXT",
     ]);
     for row in rows {
         table.row([
-            row.store.to_owned(),
+            store_name(row.store).to_owned(),
             row.slot.to_string(),
             row.made.to_string(),
             row.age.to_string(),
@@ -196,7 +124,7 @@ fn table(rows: &[SlotRow]) -> String {
 }
 
 /// `from 3`, `3 to 9, then 12`, `from 9, was 4`.
-fn holds(row: &SlotRow) -> String {
+fn holds(row: &SlotReport) -> String {
     let mut text = match row.until {
         Some(until) => format!("{} to {until}", row.from),
         None => format!("from {}", row.from),
