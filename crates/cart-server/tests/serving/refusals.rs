@@ -148,7 +148,7 @@ fn a_client_that_goes_away_ends_its_generation() {
         let mut socket = TcpStream::connect(server.address).unwrap();
         write!(
             socket,
-            "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
+            "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         )
         .unwrap();
