@@ -16,8 +16,10 @@ mod running;
 mod shared;
 mod state;
 mod stream;
+mod watch;
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
@@ -41,6 +43,10 @@ pub use reading::{EmbedError, Embeddable, EmbeddingSink, Embeddings};
 pub use resident::Resident;
 pub use state::{Ended, GenerationState, RuntimeState, SwapUnderWay};
 pub use stream::{ChannelSink, EventSink, StreamError, StreamEvent, StreamSummary};
+pub use watch::{
+    CollapseOptions, Retold, RolledBack, Trip, Trips, WatchListener, WatchOptions, WatchState,
+    Watching,
+};
 
 /// How a runtime behaves.
 #[derive(Clone, Debug)]
@@ -53,6 +59,12 @@ pub struct RuntimeOptions {
     pub max_wait: Duration,
     /// How long the previous generation stays to be rolled back to.
     pub rollback_window: Duration,
+    /// How a new generation is watched.
+    pub watch: WatchOptions,
+    /// Hears of what the watch does.
+    pub listener: Option<Arc<dyn WatchListener>>,
+    /// The folder in which the memory of a generation is written down that is left.
+    pub journal: Option<PathBuf>,
     /// How cartridges are loaded.
     pub load: LoadOptions,
     /// Threads that verify a new cartridge; every core if absent.
@@ -68,6 +80,9 @@ impl Default for RuntimeOptions {
             max_queued: 256,
             max_wait: Duration::from_mins(2),
             rollback_window: Duration::from_mins(10),
+            watch: WatchOptions::default(),
+            listener: None,
+            journal: None,
             load: LoadOptions::default(),
             verify_threads: None,
             long_term: None,
@@ -136,13 +151,14 @@ impl Runtime {
         let staged = Staged { cartridge, lifecycle, running: None };
         let warm = prepare(staged, &options, None)
             .map_err(|failure| RuntimeError::Cartridge(Box::new(failure)))?;
-        let first = Arc::new(Resident::new(name.to_owned(), 1, warm.agent, warm.lifecycle));
+        let Warm { agent, probes, lifecycle, took: _ } = warm;
+        let first = Arc::new(Resident::new(name.to_owned(), 1, agent, lifecycle, probes));
         // Active from here on, so that whoever asks before the first turn hears so.
         let generations = Generations::new(Arc::clone(&first), options.rollback_window);
         let shared =
             Arc::new(Shared::new(options, Owner::first_state(&first), first.agent().clone()));
         let (commands, inbox) = mpsc::channel();
-        let owner = Owner::new(generations, inbox, Arc::clone(&shared));
+        let owner = Owner::new(generations, (commands.clone(), inbox), Arc::clone(&shared));
         let thread = std::thread::Builder::new()
             .name("cart-tokens".to_owned())
             .spawn(move || owner.run())

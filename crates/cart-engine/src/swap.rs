@@ -130,4 +130,6 @@ pub struct SwapReport {
     pub memory_slots: usize,
     /// The process's peak resident memory so far, where the system tells.
     pub peak_rss_bytes: Option<u64>,
+    /// Why the watch left the new generation again before this report was made; of a rollback, why it was left.
+    pub rolled_back: Option<String>,
 }

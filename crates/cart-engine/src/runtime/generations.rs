@@ -8,6 +8,7 @@ use super::reading::Reading;
 use super::resident::Resident;
 use super::running::Running;
 use crate::swap::SwapState;
+use cart_memory::UnifiedMemory;
 
 /// How long a loop with nothing to do waits, where no rollback window ends earlier.
 const LONG: Duration = Duration::from_hours(1);
@@ -26,6 +27,18 @@ pub(super) struct Generations {
 struct Previous {
     resident: Arc<Resident>,
     until: Instant,
+    since: Instant,
+    /// What the active one remembered when it became active.
+    before: Option<Arc<UnifiedMemory>>,
+}
+
+/// A generation that was active, and is no more because it was rolled back.
+pub(super) struct Left {
+    pub(super) from: Arc<Resident>,
+    /// Since when it was active.
+    pub(super) since: Instant,
+    /// What it remembered then.
+    pub(super) before: Option<Arc<UnifiedMemory>>,
 }
 
 impl Generations {
@@ -60,19 +73,20 @@ impl Generations {
         self.all.push(Arc::clone(&to));
         let from = std::mem::replace(&mut self.active, to);
         advance(&from, SwapState::Draining);
-        let until = Instant::now() + self.window;
-        self.previous = Some(Previous { resident: Arc::clone(&from), until });
+        let since = Instant::now();
+        let (until, before) = (since + self.window, self.active.agent().memory());
+        self.previous = Some(Previous { resident: Arc::clone(&from), until, since, before });
         from
     }
 
     /// Makes the generation before the active one; returns what was active, if there was one
     /// before.
-    pub(super) fn roll_back(&mut self) -> Option<Arc<Resident>> {
-        let to = self.previous.take()?.resident;
+    pub(super) fn roll_back(&mut self) -> Option<Left> {
+        let Previous { resident: to, since, before, until: _ } = self.previous.take()?;
         advance(&to, SwapState::Active);
         let from = std::mem::replace(&mut self.active, to);
         advance(&from, SwapState::Draining);
-        Some(from)
+        Some(Left { from, since, before })
     }
 
     /// Drops the generations that nothing needs any more.

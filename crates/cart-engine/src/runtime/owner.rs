@@ -16,6 +16,7 @@ use super::running::{Outcome, Running};
 use super::shared::{Place, Shared, Ticket};
 use super::state::{Ended, GenerationState, RuntimeState};
 use super::stream::{EventSink, StreamError, StreamEvent};
+use super::watch::{Probed, Retold, Watch, WatchState};
 use crate::step_many;
 use crate::swap::candidate::Warm;
 use crate::swap::{InFlight, MemoryPolicy, SwapError, SwapReport};
@@ -45,6 +46,13 @@ pub(super) enum Command {
     CutOff {
         reply: Sender<usize>,
     },
+    /// What the probes of the watched generation gave.
+    Probed(Box<Probed>),
+    /// What became of the memory of a generation that was left.
+    Retold {
+        generation: u64,
+        retold: Retold,
+    },
     Stop,
 }
 
@@ -69,7 +77,9 @@ struct Waiting {
 /// Everything that the token loop decides about.
 pub(super) struct Owner {
     inbox: Receiver<Command>,
-    shared: Arc<Shared>,
+    /// Where threads that work for the loop answer.
+    pub(super) commands: Sender<Command>,
+    pub(super) shared: Arc<Shared>,
     pub(super) generations: Generations,
     queue: VecDeque<Waiting>,
     /// Texts that are only read, in turns.
@@ -80,6 +90,10 @@ pub(super) struct Owner {
     pub(super) last_swap: Option<SwapReport>,
     /// The swap whose streams are still on their way.
     pub(super) settling: Option<Settling>,
+    /// The watch over the active generation, for a while after a swap.
+    pub(super) watch: Option<Watch>,
+    /// What the watch has seen and done, apart from what it is doing.
+    pub(super) watched: WatchState,
     memory: RememberedReport,
 }
 
@@ -107,12 +121,13 @@ impl Drop for Owner {
 impl Owner {
     pub(super) fn new(
         generations: Generations,
-        inbox: Receiver<Command>,
+        (commands, inbox): (Sender<Command>, Receiver<Command>),
         shared: Arc<Shared>,
     ) -> Self {
         Self {
             generations,
             inbox,
+            commands,
             shared,
             queue: VecDeque::new(),
             readings: VecDeque::new(),
@@ -121,6 +136,8 @@ impl Owner {
             tokens: 0,
             last_swap: None,
             settling: None,
+            watch: None,
+            watched: WatchState::default(),
             memory: RememberedReport::default(),
         }
     }
@@ -138,6 +155,7 @@ impl Owner {
             swap: None,
             last_swap: None,
             rollback_to: None,
+            watch: WatchState::default(),
             memory: first.agent().memory().map(|memory| memory.report()),
             long_term: None,
             prefix_cache: first.agent().prefix_cache(),
@@ -152,6 +170,7 @@ impl Owner {
             self.admit();
             self.expire();
             self.step();
+            self.guard();
             self.read();
             self.close_ended();
             self.settle();
@@ -163,8 +182,8 @@ impl Owner {
 
     /// Takes what has come in; waits for something where there is nothing to do.
     fn take_commands(&mut self) -> Next {
-        if self.streams.is_empty() && self.queue.is_empty() && self.readings.is_empty() {
-            match self.inbox.recv_timeout(self.generations.next_look()) {
+        if self.is_idle() {
+            match self.inbox.recv_timeout(self.next_look()) {
                 Ok(command) => {
                     if self.take(command) == Next::Stop {
                         return Next::Stop;
@@ -187,6 +206,17 @@ impl Owner {
         }
     }
 
+    fn is_idle(&self) -> bool {
+        let compares = self.watch.as_ref().is_some_and(Watch::is_busy);
+        self.streams.is_empty() && self.queue.is_empty() && self.readings.is_empty() && !compares
+    }
+
+    /// How long a loop with nothing to do may wait.
+    fn next_look(&self) -> Duration {
+        let forget = self.generations.next_look();
+        self.watch.as_ref().map_or(forget, |watch| watch.next_look().min(forget))
+    }
+
     fn take(&mut self, command: Command) -> Next {
         match command {
             Command::Submit { request, sink, place, ticket } => {
@@ -197,12 +227,12 @@ impl Owner {
             // A caller that is gone finds the report in the state.
             Command::Activate { incoming, reply } => {
                 let report = self.activate(incoming);
-                self.begin_settling(report, Box::new(move |report| drop(reply.send(report))));
+                self.begin_settling(report, Box::new(move |report| drop(reply.send(report))), None);
             }
             Command::RollBack { in_flight, reply } => match self.roll_back(in_flight) {
                 Ok(report) => {
                     let reply = move |report| drop(reply.send(Ok(report)));
-                    self.begin_settling(report, Box::new(reply));
+                    self.begin_settling(report, Box::new(reply), None);
                 }
                 Err(refused) => drop(reply.send(Err(refused))),
             },
@@ -213,6 +243,8 @@ impl Owner {
                 // Whoever asked may be gone; the streams are cut off all the same.
                 let _ = reply.send(self.cut_off());
             }
+            Command::Probed(probed) => self.probed(*probed),
+            Command::Retold { generation, retold } => self.retold(generation, retold),
             Command::Stop => return Next::Stop,
         }
         Next::Turn
@@ -240,7 +272,7 @@ impl Owner {
                 self.ended.cancelled += 1;
                 continue;
             }
-            match Running::start(self.generations.active(), &request, sink, ticket) {
+            match Running::start(self.generations.active(), request, sink, ticket) {
                 Some(stream) => self.streams.push(stream),
                 None => self.ended.failed += 1,
             }
@@ -251,16 +283,17 @@ impl Owner {
     fn step(&mut self) {
         for resident in self.generations.all() {
             let number = resident.generation();
+            let watched = self.watches(number).then_some(&self.shared.options.watch.collapse);
             let mut streams: Vec<&mut Running> =
                 self.streams.iter_mut().filter(|stream| stream.runs_on(number)).collect();
             if streams.is_empty() {
                 continue;
             }
             let mut sessions: Vec<_> =
-                streams.iter_mut().map(|stream| &mut stream.session).collect();
+                streams.iter_mut().map(|stream| stream.session(watched.is_some())).collect();
             let stepped = step_many(resident.agent(), &mut sessions);
             for (stream, stepped) in streams.into_iter().zip(stepped) {
-                self.tokens += stream.absorb(stepped);
+                self.tokens += stream.absorb(stepped, watched);
             }
         }
     }
@@ -331,6 +364,10 @@ impl Owner {
             swap: None,
             last_swap: self.last_swap.clone(),
             rollback_to: self.generations.previous().map(|previous| previous.generation()),
+            watch: WatchState {
+                watching: self.watch.as_ref().map(|watch| watch.state().clone()),
+                ..self.watched.clone()
+            },
             memory: self.memory.report.clone(),
             long_term: None,
             prefix_cache: active.agent().prefix_cache(),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use cart_format::ManifestId;
+use cart_format::{ManifestId, Probe};
 
 use crate::Agent;
 use crate::swap::{Lifecycle, SwapSide, SwapState};
@@ -15,6 +15,7 @@ pub struct Resident {
     generation: u64,
     agent: Agent,
     lifecycle: Arc<Lifecycle>,
+    probes: Vec<Probe>,
 }
 
 impl fmt::Debug for Resident {
@@ -34,8 +35,9 @@ impl Resident {
         generation: u64,
         agent: Agent,
         lifecycle: Arc<Lifecycle>,
+        probes: Vec<Probe>,
     ) -> Self {
-        Self { name, generation, agent, lifecycle }
+        Self { name, generation, agent, lifecycle, probes }
     }
 
     /// What people call the cartridge.
@@ -68,6 +70,11 @@ impl Resident {
     pub fn token_text(&self, token: u32) -> String {
         let tokenizer = self.agent.tokenizer();
         tokenizer.and_then(|tokenizer| tokenizer.token_text(token).ok()).unwrap_or_default()
+    }
+
+    /// The golden probes of its commit.
+    pub(crate) fn probes(&self) -> &[Probe] {
+        &self.probes
     }
 
     pub(crate) fn lifecycle(&self) -> &Lifecycle {

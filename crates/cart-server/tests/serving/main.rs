@@ -11,3 +11,4 @@ mod memories;
 mod refusals;
 mod shutdown;
 mod swaps;
+mod watching;
