@@ -182,3 +182,21 @@ impl Drop for Follower {
         let _ = self.child.wait();
     }
 }
+
+#[test]
+fn a_swap_without_room_is_refused_and_takes_the_place_of_what_runs_where_it_is_asked_to() {
+    let cart = poisoned();
+    let arguments = ["--listen", "127.0.0.1:0", "--memory-budget", "4"];
+    // In 32 bits it takes 3.5 MiB, twice as many as the other one.
+    let server = Server::start_with(&cart, "tiny", &arguments);
+    let swap = ["swap", "poison", "--server", server.url()];
+    let said = cart.refused(swap);
+    assert!(said.contains("4.0 MiB") && said.contains("--stop-first"), "{said}");
+    let report = cart.json([&swap[..], &["--stop-first"]].concat());
+    assert_eq!((&report["to"]["name"], &report["streams_dropped"]), (&json!("poison"), &json!(0)));
+    let answer = server.post_json("/v1/completions", &ask("One day, Anna"));
+    assert_eq!(answer["cart"]["generation"], 2);
+    let little = ["serve", "poison", "--listen", "127.0.0.1:0", "--memory-budget", "1"];
+    let said = cart.refused(little);
+    assert!(said.contains("`poison` takes") && said.contains("1.0 MiB"), "{said}");
+}

@@ -83,6 +83,10 @@ pub(crate) struct ServeArgs {
     /// The certificate's private key, PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert", value_hint = ValueHint::FilePath)]
     tls_key: Option<PathBuf>,
+    /// Most MiB that the weights, tokenizers and memories of all loaded cartridges may take together [default: what the
+    /// system has]; a swap that needs more is refused
+    #[arg(long, value_name = "MIB")]
+    memory_budget: Option<NonZeroU32>,
     /// Write a line about each request to stderr: off or json
     #[arg(long, value_name = "FORMAT", default_value = "off")]
     log: Log,
@@ -143,6 +147,7 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
             ..history::load_options(context)
         },
         verify_threads: context.threads,
+        memory_budget: args.memory_budget.map(|mebibytes| u64::from(mebibytes.get()) << 20),
         ..RuntimeOptions::default()
     };
     let log = match args.log {

@@ -29,6 +29,7 @@ use server::Server;
   cart swap gemma --server http://127.0.0.1:8080 --memory migrate
   cart swap smol:v2 --server https://models.example:8443 --ca company-ca.pem
   cart swap --delta my-lora/ --server http://127.0.0.1:8080 -t smol:tuned
+  cart swap smol:v2 --server http://127.0.0.1:8080 --stop-first
   cart swap --rollback --server http://127.0.0.1:8080
   cart swap --watch smol:live --server http://127.0.0.1:8080")]
 pub(crate) struct SwapArgs {
@@ -46,7 +47,7 @@ pub(crate) struct SwapArgs {
     #[arg(long, requires = "delta")]
     keep_float: bool,
     /// Go back to what ran before the last swap
-    #[arg(long, conflicts_with_all = ["reference", "delta", "memory", "watch"])]
+    #[arg(long, conflicts_with_all = ["reference", "delta", "memory", "watch", "stop_first"])]
     rollback: bool,
     /// Follow REF in --store, which has to be the server's: swap now if it does not run, and whenever it moves
     #[arg(long, conflicts_with = "delta")]
@@ -54,6 +55,10 @@ pub(crate) struct SwapArgs {
     /// With --watch: seconds between two looks at REF
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, requires = "watch")]
     every: f64,
+    /// Unload what runs before the new one is loaded, where there is no memory for both: running streams end, new
+    /// requests wait. If the new one can't be loaded, the old one is loaded again
+    #[arg(long)]
+    stop_first: bool,
     /// The server
     #[arg(long, value_name = "URL")]
     server: String,
@@ -127,6 +132,7 @@ fn body(reference: &str, args: &SwapArgs, usual: Memory) -> Value {
         "ref": reference,
         "in_flight": named(args.in_flight),
         "memory": named(args.memory.unwrap_or(usual)),
+        "stop_first": args.stop_first,
     })
 }
 

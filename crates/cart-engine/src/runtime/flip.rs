@@ -10,8 +10,8 @@ use super::owner::{Incoming, Owner};
 use super::resident::Resident;
 use super::running::{Moved, Running};
 use super::watch::RolledBack;
-use crate::swap::candidate::{Took, Warm, millis_since};
-use crate::swap::{InFlight, MemoryPolicy, SwapError, SwapFailure, SwapReport, peak_rss};
+use crate::swap::candidate::{Took, millis_since};
+use crate::swap::{InFlight, MemoryPolicy, SwapError, SwapFailure, SwapReport, SwapSide, peak_rss};
 
 /// A swap that was made, whose streams are still on their way to the new generation.
 pub(super) struct Settling {
@@ -23,7 +23,7 @@ pub(super) struct Settling {
 
 /// What became of the streams.
 #[derive(Clone, Copy, Default)]
-struct Streams {
+pub(super) struct Streams {
     moved: usize,
     on_old: usize,
     move_ms: f64,
@@ -32,16 +32,16 @@ struct Streams {
 impl Owner {
     /// Makes a warm generation the active one. Nothing here can fail.
     pub(super) fn activate(&mut self, incoming: Incoming) -> SwapReport {
-        let Incoming { name, warm, in_flight, memory } = incoming;
+        let Incoming { name, cartridge, warm, in_flight, memory } = incoming;
         let begun = Instant::now();
         let number = self.generations.next_number();
-        let Warm { agent, probes, lifecycle, took } = warm;
-        let to = Arc::new(Resident::new(name, number, agent, lifecycle, probes));
+        let took = warm.took;
+        let to = Arc::new(Resident::new(name, number, warm, cartridge));
         let from = self.generations.activate(Arc::clone(&to));
         let streams = self.redirect(&to, in_flight);
         self.watch(in_flight);
         let pause_ms = millis_since(begun);
-        self.report(&from, in_flight, memory, streams, pause_ms, took)
+        self.report(from.side(), in_flight, memory, streams, pause_ms, took)
     }
 
     /// Makes the generation before the active one again.
@@ -88,7 +88,7 @@ impl Owner {
     ) -> SwapReport {
         let (memory, streams) = (MemoryPolicy::Replace, Streams::default());
         let pause_ms = millis_since(begun);
-        self.report(&left.from, in_flight, memory, streams, pause_ms, Took::default())
+        self.report(left.from.side(), in_flight, memory, streams, pause_ms, Took::default())
     }
 
     /// Lets the streams end where they are, or moves them.
@@ -151,9 +151,9 @@ impl Owner {
         }
     }
 
-    fn report(
+    pub(super) fn report(
         &self,
-        from: &Resident,
+        from: SwapSide,
         in_flight: InFlight,
         memory: MemoryPolicy,
         streams: Streams,
@@ -162,7 +162,7 @@ impl Owner {
     ) -> SwapReport {
         let to = self.generations.active();
         SwapReport {
-            from: from.side(),
+            from,
             to: to.side(),
             in_flight,
             memory,

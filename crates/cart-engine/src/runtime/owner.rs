@@ -6,10 +6,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use cart_memory::MemoryReport;
+use cart_store::Cartridge;
 
 use super::GenerationRequest;
 use super::flip::Settling;
 use super::generations::Generations;
+use super::held::{Replacement, Unloading};
 use super::reading::Reading;
 use super::resident::Resident;
 use super::running::{Outcome, Running};
@@ -46,6 +48,22 @@ pub(super) enum Command {
     CutOff {
         reply: Sender<usize>,
     },
+    /// Unload everything as soon as nothing runs, and wait for what takes its place.
+    Unload {
+        reply: Sender<Vec<Arc<Resident>>>,
+    },
+    /// What takes the place of what was unloaded.
+    Replace {
+        replacement: Box<Replacement>,
+    },
+    /// Let go of what could be rolled back to.
+    ForgetPrevious {
+        reply: Sender<Vec<Arc<Resident>>>,
+    },
+    /// Say what is loaded.
+    Loaded {
+        reply: Sender<Vec<Arc<Resident>>>,
+    },
     /// What the probes of the watched generation gave.
     Probed(Box<Probed>),
     /// What became of the memory of a generation that was left.
@@ -59,16 +77,17 @@ pub(super) enum Command {
 /// A warm generation that is to become active.
 pub(super) struct Incoming {
     pub(super) name: String,
+    pub(super) cartridge: Cartridge,
     pub(super) warm: Warm,
     pub(super) in_flight: InFlight,
     pub(super) memory: MemoryPolicy,
 }
 
 /// A request that waits for a place.
-struct Waiting {
+pub(super) struct Waiting {
     request: Box<GenerationRequest>,
-    sink: Box<dyn EventSink>,
-    since: Instant,
+    pub(super) sink: Box<dyn EventSink>,
+    pub(super) since: Instant,
     /// Given back when the request leaves the queue.
     _place: Place,
     ticket: Ticket,
@@ -76,20 +95,22 @@ struct Waiting {
 
 /// Everything that the token loop decides about.
 pub(super) struct Owner {
-    inbox: Receiver<Command>,
+    pub(super) inbox: Receiver<Command>,
     /// Where threads that work for the loop answer.
     pub(super) commands: Sender<Command>,
     pub(super) shared: Arc<Shared>,
     pub(super) generations: Generations,
-    queue: VecDeque<Waiting>,
+    pub(super) queue: VecDeque<Waiting>,
     /// Texts that are only read, in turns.
-    readings: VecDeque<Box<Reading>>,
+    pub(super) readings: VecDeque<Box<Reading>>,
     pub(super) streams: Vec<Running>,
-    ended: Ended,
+    pub(super) ended: Ended,
     tokens: u64,
     pub(super) last_swap: Option<SwapReport>,
     /// The swap whose streams are still on their way.
     pub(super) settling: Option<Settling>,
+    /// That everything is to be unloaded; nothing new begins then.
+    pub(super) unloading: Option<Unloading>,
     /// The watch over the active generation, for a while after a swap.
     pub(super) watch: Option<Watch>,
     /// What the watch has seen and done, apart from what it is doing.
@@ -106,7 +127,7 @@ struct RememberedReport {
 
 /// Whether the loop goes on.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Next {
+pub(super) enum Next {
     Turn,
     Stop,
 }
@@ -136,6 +157,7 @@ impl Owner {
             tokens: 0,
             last_swap: None,
             settling: None,
+            unloading: None,
             watch: None,
             watched: WatchState::default(),
             memory: RememberedReport::default(),
@@ -174,6 +196,9 @@ impl Owner {
             self.read();
             self.close_ended();
             self.settle();
+            if self.is_drained() && self.hold() == Next::Stop {
+                break;
+            }
             self.generations.forget(&self.streams, &self.readings);
             self.publish();
         }
@@ -217,7 +242,7 @@ impl Owner {
         self.watch.as_ref().map_or(forget, |watch| watch.next_look().min(forget))
     }
 
-    fn take(&mut self, command: Command) -> Next {
+    pub(super) fn take(&mut self, command: Command) -> Next {
         match command {
             Command::Submit { request, sink, place, ticket } => {
                 let since = Instant::now();
@@ -245,6 +270,16 @@ impl Owner {
             }
             Command::Probed(probed) => self.probed(*probed),
             Command::Retold { generation, retold } => self.retold(generation, retold),
+            Command::Unload { reply } => {
+                self.unloading = Some(Unloading { reply, since: Instant::now() });
+            }
+            // Only a loop that waits for it is sent one.
+            Command::Replace { replacement } => drop(replacement),
+            Command::ForgetPrevious { reply } => {
+                let gone = self.generations.forget_previous(&self.streams, &self.readings);
+                drop(reply.send(gone));
+            }
+            Command::Loaded { reply } => drop(reply.send(self.generations.all().to_vec())),
             Command::Stop => return Next::Stop,
         }
         Next::Turn
@@ -252,6 +287,9 @@ impl Owner {
 
     /// Ends the requests that have waited too long. The longest wait first.
     fn expire(&mut self) {
+        if self.unloading.is_some() {
+            return;
+        }
         let most = self.shared.options.max_wait;
         while let Some(first) = self.queue.pop_front_if(|first| first.since.elapsed() >= most) {
             let Waiting { mut sink, since, .. } = first;
@@ -264,7 +302,7 @@ impl Owner {
     /// Gives waiting requests a place, in the order in which they came.
     fn admit(&mut self) {
         let most = self.shared.options.max_streams.get();
-        while self.streams.len() < most {
+        while self.streams.len() < most && self.unloading.is_none() {
             let Some(Waiting { request, sink, ticket, .. }) = self.queue.pop_front() else {
                 return;
             };
@@ -329,17 +367,14 @@ impl Owner {
         self.readings.drain(..).for_each(|reading| reading.cut_off());
         self.streams.iter_mut().for_each(Running::cut_off);
         self.close_ended();
-        for mut waiting in self.queue.drain(..) {
-            waiting.sink.deliver(StreamEvent::Failed(StreamError::ShuttingDown));
-            self.ended.failed += 1;
-        }
+        self.cut_off_waiting();
         self.settle();
         self.publish();
         cut
     }
 
     pub(super) fn publish(&mut self) {
-        let active = self.generations.active();
+        let Some(active) = self.generations.current() else { return };
         let of = (active.generation(), active.agent().memory_epoch());
         if self.memory.of != Some(of) {
             let report = active.agent().memory().map(|memory| memory.report());

@@ -4,8 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use cart_format::{ManifestId, Probe};
+use cart_store::Cartridge;
 
 use crate::Agent;
+use crate::swap::candidate::Warm;
 use crate::swap::{Lifecycle, SwapSide, SwapState};
 
 /// A loaded cartridge with the number of its generation. A request holds on to it from its first
@@ -16,6 +18,7 @@ pub struct Resident {
     agent: Agent,
     lifecycle: Arc<Lifecycle>,
     probes: Vec<Probe>,
+    cartridge: Cartridge,
 }
 
 impl fmt::Debug for Resident {
@@ -30,14 +33,9 @@ impl fmt::Debug for Resident {
 }
 
 impl Resident {
-    pub(crate) fn new(
-        name: String,
-        generation: u64,
-        agent: Agent,
-        lifecycle: Arc<Lifecycle>,
-        probes: Vec<Probe>,
-    ) -> Self {
-        Self { name, generation, agent, lifecycle, probes }
+    pub(crate) fn new(name: String, generation: u64, warm: Warm, cartridge: Cartridge) -> Self {
+        let Warm { agent, probes, lifecycle, took: _ } = warm;
+        Self { name, generation, agent, lifecycle, probes, cartridge }
     }
 
     /// What people call the cartridge.
@@ -75,6 +73,11 @@ impl Resident {
     /// The golden probes of its commit.
     pub(crate) fn probes(&self) -> &[Probe] {
         &self.probes
+    }
+
+    /// Where it was loaded from.
+    pub(crate) fn cartridge(&self) -> &Cartridge {
+        &self.cartridge
     }
 
     pub(crate) fn lifecycle(&self) -> &Lifecycle {

@@ -113,20 +113,6 @@ impl Shelf {
         self.folder.path().join(name)
     }
 
-    /// Overwrites the bytes of a tensor where they lie, under whoever has them mapped.
-    pub(crate) fn overwrite(&self, cartridge: &Cartridge, tensor: &str) {
-        use std::io::Write as _;
-        let blob = cartridge.manifest().model.tensors[tensor].blob;
-        let path = cartridge.locate(&blob).unwrap().path.to_path_buf();
-        let mut permissions = std::fs::metadata(&path).unwrap().permissions();
-        #[expect(clippy::permissions_set_readonly_false, reason = "the folder goes with the test")]
-        permissions.set_readonly(false);
-        std::fs::set_permissions(&path, permissions).unwrap();
-        let length = std::fs::metadata(&path).unwrap().len() as usize;
-        let mut file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-        file.write_all(&vec![0; length]).unwrap();
-    }
-
     /// The tiny model with its tensors widened to 32 bits and changed.
     fn in_32_bits(&self, name: &str, change: impl Fn(&str, &mut [f32])) -> Cartridge {
         let folder = self.copy_of_tiny(name);
@@ -260,6 +246,20 @@ impl Server {
         assert!(self.runtime.handle().is_running());
         self.thread.take().unwrap().join().unwrap()
     }
+}
+
+/// Overwrites the bytes of a tensor where they lie, under whoever has them mapped.
+pub(crate) fn overwrite(cartridge: &Cartridge, tensor: &str) {
+    use std::io::Write as _;
+    let blob = cartridge.manifest().model.tensors[tensor].blob;
+    let path = cartridge.locate(&blob).unwrap().path.to_path_buf();
+    let mut permissions = std::fs::metadata(&path).unwrap().permissions();
+    #[expect(clippy::permissions_set_readonly_false, reason = "the folder goes with the test")]
+    permissions.set_readonly(false);
+    std::fs::set_permissions(&path, permissions).unwrap();
+    let length = std::fs::metadata(&path).unwrap().len() as usize;
+    let mut file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all(&vec![0; length]).unwrap();
 }
 
 /// What a cartridge answers when nothing else runs.

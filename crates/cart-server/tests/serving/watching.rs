@@ -8,7 +8,7 @@ use cart_server::ServerOptions;
 use serde_json::{Value, json};
 
 use crate::client::{Streamed, get, post, stream};
-use crate::given::{Server, Shelf, agent, alone_to_the_end, shelf};
+use crate::given::{Server, Shelf, agent, alone_to_the_end, overwrite, shelf};
 
 const CHANGED: &str = "model.layers.1.mlp.down_proj.weight";
 /// What the poisoned cartridge can't read.
@@ -228,7 +228,7 @@ fn weights_that_change_under_a_cartridge_move_its_probes() {
             state["watch"]["watching"]["probe_runs"].as_u64() >= Some(2)
         });
         assert_eq!(server.state()["watch"]["watching"]["largest_shift"], json!(0.0));
-        shelf.overwrite(&two, "model.layers.2.mlp.down_proj.weight");
+        overwrite(&two, "model.layers.2.mlp.down_proj.weight");
         server.wait_until("the rollback", |state| {
             state["watch"]["trips"]["drifted"].as_u64() == Some(1)
         });
