@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{Chance, GgufTensor, RawTensor, fixtures, gguf_bytes, safetensors_bytes};
+use crate::{
+    Chance, GgufTensor, RawTensor, fixtures, gguf_bytes, read_safetensors, safetensors_bytes,
+};
 
 /// Bytes of a segment (spec 10 §3).
 pub const SEGMENT: u64 = 16 << 20;
@@ -132,4 +134,43 @@ fn q8_0_block(chance: &mut Chance) -> Vec<u8> {
 fn finite(chance: &mut Chance, values: u64) -> Vec<u8> {
     let value = |_| (chance.below(1 << 24) as f32 / (1 << 24) as f32).to_le_bytes();
     (0..values).flat_map(value).collect()
+}
+
+/// A folder with the tiny model in 32 bits, which computes as it should until it reads one of these tokens: they alone
+/// have something in the first number of the hidden state, and the first layer's MLP multiplies that by more than the
+/// square root of the largest float.
+pub fn overflowing_tiny(folder: &Path, tokens: &[u32]) {
+    const HIDDEN: usize = 128;
+    copy_folder(fixtures().join("tiny").as_ref(), folder);
+    let path = folder.join("model.safetensors");
+    let (tensors, _) = read_safetensors(&std::fs::read(&path).unwrap());
+    let widened = tensors.into_iter().map(|tensor| {
+        let (halves, _) = tensor.bytes.as_chunks::<2>();
+        let mut values: Vec<f32> =
+            halves.iter().map(|&bytes| from_half(u16::from_le_bytes(bytes))).collect();
+        let name = tensor.name.as_str();
+        if name == "model.embed_tokens.weight" {
+            for (token, row) in values.chunks_exact_mut(HIDDEN).enumerate() {
+                row[0] = f32::from(tokens.contains(&(token as u32)));
+            }
+        } else if name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight") {
+            let columns = values.len() / HIDDEN;
+            values[..columns].fill(0.0);
+        } else if name.ends_with("layers.0.mlp.up_proj.weight")
+            || name.ends_with("layers.0.mlp.gate_proj.weight")
+        {
+            values.chunks_exact_mut(HIDDEN).for_each(|row| row[0] = 1e25);
+        }
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        RawTensor::f32(name, &tensor.shape, bytes)
+    });
+    let widened: Vec<RawTensor> = widened.collect();
+    std::fs::write(path, safetensors_bytes(&widened, &[("format", "pt")])).unwrap();
+}
+
+/// A 16-bit float; the tiny model has no subnormal ones that matter.
+fn from_half(bits: u16) -> f32 {
+    let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
+    let (exponent, fraction) = (i32::from(bits >> 10 & 31), f32::from(bits & 0x3ff) / 1024.0);
+    if exponent == 0 { 0.0 } else { sign * (1.0 + fraction) * 2_f32.powi(exponent - 15) }
 }

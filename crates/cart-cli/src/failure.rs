@@ -84,6 +84,11 @@ impl Failure {
         message
     }
 
+    /// What it says; nothing where nothing is left to be said.
+    pub(crate) fn message(&self) -> String {
+        self.wording().unwrap_or_default().1
+    }
+
     /// Exit code, message and hint; nothing where nothing is left to be said.
     fn wording(&self) -> Option<(u8, String, Option<String>)> {
         match self {

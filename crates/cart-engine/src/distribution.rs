@@ -16,6 +16,20 @@ pub(crate) fn logprob(logits: &[f32], token: u32) -> f64 {
     f64::from(logits[token as usize]) - log_sum_exp(logits)
 }
 
+/// `−Σ p · ln p`, in nats. Tokens of more than 30 nats under the best are left out: of any vocabulary they add less
+/// than 10⁻⁵.
+pub(crate) fn entropy(logits: &[f32]) -> f64 {
+    let largest = logits::largest(logits);
+    let (mut sum, mut weighted) = (0.0, 0.0);
+    for token in logits::at_least(logits, largest - 30.0) {
+        let below = f64::from(logits[token as usize]) - f64::from(largest);
+        let share = below.exp();
+        sum += share;
+        weighted += share * below;
+    }
+    sum.ln() - weighted / sum
+}
+
 /// `Σ p · (ln p − ln q)` of the distributions of two rows of logits, in nats.
 pub(crate) fn kl(logits: &[f32], reference: &[f32]) -> f64 {
     let (p_norm, q_norm) = (log_sum_exp(logits), log_sum_exp(reference));
@@ -137,6 +151,15 @@ mod tests {
         }
         let ids: Vec<u32> = top_logprobs(&logits, 2).iter().map(|top| top.token).collect();
         assert_eq!(ids, [1, 3]);
+    }
+
+    #[test]
+    fn entropy_is_that_of_the_probabilities() {
+        assert!((entropy(&[3.0; 1000]) - 1000.0_f64.ln()).abs() < 1e-9);
+        assert!(entropy(&[90.0, 3.0, -5.0, f32::MIN]).abs() < 1e-9);
+        let logits = [0.5_f32, -1.0, 2.0];
+        let plain = (0..3).map(|token| logprob(&logits, token)).map(|ln| -ln * ln.exp());
+        assert!((entropy(&logits) - plain.sum::<f64>()).abs() < 1e-6);
     }
 
     #[test]

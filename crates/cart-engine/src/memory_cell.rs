@@ -79,6 +79,11 @@ impl MemoryCell {
         true
     }
 
+    /// Whether both are one memory.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// The conversations that share its long-term memory.
     pub(crate) fn conversations(&self) -> Option<&Conversations> {
         self.0.conversations.get()

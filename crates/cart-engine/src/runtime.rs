@@ -9,15 +9,19 @@
 
 mod flip;
 mod generations;
+mod held;
 mod owner;
 mod reading;
+mod replacing;
 mod resident;
 mod running;
 mod shared;
 mod state;
 mod stream;
+mod watch;
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
@@ -28,12 +32,13 @@ use thiserror::Error;
 use crate::long_term::LongTermSource;
 use crate::swap::candidate::{Staged, Warm};
 use crate::swap::moving::Moving;
-use crate::swap::{InFlight, SwapError, SwapFailure, SwapReport, SwapRequest};
+use crate::swap::room::NoRoom;
+use crate::swap::{InFlight, SwapError, SwapFailure, SwapReport, SwapRequest, room};
 use crate::{
     Agent, GenerateOptions, LoadError, LoadOptions, OptionsError, Prompt, session_section,
 };
 use generations::Generations;
-use owner::{Command, Incoming, Owner};
+use owner::{Command, Owner};
 use reading::Reading;
 use shared::{Shared, SwapTurn};
 
@@ -41,6 +46,10 @@ pub use reading::{EmbedError, Embeddable, EmbeddingSink, Embeddings};
 pub use resident::Resident;
 pub use state::{Ended, GenerationState, RuntimeState, SwapUnderWay};
 pub use stream::{ChannelSink, EventSink, StreamError, StreamEvent, StreamSummary};
+pub use watch::{
+    CollapseOptions, Retold, RolledBack, Trip, Trips, WatchListener, WatchOptions, WatchState,
+    Watching,
+};
 
 /// How a runtime behaves.
 #[derive(Clone, Debug)]
@@ -53,6 +62,14 @@ pub struct RuntimeOptions {
     pub max_wait: Duration,
     /// How long the previous generation stays to be rolled back to.
     pub rollback_window: Duration,
+    /// How a new generation is watched.
+    pub watch: WatchOptions,
+    /// Hears of what the watch does.
+    pub listener: Option<Arc<dyn WatchListener>>,
+    /// The folder in which the memory of a generation is written down that is left.
+    pub journal: Option<PathBuf>,
+    /// Bytes that all cartridges together may take; what the system has where nobody says.
+    pub memory_budget: Option<u64>,
     /// How cartridges are loaded.
     pub load: LoadOptions,
     /// Threads that verify a new cartridge; every core if absent.
@@ -68,6 +85,10 @@ impl Default for RuntimeOptions {
             max_queued: 256,
             max_wait: Duration::from_mins(2),
             rollback_window: Duration::from_mins(10),
+            watch: WatchOptions::default(),
+            listener: None,
+            journal: None,
+            memory_budget: None,
             load: LoadOptions::default(),
             verify_threads: None,
             long_term: None,
@@ -107,6 +128,17 @@ pub enum RuntimeError {
     /// The first cartridge can't be used.
     #[error(transparent)]
     Cartridge(Box<SwapFailure>),
+    /// There is no memory for it.
+    #[error(
+        "`{name}` takes {:.1} MiB, and {:.1} MiB {}; take a smaller one, or raise what it may take",
+        found.needed as f64 / f64::from(1 << 20), found.free as f64 / f64::from(1 << 20), found.limit
+    )]
+    Room {
+        /// What people call the cartridge.
+        name: String,
+        /// What it takes and what there is.
+        found: NoRoom,
+    },
     /// The system gives no thread.
     #[error("the token loop's thread can't be started: {0}")]
     Thread(#[source] std::io::Error),
@@ -132,17 +164,20 @@ impl Runtime {
         cartridge: Cartridge,
         options: RuntimeOptions,
     ) -> Result<Self, RuntimeError> {
+        let needed = room::needed(cartridge.manifest(), false);
+        room::check(needed, 0, 0, options.memory_budget)
+            .map_err(|found| RuntimeError::Room { name: name.to_owned(), found })?;
         let lifecycle = Arc::default();
-        let staged = Staged { cartridge, lifecycle, running: None };
+        let staged = Staged { cartridge: cartridge.clone(), lifecycle, running: None };
         let warm = prepare(staged, &options, None)
             .map_err(|failure| RuntimeError::Cartridge(Box::new(failure)))?;
-        let first = Arc::new(Resident::new(name.to_owned(), 1, warm.agent, warm.lifecycle));
+        let first = Arc::new(Resident::new(name.to_owned(), 1, warm, cartridge));
         // Active from here on, so that whoever asks before the first turn hears so.
         let generations = Generations::new(Arc::clone(&first), options.rollback_window);
         let shared =
             Arc::new(Shared::new(options, Owner::first_state(&first), first.agent().clone()));
         let (commands, inbox) = mpsc::channel();
-        let owner = Owner::new(generations, inbox, Arc::clone(&shared));
+        let owner = Owner::new(generations, (commands.clone(), inbox), Arc::clone(&shared));
         let thread = std::thread::Builder::new()
             .name("cart-tokens".to_owned())
             .spawn(move || owner.run())
@@ -224,31 +259,6 @@ impl RuntimeHandle {
     /// The runtime has been stopped.
     pub fn active(&self) -> Result<Arc<Resident>, SubmitError> {
         self.ask(|reply| Command::Active { reply }).ok_or(SubmitError::Stopped)
-    }
-
-    /// Changes the cartridge. Blocks while the new one is verified, loaded and warmed up on this
-    /// thread, while streams go on; call it where that does not matter.
-    ///
-    /// # Errors
-    /// Another swap is under way, the runtime has been stopped, or the new cartridge did not get to
-    /// `Warm`. The running generation is as it was.
-    pub fn swap(&self, request: SwapRequest) -> Result<SwapReport, SwapError> {
-        let turn = self.shared.begin_swap(&request.name).ok_or(SwapError::InProgress)?;
-        let refuse = |failure| SwapError::Refused {
-            name: request.name.clone(),
-            stage: turn.lifecycle().state(),
-            failure: Box::new(failure),
-        };
-        let running = self.active().map_err(|_| SwapError::Stopped)?;
-        check_kept(&request, running.agent()).map_err(refuse)?;
-        let moving = Moving::new(request.memory, running.agent().clone());
-        let lifecycle = Arc::clone(turn.lifecycle());
-        let now = Some(running.agent().clone());
-        let staged = Staged { cartridge: request.cartridge.clone(), lifecycle, running: now };
-        let warm = prepare(staged, &self.shared.options, moving).map_err(refuse)?;
-        let SwapRequest { name, in_flight, memory, cartridge: _ } = request;
-        let incoming = Incoming { name, warm, in_flight, memory };
-        self.ask(|reply| Command::Activate { incoming, reply }).ok_or(SwapError::Stopped)
     }
 
     /// Goes back to the generation before, with the memory that it had; a memory that was carried

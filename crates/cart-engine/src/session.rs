@@ -51,8 +51,21 @@ pub struct Session {
     cell: MemoryCell,
     /// Logits of the last token, if all were read and none was chosen.
     ready: Option<Vec<f32>>,
+    /// Tokens up to the last whole character.
+    whole: usize,
+    /// Entropy of what the last token was drawn from, where it is asked for.
+    entropy: Measured,
     prefill: Duration,
     decode: Duration,
+}
+
+/// The entropy of what a token was drawn from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Measured {
+    /// Nobody asks for it.
+    Off,
+    /// In nats; none before the first token.
+    On(Option<f64>),
 }
 
 /// What a session reads in the next batch.
@@ -89,6 +102,7 @@ impl Session {
             options: options.clone(),
             prompt: text.tokens.clone(),
             generated: Vec::new(),
+            whole: text.tokens.len(),
             tokens: text.tokens,
             read: 0,
             cut: text.cut,
@@ -101,6 +115,7 @@ impl Session {
             guide,
             cell: agent.memory_cell().clone(),
             ready: None,
+            entropy: Measured::Off,
             prefill: Duration::ZERO,
             decode: Duration::ZERO,
         };
@@ -144,6 +159,29 @@ impl Session {
     /// Whether the session stands between two characters, so that [`Session::move_to`] can move it.
     pub fn at_boundary(&self) -> bool {
         self.output.is_whole()
+    }
+
+    /// Tokens of its text so far, prompt included.
+    pub(crate) fn position(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// From now on the entropy of what tokens are drawn from is measured, or not.
+    pub(crate) fn measure_entropy(&mut self, measured: bool) {
+        match (measured, self.entropy) {
+            (true, Measured::Off) => self.entropy = Measured::On(None),
+            (false, _) => self.entropy = Measured::Off,
+            (true, Measured::On(_)) => {}
+        }
+    }
+
+    /// Entropy of what the last token was drawn from, in nats, with memory mixed in and before any filter; none
+    /// where it was not measured.
+    pub(crate) fn entropy(&self) -> Option<f64> {
+        match self.entropy {
+            Measured::Off => None,
+            Measured::On(entropy) => entropy,
+        }
     }
 
     /// Bytes that its keys and values take.

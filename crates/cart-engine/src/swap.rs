@@ -14,6 +14,7 @@ pub(crate) mod lifecycle;
 pub(crate) mod moving;
 mod peak;
 mod refusal;
+pub(crate) mod room;
 
 use cart_format::ManifestId;
 use cart_store::Cartridge;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use lifecycle::{IllegalStep, Lifecycle, SwapState};
 pub use refusal::{SwapError, SwapFailure};
+pub use room::{NoRoom, RoomLimit};
 
 pub(crate) use peak::peak_rss;
 
@@ -61,6 +63,17 @@ pub enum MemoryPolicy {
     GoalOnly,
 }
 
+/// Where the new generation is loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Loading {
+    /// Beside what runs, which goes on until the new one is warm.
+    #[default]
+    Beside,
+    /// In the place of what runs, where there is no memory for both: that is unloaded first, when its streams have ended,
+    /// and requests wait meanwhile. If the new one can't be loaded, the old one is loaded again.
+    InPlace,
+}
+
 /// A swap that is asked for.
 #[derive(Clone, Debug)]
 pub struct SwapRequest {
@@ -72,6 +85,8 @@ pub struct SwapRequest {
     pub in_flight: InFlight,
     /// What becomes of the memory.
     pub memory: MemoryPolicy,
+    /// Where it is loaded.
+    pub loading: Loading,
 }
 
 /// One side of a swap.
@@ -130,4 +145,6 @@ pub struct SwapReport {
     pub memory_slots: usize,
     /// The process's peak resident memory so far, where the system tells.
     pub peak_rss_bytes: Option<u64>,
+    /// Why the watch left the new generation again before this report was made; of a rollback, why it was left.
+    pub rolled_back: Option<String>,
 }

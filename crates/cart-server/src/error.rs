@@ -342,6 +342,7 @@ fn swap_status(error: &SwapError) -> StatusCode {
     match error {
         SwapError::InProgress | SwapError::NothingToRollBackTo => StatusCode::CONFLICT,
         SwapError::Stopped => StatusCode::SERVICE_UNAVAILABLE,
+        SwapError::Lost { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         SwapError::Refused { .. } => StatusCode::UNPROCESSABLE_ENTITY,
     }
 }

@@ -28,6 +28,6 @@ pub use admin::{Admin, AdminToken, AdminTokenError};
 pub use app::{AppState, ServerOptions, router};
 pub use error::ApiError;
 pub use keys::{ApiKeyError, ApiKeys, KeySource};
-pub use log::RequestLog;
+pub use log::{RequestLog, WatchLog};
 pub use serve::{ServeError, Served, serve, shutdown_signal};
 pub use tls::{TlsError, TlsIdentity};

@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use cart_engine::runtime::RuntimeState;
-use cart_engine::swap::{InFlight, MemoryPolicy, SwapError, SwapReport, SwapRequest};
+use cart_engine::swap::{InFlight, Loading, MemoryPolicy, SwapError, SwapReport, SwapRequest};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -25,6 +25,9 @@ pub(crate) struct SwapBody {
     in_flight: InFlight,
     #[serde(default)]
     memory: MemoryPolicy,
+    /// Whether what runs is unloaded first.
+    #[serde(default)]
+    stop_first: bool,
 }
 
 /// The body of `POST /cart/rollback`.
@@ -66,10 +69,10 @@ pub(crate) async fn swap(
     }
     let body: SwapBody = read_json(request, state.options().body_limit).await?;
     let hint = "name the cartridge to swap to: name, name:tag, or an id";
-    let reference = body.reference.ok_or(ApiError::Missing { param: "ref", hint })?;
+    let reference = body.reference.clone().ok_or(ApiError::Missing { param: "ref", hint })?;
     // On its own thread and not tied to this request: a client that goes away stops no swap.
     let task = tokio::task::spawn_blocking(move || {
-        let outcome = swap_now(&state, reference, body.in_flight, body.memory);
+        let outcome = swap_now(&state, reference, &body);
         count(&state, "done", &outcome);
         outcome
     });
@@ -93,19 +96,16 @@ pub(crate) async fn rollback(
     task.await.map_err(|_| ApiError::TaskLost)?.map(Json)
 }
 
-fn swap_now(
-    state: &AppState,
-    reference: String,
-    in_flight: InFlight,
-    memory: MemoryPolicy,
-) -> Result<SwapReport, ApiError> {
+fn swap_now(state: &AppState, reference: String, body: &SwapBody) -> Result<SwapReport, ApiError> {
     let store = state.store();
     let found = store.resolve(&reference).and_then(|found| store.open_cartridge(&found));
     let cartridge = match found {
         Ok(cartridge) => cartridge,
         Err(source) => return Err(ApiError::Reference { reference, source: Box::new(source) }),
     };
-    let request = SwapRequest { name: reference, cartridge, in_flight, memory };
+    let &SwapBody { in_flight, memory, stop_first, reference: _ } = body;
+    let loading = if stop_first { Loading::InPlace } else { Loading::Beside };
+    let request = SwapRequest { name: reference, cartridge, in_flight, memory, loading };
     Ok(state.runtime().swap(request)?)
 }
 

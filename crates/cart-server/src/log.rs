@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use cart_engine::runtime::{RolledBack, WatchListener};
 use serde_json::json;
 
 use crate::keys::KeyName;
@@ -16,6 +17,47 @@ pub enum RequestLog {
     Off,
     /// A line of JSON for each, to stderr.
     Json,
+}
+
+/// Writes down what the watch over new cartridges does: as the requests are, or, where these are not, in words.
+#[derive(Clone, Copy, Debug)]
+pub struct WatchLog(pub RequestLog);
+
+impl WatchListener for WatchLog {
+    fn rolled_back(&self, report: &RolledBack) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut line = match self.0 {
+            RequestLog::Off => in_words(report),
+            RequestLog::Json => event(report, now),
+        };
+        line.push('\n');
+        // A closed stderr is no reason to stop.
+        let _ = std::io::stderr().lock().write_all(line.as_bytes());
+    }
+}
+
+fn in_words(report: &RolledBack) -> String {
+    let RolledBack { from, to, reason, active_ms, .. } = report;
+    format!(
+        "left {} (generation {}) after {active_ms:.0} ms, because {reason}; {} (generation {}) runs again",
+        from.name, from.generation, to.name, to.generation
+    )
+}
+
+/// * `now`: since 1970-01-01 UTC
+fn event(report: &RolledBack, now: Duration) -> String {
+    json!({
+        "unix_ms": now.as_millis() as u64,
+        "event": "rolled_back",
+        "from": report.from,
+        "to": report.to,
+        "trip": report.trip,
+        "reason": report.reason,
+        "active_ms": report.active_ms,
+        "streams_moved": report.streams_moved,
+        "streams_dropped": report.streams_dropped,
+    })
+    .to_string()
 }
 
 /// A request that was answered. What was asked and said is no part of it, nor are keys.

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use cart_engine::long_term::LongTermState;
-use cart_engine::runtime::RuntimeState;
+use cart_engine::runtime::{RuntimeState, WatchState};
 
 use crate::keys::KeyName;
 
@@ -211,6 +211,7 @@ fn render_gauges(text: &mut String, state: &RuntimeState) {
     {
         line(text, "cart_streams_total", &format!("{{outcome=\"{outcome}\"}}"), count);
     }
+    render_watch(text, &state.watch);
     render_states(text, state);
     head(text, "cart_memory_slots", "gauge", "Slots in use, by store.");
     if let Some(memory) = &state.memory {
@@ -218,6 +219,28 @@ fn render_gauges(text: &mut String, state: &RuntimeState) {
             let labels = format!("{{store=\"{store}\"}}");
             line(text, "cart_memory_slots", &labels, report.slots as u64);
         }
+    }
+}
+
+/// What the watch over new cartridges has seen and done.
+fn render_watch(text: &mut String, watch: &WatchState) {
+    head(text, "cart_watched", "gauge", "Whether the active generation is watched.");
+    line(text, "cart_watched", "", u64::from(watch.watching.is_some()));
+    let name = "cart_watch_rollbacks_total";
+    head(text, name, "counter", "Generations that were left by themselves, by why.");
+    let trips = &watch.trips;
+    for (reason, count) in [
+        ("not_finite", trips.not_finite),
+        ("collapsed", trips.collapsed),
+        ("drifted", trips.drifted),
+    ] {
+        line(text, name, &format!("{{reason=\"{reason}\"}}"), count);
+    }
+    let last = watch.last_rollback.as_ref().filter(|last| last.trip.is_some());
+    if let Some(recover_ms) = last.and_then(|last| last.recover_ms) {
+        let name = "cart_watch_recovery_seconds";
+        head(text, name, "gauge", "How long the last of these took, to its streams' next tokens.");
+        writeln!(text, "{name} {}", recover_ms / 1e3).expect("a String takes everything");
     }
 }
 

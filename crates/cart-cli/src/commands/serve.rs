@@ -1,5 +1,7 @@
 //! `cart serve`.
 
+mod watching;
+
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -22,6 +24,7 @@ use crate::failure::Failure;
 use crate::history;
 use crate::report;
 use crate::sampling::MemoryArgs;
+use watching::{WatchArgs, beside};
 
 /// Serve a cartridge over HTTP.
 ///
@@ -80,6 +83,10 @@ pub(crate) struct ServeArgs {
     /// The certificate's private key, PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert", value_hint = ValueHint::FilePath)]
     tls_key: Option<PathBuf>,
+    /// Most MiB that the weights, tokenizers and memories of all loaded cartridges may take together [default: what the
+    /// system has]; a swap that needs more is refused
+    #[arg(long, value_name = "MIB")]
+    memory_budget: Option<NonZeroU32>,
     /// Write a line about each request to stderr: off or json
     #[arg(long, value_name = "FORMAT", default_value = "off")]
     log: Log,
@@ -93,6 +100,9 @@ pub(crate) struct ServeArgs {
     /// How memory takes part in requests that don't say
     #[command(flatten)]
     memory: MemoryArgs,
+    /// What happens after a swap
+    #[command(flatten)]
+    watch: WatchArgs,
     /// Share long-term memory with other servers, in PostgreSQL: postgres://USER@HOST:PORT/DATABASE
     ///
     /// Conversations (`memory.session` of a request) keep a short-term memory of their own. Without this they share the
@@ -137,8 +147,14 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
             ..history::load_options(context)
         },
         verify_threads: context.threads,
+        memory_budget: args.memory_budget.map(|mebibytes| u64::from(mebibytes.get()) << 20),
         ..RuntimeOptions::default()
     };
+    let log = match args.log {
+        Log::Off => RequestLog::Off,
+        Log::Json => RequestLog::Json,
+    };
+    let options = args.watch.applied_to(&store, log, options)?;
     let runtime = Runtime::start(&args.reference, cartridge, options).map_err(Failure::refused)?;
     let memory = args.memory.options();
     let commit_wait = Duration::try_from_secs_f64(args.commit_wait)
@@ -152,10 +168,7 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
         keys,
         tls,
         body_limit,
-        log: match args.log {
-            Log::Off => RequestLog::Off,
-            Log::Json => RequestLog::Json,
-        },
+        log,
         ..ServerOptions::default()
     };
     let state = AppState::new(runtime.handle(), store, server);
@@ -200,12 +213,7 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
 fn long_term(args: &ServeArgs, store: &Store) -> Result<Option<Arc<dyn LongTermSource>>, Failure> {
     let Some(url) = args.ltm.as_deref().filter(|url| !url.is_empty()) else { return Ok(None) };
     let address = database(url)?;
-    let beside = || {
-        let mut name = store.root().as_os_str().to_owned();
-        name.push(".offers");
-        PathBuf::from(name)
-    };
-    let journal = args.ltm_journal.clone().unwrap_or_else(beside);
+    let journal = args.ltm_journal.clone().unwrap_or_else(|| beside(store, ".offers"));
     // Hashers are keyed by the system's randomness, each by another key.
     let draw = || RandomState::new().hash_one(std::process::id());
     Ok(Some(Arc::new(PostgresSource { address, journal, may_begin: args.ltm_begin, draw })))

@@ -1,23 +1,26 @@
 //! `cart swap`.
 
+mod following;
+mod server;
+
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use cart_store::RefName;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
-use ureq::tls::TlsConfig;
 
 use super::apply::{self, ApplyOptions};
 use crate::bytes::milliseconds;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::{report, trust};
+use server::Server;
 
 /// Change the cartridge of a running server between two tokens.
 ///
 /// The server verifies, loads, warms and probes the new cartridge while streams go on, then flips.
-/// If anything fails, the running cartridge stays as it is.
+/// If anything fails, the running cartridge stays as it is. With --rollback it goes back to what ran before, as long as
+/// that is kept; with --watch it follows a name and swaps whenever that moves, until Ctrl-C.
 #[derive(Args)]
 #[command(after_help = "Examples:
   cart swap smol:v2 --server http://127.0.0.1:8080
@@ -25,10 +28,13 @@ use crate::{report, trust};
   cart swap smol:told --server http://127.0.0.1:8080 --in-flight keep
   cart swap gemma --server http://127.0.0.1:8080 --memory migrate
   cart swap smol:v2 --server https://models.example:8443 --ca company-ca.pem
-  cart swap --delta my-lora/ --server http://127.0.0.1:8080 -t smol:tuned")]
+  cart swap --delta my-lora/ --server http://127.0.0.1:8080 -t smol:tuned
+  cart swap smol:v2 --server http://127.0.0.1:8080 --stop-first
+  cart swap --rollback --server http://127.0.0.1:8080
+  cart swap --watch smol:live --server http://127.0.0.1:8080")]
 pub(crate) struct SwapArgs {
     /// A cartridge of the server's store
-    #[arg(value_name = "REF", required_unless_present = "delta")]
+    #[arg(value_name = "REF", required_unless_present_any = ["delta", "rollback"])]
     reference: Option<String>,
     /// What turns the running cartridge into the new one: a delta, or a folder with a PEFT adapter.
     /// It is applied in --store, which has to be the server's
@@ -40,6 +46,19 @@ pub(crate) struct SwapArgs {
     /// Leave quantized tensors to which a delta adds as floats
     #[arg(long, requires = "delta")]
     keep_float: bool,
+    /// Go back to what ran before the last swap
+    #[arg(long, conflicts_with_all = ["reference", "delta", "memory", "watch", "stop_first"])]
+    rollback: bool,
+    /// Follow REF in --store, which has to be the server's: swap now if it does not run, and whenever it moves
+    #[arg(long, conflicts_with = "delta")]
+    watch: bool,
+    /// With --watch: seconds between two looks at REF
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, requires = "watch")]
+    every: f64,
+    /// Unload what runs before the new one is loaded, where there is no memory for both: running streams end, new
+    /// requests wait. If the new one can't be loaded, the old one is loaded again
+    #[arg(long)]
+    stop_first: bool,
     /// The server
     #[arg(long, value_name = "URL")]
     server: String,
@@ -89,26 +108,55 @@ pub(crate) fn run(context: &Context, args: &SwapArgs) -> Result<(), Failure> {
         token: args.admin_token.as_deref(),
         trusted: trust::trusted(&args.server, args.ca.as_deref())?,
     };
+    if args.rollback {
+        let answer =
+            server.ask("/cart/rollback", Some(&json!({ "in_flight": named(args.in_flight) })))?;
+        return render(context, None, &answer);
+    }
     let (reference, usual) = match (&args.reference, &args.delta) {
         (Some(reference), _) => (reference.clone(), Memory::Replace),
         (None, Some(delta)) => (applied(context, args, &server, delta)?, Memory::Migrate),
-        (None, None) => return Err(Failure::arguments("REF or --delta is needed")),
+        (None, None) => return Err(Failure::arguments("REF, --delta or --rollback is needed")),
     };
-    let body = json!({
+    if args.watch {
+        return following::run(context, args, &server, &reference);
+    }
+    let answer = server.ask("/cart/swap", Some(&body(&reference, args, usual)))?;
+    let name = args.tag.as_ref().map(ToString::to_string).or_else(|| args.reference.clone());
+    render(context, name.as_deref().or(Some("(no name)")), &answer)
+}
+
+/// What the server is asked.
+fn body(reference: &str, args: &SwapArgs, usual: Memory) -> Value {
+    json!({
         "ref": reference,
         "in_flight": named(args.in_flight),
         "memory": named(args.memory.unwrap_or(usual)),
-    });
-    let answer = server.ask("/cart/swap", Some(&body))?;
+        "stop_first": args.stop_first,
+    })
+}
+
+/// Shows what a swap did, or a rollback where there is no name.
+fn render(context: &Context, name: Option<&str>, answer: &Value) -> Result<(), Failure> {
+    let left = answer["rolled_back"].as_str();
     if context.json {
-        return report::print("swap", &answer);
+        report::print("swap", answer)?;
+        return if left.is_some() { Err(Failure::Found) } else { Ok(()) };
     }
-    let name = args.tag.as_ref().map(ToString::to_string).or_else(|| args.reference.clone());
-    report::line(&format!(
-        "swapped to {}  sha256:{}",
-        name.as_deref().unwrap_or("(no name)"),
-        answer["to"]["manifest"].as_str().unwrap_or("?")
-    ))?;
+    if let Some(reason) = left {
+        let name = answer["to"]["name"].as_str().unwrap_or("?");
+        return Err(Failure::refused_with(
+            format!("{name} became active and was left again by itself: {reason}"),
+            "what ran before runs again; `watch` in GET /cart/state says what was moved and remembered",
+        ));
+    }
+    let to = &answer["to"];
+    let manifest = to["manifest"].as_str().unwrap_or("?");
+    let (done, name) = match name {
+        Some(name) => ("swapped", name),
+        None => ("rolled back", to["name"].as_str().unwrap_or("?")),
+    };
+    report::line(&format!("{done} to {name}  sha256:{manifest}"))?;
     report::line(&format!(
         "  verify {}, load {}, warm {}, pause {}; streams moved {}, dropped {}",
         milliseconds(&answer["verify_ms"]),
@@ -135,56 +183,6 @@ fn applied(
         made.render()?;
     }
     Ok(made.manifest)
-}
-
-/// A running server.
-struct Server<'a> {
-    address: &'a str,
-    token: Option<&'a str>,
-    /// How its certificate is judged; none where it is not asked over TLS.
-    trusted: Option<TlsConfig>,
-}
-
-impl Server<'_> {
-    /// Posts a body to a path, or gets it where there is none.
-    fn ask(&self, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
-        let url = format!("{}{path}", self.address);
-        let mut config = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_connect(Some(Duration::from_secs(10)));
-        if let Some(trusted) = &self.trusted {
-            config = config.tls_config(trusted.clone());
-        }
-        let unreachable = |source: ureq::Error| {
-            Failure::refused_with(
-                format!("{url} did not answer: {source}"),
-                "`cart serve REF --listen ADDR` starts a server",
-            )
-        };
-        let agent = ureq::Agent::new_with_config(config.build());
-        let response = match body {
-            None => self.signed(agent.get(&url)).call(),
-            Some(body) => self.signed(agent.post(&url)).send_json(body),
-        };
-        let mut response = response.map_err(unreachable)?;
-        let status = response.status();
-        let answer: Value = response.body_mut().read_json().map_err(unreachable)?;
-        if status.is_success() {
-            return Ok(answer);
-        }
-        let said = answer["error"]["message"].as_str().unwrap_or("no reason was given");
-        Err(Failure::refused_with(
-            format!("the server refused the swap: {said}"),
-            "the running cartridge is as it was",
-        ))
-    }
-
-    fn signed<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
-        match self.token {
-            Some(token) => request.header("authorization", format!("Bearer {token}")),
-            None => request,
-        }
-    }
 }
 
 /// A choice as people and the server write it.

@@ -61,6 +61,12 @@ impl Conversations {
         Some(cell)
     }
 
+    /// Every conversation that is open.
+    pub(crate) fn cells(&self) -> Vec<(String, MemoryCell)> {
+        let open = self.open();
+        open.cells.iter().map(|(name, (cell, _))| (name.clone(), cell.clone())).collect()
+    }
+
     /// Lets every conversation offer what it has; they end here.
     pub(crate) fn part(&self) {
         let ended = std::mem::take(&mut self.open().cells);

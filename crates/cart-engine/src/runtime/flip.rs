@@ -5,21 +5,25 @@ use std::time::Instant;
 
 use cart_format::BasisId;
 
+use super::generations::Left;
 use super::owner::{Incoming, Owner};
 use super::resident::Resident;
 use super::running::{Moved, Running};
+use super::watch::RolledBack;
 use crate::swap::candidate::{Took, millis_since};
-use crate::swap::{InFlight, MemoryPolicy, SwapError, SwapFailure, SwapReport, peak_rss};
+use crate::swap::{InFlight, MemoryPolicy, SwapError, SwapFailure, SwapReport, SwapSide, peak_rss};
 
 /// A swap that was made, whose streams are still on their way to the new generation.
 pub(super) struct Settling {
     pub(super) report: SwapReport,
-    reply: Box<dyn FnOnce(SwapReport) + Send>,
+    pub(super) reply: Box<dyn FnOnce(SwapReport) + Send>,
+    /// When the watch saw why, where it is a rollback of its own.
+    tripped: Option<Instant>,
 }
 
 /// What became of the streams.
 #[derive(Clone, Copy, Default)]
-struct Streams {
+pub(super) struct Streams {
     moved: usize,
     on_old: usize,
     move_ms: f64,
@@ -28,14 +32,16 @@ struct Streams {
 impl Owner {
     /// Makes a warm generation the active one. Nothing here can fail.
     pub(super) fn activate(&mut self, incoming: Incoming) -> SwapReport {
-        let Incoming { name, warm, in_flight, memory } = incoming;
+        let Incoming { name, cartridge, warm, in_flight, memory } = incoming;
         let begun = Instant::now();
         let number = self.generations.next_number();
-        let to = Arc::new(Resident::new(name, number, warm.agent, warm.lifecycle));
+        let took = warm.took;
+        let to = Arc::new(Resident::new(name, number, warm, cartridge));
         let from = self.generations.activate(Arc::clone(&to));
         let streams = self.redirect(&to, in_flight);
+        self.watch(in_flight);
         let pause_ms = millis_since(begun);
-        self.report(&from, in_flight, memory, streams, pause_ms, warm.took)
+        self.report(from.side(), in_flight, memory, streams, pause_ms, took)
     }
 
     /// Makes the generation before the active one again.
@@ -51,12 +57,38 @@ impl Owner {
             stage: to.state(),
             failure: Box::new(failure),
         })?;
-        let from = self.generations.roll_back().ok_or(SwapError::NothingToRollBackTo)?;
+        let left = self.generations.roll_back().ok_or(SwapError::NothingToRollBackTo)?;
+        self.watch = None;
         let to = Arc::clone(self.generations.active());
         let streams = self.redirect(&to, in_flight);
+        let mut report = self.rolled_back_report(&left, in_flight, begun);
+        (report.streams_moved, report.streams_on_old) = (streams.moved, streams.on_old);
+        report.move_ms = streams.move_ms;
+        self.watched.last_rollback = Some(RolledBack {
+            trip: None,
+            reason: "it was asked for".to_owned(),
+            from: left.from.side(),
+            to: to.side(),
+            active_ms: millis_since(left.since),
+            recover_ms: Some(report.pause_ms),
+            streams_moved: streams.moved,
+            streams_dropped: 0,
+            memory: None,
+        });
+        self.retell(&left.from, &to, left.before);
+        Ok(report)
+    }
+
+    /// What a rollback did, apart from the streams.
+    pub(super) fn rolled_back_report(
+        &self,
+        left: &Left,
+        in_flight: InFlight,
+        begun: Instant,
+    ) -> SwapReport {
+        let (memory, streams) = (MemoryPolicy::Replace, Streams::default());
         let pause_ms = millis_since(begun);
-        let memory = MemoryPolicy::Replace;
-        Ok(self.report(&from, in_flight, memory, streams, pause_ms, Took::default()))
+        self.report(left.from.side(), in_flight, memory, streams, pause_ms, Took::default())
     }
 
     /// Lets the streams end where they are, or moves them.
@@ -89,9 +121,10 @@ impl Owner {
         &mut self,
         report: SwapReport,
         reply: Box<dyn FnOnce(SwapReport) + Send>,
+        tripped: Option<Instant>,
     ) {
         self.last_swap = Some(report.clone());
-        self.settling = Some(Settling { report, reply });
+        self.settling = Some(Settling { report, reply, tripped });
         self.settle();
         self.publish();
     }
@@ -105,16 +138,22 @@ impl Owner {
         if self.streams.iter().any(Running::is_crossing) {
             return;
         }
-        if let Some(Settling { report, reply }) = self.settling.take() {
+        if let Some(Settling { report, reply, tripped }) = self.settling.take() {
+            let last = self.watched.last_rollback.as_mut();
+            if let Some((tripped, last)) = tripped.zip(last) {
+                last.recover_ms = Some(millis_since(tripped));
+                last.streams_moved = report.streams_moved;
+                last.streams_dropped = report.streams_dropped;
+            }
             self.last_swap = Some(report.clone());
             self.publish();
             reply(report);
         }
     }
 
-    fn report(
+    pub(super) fn report(
         &self,
-        from: &Resident,
+        from: SwapSide,
         in_flight: InFlight,
         memory: MemoryPolicy,
         streams: Streams,
@@ -123,7 +162,7 @@ impl Owner {
     ) -> SwapReport {
         let to = self.generations.active();
         SwapReport {
-            from: from.side(),
+            from,
             to: to.side(),
             in_flight,
             memory,
@@ -142,6 +181,7 @@ impl Owner {
             streams_dropped: 0,
             memory_slots: to.agent().memory().map_or(0, |memory| memory.slots().count()),
             peak_rss_bytes: peak_rss(),
+            rolled_back: None,
         }
     }
 }

@@ -6,16 +6,19 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use cart_memory::MemoryReport;
+use cart_store::Cartridge;
 
 use super::GenerationRequest;
 use super::flip::Settling;
 use super::generations::Generations;
+use super::held::{Replacement, Unloading};
 use super::reading::Reading;
 use super::resident::Resident;
 use super::running::{Outcome, Running};
 use super::shared::{Place, Shared, Ticket};
 use super::state::{Ended, GenerationState, RuntimeState};
 use super::stream::{EventSink, StreamError, StreamEvent};
+use super::watch::{Probed, Retold, Watch, WatchState};
 use crate::step_many;
 use crate::swap::candidate::Warm;
 use crate::swap::{InFlight, MemoryPolicy, SwapError, SwapReport};
@@ -45,22 +48,46 @@ pub(super) enum Command {
     CutOff {
         reply: Sender<usize>,
     },
+    /// Unload everything as soon as nothing runs, and wait for what takes its place.
+    Unload {
+        reply: Sender<Vec<Arc<Resident>>>,
+    },
+    /// What takes the place of what was unloaded.
+    Replace {
+        replacement: Box<Replacement>,
+    },
+    /// Let go of what could be rolled back to.
+    ForgetPrevious {
+        reply: Sender<Vec<Arc<Resident>>>,
+    },
+    /// Say what is loaded.
+    Loaded {
+        reply: Sender<Vec<Arc<Resident>>>,
+    },
+    /// What the probes of the watched generation gave.
+    Probed(Box<Probed>),
+    /// What became of the memory of a generation that was left.
+    Retold {
+        generation: u64,
+        retold: Retold,
+    },
     Stop,
 }
 
 /// A warm generation that is to become active.
 pub(super) struct Incoming {
     pub(super) name: String,
+    pub(super) cartridge: Cartridge,
     pub(super) warm: Warm,
     pub(super) in_flight: InFlight,
     pub(super) memory: MemoryPolicy,
 }
 
 /// A request that waits for a place.
-struct Waiting {
+pub(super) struct Waiting {
     request: Box<GenerationRequest>,
-    sink: Box<dyn EventSink>,
-    since: Instant,
+    pub(super) sink: Box<dyn EventSink>,
+    pub(super) since: Instant,
     /// Given back when the request leaves the queue.
     _place: Place,
     ticket: Ticket,
@@ -68,18 +95,26 @@ struct Waiting {
 
 /// Everything that the token loop decides about.
 pub(super) struct Owner {
-    inbox: Receiver<Command>,
-    shared: Arc<Shared>,
+    pub(super) inbox: Receiver<Command>,
+    /// Where threads that work for the loop answer.
+    pub(super) commands: Sender<Command>,
+    pub(super) shared: Arc<Shared>,
     pub(super) generations: Generations,
-    queue: VecDeque<Waiting>,
+    pub(super) queue: VecDeque<Waiting>,
     /// Texts that are only read, in turns.
-    readings: VecDeque<Box<Reading>>,
+    pub(super) readings: VecDeque<Box<Reading>>,
     pub(super) streams: Vec<Running>,
-    ended: Ended,
+    pub(super) ended: Ended,
     tokens: u64,
     pub(super) last_swap: Option<SwapReport>,
     /// The swap whose streams are still on their way.
     pub(super) settling: Option<Settling>,
+    /// That everything is to be unloaded; nothing new begins then.
+    pub(super) unloading: Option<Unloading>,
+    /// The watch over the active generation, for a while after a swap.
+    pub(super) watch: Option<Watch>,
+    /// What the watch has seen and done, apart from what it is doing.
+    pub(super) watched: WatchState,
     memory: RememberedReport,
 }
 
@@ -92,7 +127,7 @@ struct RememberedReport {
 
 /// Whether the loop goes on.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Next {
+pub(super) enum Next {
     Turn,
     Stop,
 }
@@ -107,12 +142,13 @@ impl Drop for Owner {
 impl Owner {
     pub(super) fn new(
         generations: Generations,
-        inbox: Receiver<Command>,
+        (commands, inbox): (Sender<Command>, Receiver<Command>),
         shared: Arc<Shared>,
     ) -> Self {
         Self {
             generations,
             inbox,
+            commands,
             shared,
             queue: VecDeque::new(),
             readings: VecDeque::new(),
@@ -121,6 +157,9 @@ impl Owner {
             tokens: 0,
             last_swap: None,
             settling: None,
+            unloading: None,
+            watch: None,
+            watched: WatchState::default(),
             memory: RememberedReport::default(),
         }
     }
@@ -138,6 +177,7 @@ impl Owner {
             swap: None,
             last_swap: None,
             rollback_to: None,
+            watch: WatchState::default(),
             memory: first.agent().memory().map(|memory| memory.report()),
             long_term: None,
             prefix_cache: first.agent().prefix_cache(),
@@ -152,9 +192,13 @@ impl Owner {
             self.admit();
             self.expire();
             self.step();
+            self.guard();
             self.read();
             self.close_ended();
             self.settle();
+            if self.is_drained() && self.hold() == Next::Stop {
+                break;
+            }
             self.generations.forget(&self.streams, &self.readings);
             self.publish();
         }
@@ -163,8 +207,8 @@ impl Owner {
 
     /// Takes what has come in; waits for something where there is nothing to do.
     fn take_commands(&mut self) -> Next {
-        if self.streams.is_empty() && self.queue.is_empty() && self.readings.is_empty() {
-            match self.inbox.recv_timeout(self.generations.next_look()) {
+        if self.is_idle() {
+            match self.inbox.recv_timeout(self.next_look()) {
                 Ok(command) => {
                     if self.take(command) == Next::Stop {
                         return Next::Stop;
@@ -187,7 +231,18 @@ impl Owner {
         }
     }
 
-    fn take(&mut self, command: Command) -> Next {
+    fn is_idle(&self) -> bool {
+        let compares = self.watch.as_ref().is_some_and(Watch::is_busy);
+        self.streams.is_empty() && self.queue.is_empty() && self.readings.is_empty() && !compares
+    }
+
+    /// How long a loop with nothing to do may wait.
+    fn next_look(&self) -> Duration {
+        let forget = self.generations.next_look();
+        self.watch.as_ref().map_or(forget, |watch| watch.next_look().min(forget))
+    }
+
+    pub(super) fn take(&mut self, command: Command) -> Next {
         match command {
             Command::Submit { request, sink, place, ticket } => {
                 let since = Instant::now();
@@ -197,12 +252,12 @@ impl Owner {
             // A caller that is gone finds the report in the state.
             Command::Activate { incoming, reply } => {
                 let report = self.activate(incoming);
-                self.begin_settling(report, Box::new(move |report| drop(reply.send(report))));
+                self.begin_settling(report, Box::new(move |report| drop(reply.send(report))), None);
             }
             Command::RollBack { in_flight, reply } => match self.roll_back(in_flight) {
                 Ok(report) => {
                     let reply = move |report| drop(reply.send(Ok(report)));
-                    self.begin_settling(report, Box::new(reply));
+                    self.begin_settling(report, Box::new(reply), None);
                 }
                 Err(refused) => drop(reply.send(Err(refused))),
             },
@@ -213,6 +268,18 @@ impl Owner {
                 // Whoever asked may be gone; the streams are cut off all the same.
                 let _ = reply.send(self.cut_off());
             }
+            Command::Probed(probed) => self.probed(*probed),
+            Command::Retold { generation, retold } => self.retold(generation, retold),
+            Command::Unload { reply } => {
+                self.unloading = Some(Unloading { reply, since: Instant::now() });
+            }
+            // Only a loop that waits for it is sent one.
+            Command::Replace { replacement } => drop(replacement),
+            Command::ForgetPrevious { reply } => {
+                let gone = self.generations.forget_previous(&self.streams, &self.readings);
+                drop(reply.send(gone));
+            }
+            Command::Loaded { reply } => drop(reply.send(self.generations.all().to_vec())),
             Command::Stop => return Next::Stop,
         }
         Next::Turn
@@ -220,6 +287,9 @@ impl Owner {
 
     /// Ends the requests that have waited too long. The longest wait first.
     fn expire(&mut self) {
+        if self.unloading.is_some() {
+            return;
+        }
         let most = self.shared.options.max_wait;
         while let Some(first) = self.queue.pop_front_if(|first| first.since.elapsed() >= most) {
             let Waiting { mut sink, since, .. } = first;
@@ -232,7 +302,7 @@ impl Owner {
     /// Gives waiting requests a place, in the order in which they came.
     fn admit(&mut self) {
         let most = self.shared.options.max_streams.get();
-        while self.streams.len() < most {
+        while self.streams.len() < most && self.unloading.is_none() {
             let Some(Waiting { request, sink, ticket, .. }) = self.queue.pop_front() else {
                 return;
             };
@@ -240,7 +310,7 @@ impl Owner {
                 self.ended.cancelled += 1;
                 continue;
             }
-            match Running::start(self.generations.active(), &request, sink, ticket) {
+            match Running::start(self.generations.active(), request, sink, ticket) {
                 Some(stream) => self.streams.push(stream),
                 None => self.ended.failed += 1,
             }
@@ -251,16 +321,17 @@ impl Owner {
     fn step(&mut self) {
         for resident in self.generations.all() {
             let number = resident.generation();
+            let watched = self.watches(number).then_some(&self.shared.options.watch.collapse);
             let mut streams: Vec<&mut Running> =
                 self.streams.iter_mut().filter(|stream| stream.runs_on(number)).collect();
             if streams.is_empty() {
                 continue;
             }
             let mut sessions: Vec<_> =
-                streams.iter_mut().map(|stream| &mut stream.session).collect();
+                streams.iter_mut().map(|stream| stream.session(watched.is_some())).collect();
             let stepped = step_many(resident.agent(), &mut sessions);
             for (stream, stepped) in streams.into_iter().zip(stepped) {
-                self.tokens += stream.absorb(stepped);
+                self.tokens += stream.absorb(stepped, watched);
             }
         }
     }
@@ -296,17 +367,14 @@ impl Owner {
         self.readings.drain(..).for_each(|reading| reading.cut_off());
         self.streams.iter_mut().for_each(Running::cut_off);
         self.close_ended();
-        for mut waiting in self.queue.drain(..) {
-            waiting.sink.deliver(StreamEvent::Failed(StreamError::ShuttingDown));
-            self.ended.failed += 1;
-        }
+        self.cut_off_waiting();
         self.settle();
         self.publish();
         cut
     }
 
     pub(super) fn publish(&mut self) {
-        let active = self.generations.active();
+        let Some(active) = self.generations.current() else { return };
         let of = (active.generation(), active.agent().memory_epoch());
         if self.memory.of != Some(of) {
             let report = active.agent().memory().map(|memory| memory.report());
@@ -331,6 +399,10 @@ impl Owner {
             swap: None,
             last_swap: self.last_swap.clone(),
             rollback_to: self.generations.previous().map(|previous| previous.generation()),
+            watch: WatchState {
+                watching: self.watch.as_ref().map(|watch| watch.state().clone()),
+                ..self.watched.clone()
+            },
             memory: self.memory.report.clone(),
             long_term: None,
             prefix_cache: active.agent().prefix_cache(),

@@ -3,9 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use cart_format::ManifestId;
+use cart_format::{ManifestId, Probe};
+use cart_store::Cartridge;
 
 use crate::Agent;
+use crate::swap::candidate::Warm;
 use crate::swap::{Lifecycle, SwapSide, SwapState};
 
 /// A loaded cartridge with the number of its generation. A request holds on to it from its first
@@ -15,6 +17,8 @@ pub struct Resident {
     generation: u64,
     agent: Agent,
     lifecycle: Arc<Lifecycle>,
+    probes: Vec<Probe>,
+    cartridge: Cartridge,
 }
 
 impl fmt::Debug for Resident {
@@ -29,13 +33,9 @@ impl fmt::Debug for Resident {
 }
 
 impl Resident {
-    pub(crate) fn new(
-        name: String,
-        generation: u64,
-        agent: Agent,
-        lifecycle: Arc<Lifecycle>,
-    ) -> Self {
-        Self { name, generation, agent, lifecycle }
+    pub(crate) fn new(name: String, generation: u64, warm: Warm, cartridge: Cartridge) -> Self {
+        let Warm { agent, probes, lifecycle, took: _ } = warm;
+        Self { name, generation, agent, lifecycle, probes, cartridge }
     }
 
     /// What people call the cartridge.
@@ -68,6 +68,16 @@ impl Resident {
     pub fn token_text(&self, token: u32) -> String {
         let tokenizer = self.agent.tokenizer();
         tokenizer.and_then(|tokenizer| tokenizer.token_text(token).ok()).unwrap_or_default()
+    }
+
+    /// The golden probes of its commit.
+    pub(crate) fn probes(&self) -> &[Probe] {
+        &self.probes
+    }
+
+    /// Where it was loaded from.
+    pub(crate) fn cartridge(&self) -> &Cartridge {
+        &self.cartridge
     }
 
     pub(crate) fn lifecycle(&self) -> &Lifecycle {

@@ -6,22 +6,40 @@ use super::GenerationRequest;
 use super::resident::Resident;
 use super::shared::Ticket;
 use super::stream::{EventSink, StreamError, StreamEvent, StreamSummary};
+use super::watch::CollapseOptions;
+use super::watch::collapse::{Meter, Reading};
+use crate::swap::InFlight;
 use crate::{FinishReason, GenerateEvent, Session, StepError, StepEvent};
 
 /// A stream that has a place in the token loop, with the generation that it pins.
 pub(super) struct Running {
     pub(super) resident: Arc<Resident>,
-    pub(super) session: Session,
+    session: Session,
+    request: Box<GenerationRequest>,
     sink: Box<dyn EventSink>,
     /// Where it goes as soon as it stands between two characters.
     bound_for: Option<Arc<Resident>>,
     crossing: Crossing,
+    /// Where a watched generation gave it no numbers.
+    stumbled: Option<usize>,
+    judgement: Judgement,
     prompt_tokens: usize,
     completion_tokens: usize,
     moved: usize,
     end: Option<End>,
     /// Given back when the stream has ended.
     _ticket: Ticket,
+}
+
+/// What the watch knows of a stream on the generation that it runs on.
+#[derive(Default)]
+struct Judgement {
+    /// Tokens of its text when it came there.
+    since: usize,
+    meter: Meter,
+    last: Option<Reading>,
+    is_counted: bool,
+    is_suspected: bool,
 }
 
 /// Whether a swap is moving the stream.
@@ -64,7 +82,7 @@ impl Running {
     /// Gives a request a place. `None` where it can't begin; its sink has been told then.
     pub(super) fn start(
         resident: &Arc<Resident>,
-        request: &GenerationRequest,
+        request: Box<GenerationRequest>,
         mut sink: Box<dyn EventSink>,
         ticket: Ticket,
     ) -> Option<Self> {
@@ -78,11 +96,14 @@ impl Running {
                     prompt_tokens,
                 });
                 Some(Self {
+                    judgement: Judgement { since: prompt_tokens, ..Judgement::default() },
                     resident,
                     session,
+                    request,
                     sink,
                     bound_for: None,
                     crossing: Crossing::Done,
+                    stumbled: None,
                     prompt_tokens,
                     completion_tokens: 0,
                     moved: 0,
@@ -112,12 +133,34 @@ impl Running {
         self.end.is_some()
     }
 
+    /// Its session, for the next step.
+    ///
+    /// * `watched`: whether the entropy of what tokens are drawn from is asked for
+    pub(super) fn session(&mut self, watched: bool) -> &mut Session {
+        self.session.measure_entropy(watched);
+        &mut self.session
+    }
+
     /// Takes in what a step did, and says how many tokens it gave.
-    pub(super) fn absorb(&mut self, stepped: Result<StepEvent, StepError>) -> u64 {
+    ///
+    /// * `watched`: how the generation is watched, where it is
+    pub(super) fn absorb(
+        &mut self,
+        stepped: Result<StepEvent, StepError>,
+        watched: Option<&CollapseOptions>,
+    ) -> u64 {
         let before = self.completion_tokens;
         match stepped {
             Ok(StepEvent::Prefilled { .. }) => {}
-            Ok(StepEvent::Generated(event)) => self.generated(event),
+            Ok(StepEvent::Generated(event)) => {
+                self.judge(event.token, watched);
+                self.generated(event);
+            }
+            // It waits for the watch, which takes it to the generation before.
+            Err(StepError::NotFinite { position }) if watched.is_some() => {
+                self.stumbled = Some(position);
+                return 0;
+            }
             Err(error) => self.end = Some(End::Failed(StreamError::Step(error))),
         }
         if self.sink.is_closed() {
@@ -155,6 +198,51 @@ impl Running {
         Moved::Yes
     }
 
+    /// After how many tokens it was given no numbers by a watched generation.
+    pub(super) fn stumbled_after(&self) -> Option<usize> {
+        self.stumbled
+    }
+
+    /// Whether there are enough tokens to judge it, and whether it has collapsed; each is said once.
+    pub(super) fn readings(&mut self) -> (bool, Option<Reading>) {
+        let judgement = &mut self.judgement;
+        let Some(last) = judgement.last else { return (false, None) };
+        let judged = !std::mem::replace(&mut judgement.is_counted, true);
+        let collapsed = last.collapsed && !judgement.is_suspected;
+        judgement.is_suspected |= collapsed;
+        (judged, collapsed.then_some(last))
+    }
+
+    /// A session on another generation with the text with which the stream came to its own, and how many tokens it has
+    /// given there.
+    pub(super) fn as_on(&self, other: &Resident) -> Option<(Session, usize)> {
+        let since = self.judgement.since;
+        let shadow = self.session.shadow(self.resident.agent(), other.agent(), since).ok()?;
+        Some((shadow, self.session.position() - since))
+    }
+
+    /// Takes it from a generation that failed to the one before. One that got no numbers goes back to its last whole
+    /// character, or begins anew where nothing was said yet.
+    pub(super) fn rescue(&mut self, to: &Arc<Resident>, in_flight: InFlight) -> Moved {
+        if self.has_ended() {
+            return Moved::No;
+        }
+        let stumbled = self.stumbled.take();
+        let moved = match stumbled {
+            Some(_) if self.completion_tokens == 0 => self.begin_again(to),
+            Some(_) => match self.session.go_back_to_boundary(self.resident.agent()) {
+                Ok(()) => self.move_to(to),
+                Err(_) => Moved::No,
+            },
+            None if in_flight == InFlight::Keep => self.keep_on(to),
+            None => self.move_to(to),
+        };
+        if let Some(position) = stumbled.filter(|_| moved == Moved::No) {
+            self.end = Some(End::Failed(StreamError::Step(StepError::NotFinite { position })));
+        }
+        moved
+    }
+
     /// Whether a swap has moved it and it has yet to give a token on the new generation.
     pub(super) fn is_crossing(&self) -> bool {
         self.crossing == Crossing::UnderWay && self.end.is_none()
@@ -189,6 +277,25 @@ impl Running {
         }
     }
 
+    /// Begins on another generation as if it had come there.
+    fn begin_again(&mut self, to: &Arc<Resident>) -> Moved {
+        let GenerationRequest { prompt, options } = &*self.request;
+        let Ok(session) = Session::start(to.agent(), prompt, options) else { return Moved::No };
+        self.session = session;
+        self.bound_for = None;
+        self.arrive(to);
+        self.crossing = Crossing::UnderWay;
+        Moved::Yes
+    }
+
+    /// Looks at a token whose entropy was measured. Where an answer is held to a grammar, it says nothing of the model.
+    fn judge(&mut self, token: u32, watched: Option<&CollapseOptions>) {
+        let entropy = self.session.entropy().filter(|_| self.request.options.constraint.is_none());
+        if let Some((options, entropy)) = watched.zip(entropy) {
+            self.judgement.last = self.judgement.meter.take(token, entropy, options);
+        }
+    }
+
     fn generated(&mut self, event: GenerateEvent) {
         self.completion_tokens += 1;
         if self.bound_for.is_none() {
@@ -218,6 +325,7 @@ impl Running {
 
     fn arrive(&mut self, to: &Arc<Resident>) {
         self.moved += 1;
+        self.judgement = Judgement { since: self.session.position(), ..Judgement::default() };
         self.resident = Arc::clone(to);
         self.sink.deliver(StreamEvent::Moved { resident: Arc::clone(to) });
     }

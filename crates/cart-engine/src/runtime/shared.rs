@@ -17,7 +17,7 @@ pub(super) struct Shared {
     running: AtomicBool,
     state: Mutex<Arc<RuntimeState>>,
     /// The active agent: its long-term memory goes on while the token loop waits.
-    active: Mutex<Agent>,
+    active: Mutex<Option<Agent>>,
     swap: Mutex<Option<Pending>>,
 }
 
@@ -79,7 +79,7 @@ impl Shared {
             open: AtomicUsize::new(0),
             running: AtomicBool::new(true),
             state: Mutex::new(Arc::new(state)),
-            active: Mutex::new(active),
+            active: Mutex::new(Some(active)),
             swap: Mutex::new(None),
         }
     }
@@ -120,7 +120,19 @@ impl Shared {
 
     pub(super) fn publish(&self, state: RuntimeState, active: &Agent) {
         *hold(&self.state) = Arc::new(state);
-        *hold(&self.active) = active.clone();
+        *hold(&self.active) = Some(active.clone());
+    }
+
+    /// Nothing is loaded until the next turn.
+    pub(super) fn unloaded(&self) {
+        *hold(&self.active) = None;
+        let mut state = hold(&self.state);
+        let now = Arc::make_mut(&mut state);
+        now.active.state = SwapState::Dropped;
+        (now.active.streams, now.streams) = (0, 0);
+        now.generations.clear();
+        now.rollback_to = None;
+        now.watch.watching = None;
     }
 
     /// The state as of the last turn, with the swap, the queue and the long-term memory as they are now.
@@ -133,7 +145,7 @@ impl Shared {
         let now = Arc::make_mut(&mut state);
         now.swap = swap;
         now.queued = self.waiting.load(Ordering::Acquire);
-        now.long_term = hold(&self.active).long_term();
+        now.long_term = hold(&self.active).as_ref().and_then(Agent::long_term);
         now.peak_rss_bytes = peak_rss();
         state
     }

@@ -4,6 +4,7 @@ use cart_format::ManifestId;
 use cart_memory::MemoryReport;
 use serde::Serialize;
 
+use super::watch::WatchState;
 use crate::long_term::LongTermState;
 use crate::swap::{SwapReport, SwapState};
 use crate::{PrefixCacheReport, SavedSessionReport};
@@ -29,6 +30,8 @@ pub struct RuntimeState {
     pub last_swap: Option<SwapReport>,
     /// The number of the generation that `rollback` would go back to.
     pub rollback_to: Option<u64>,
+    /// What is watched after a swap, and what came of it.
+    pub watch: WatchState,
     /// The active generation's memory, in numbers.
     pub memory: Option<MemoryReport>,
     /// The long-term memory that conversations share; none where there was no conversation.

@@ -1,6 +1,6 @@
 //! The choice of the next token.
 
-use super::{Session, StepError};
+use super::{Measured, Session, StepError};
 use crate::agent::Agent;
 use crate::constraint::Guide;
 use crate::distribution;
@@ -33,6 +33,9 @@ impl Session {
             None => None,
         };
         let logits = changed.as_deref().unwrap_or(row);
+        if self.entropy != Measured::Off {
+            self.entropy = Measured::On(Some(distribution::entropy(logits)));
+        }
         let allowed = self.guide.as_mut().map(|guide| guide.masked(logits)).transpose()?;
         let drawn_from = allowed.as_deref().unwrap_or(logits);
         let token = sampling::sample(drawn_from, &self.tokens, &self.options.sampling);
@@ -47,6 +50,10 @@ impl Session {
         self.generated.push(token);
         let ends = self.ends(agent, token);
         let (text_delta, stopped) = self.output.push(agent, token, logprob, &top_logprobs, ends)?;
+        if self.output.is_whole() {
+            // With this token, which is yet to be put there.
+            self.whole = self.tokens.len() + 1;
+        }
         self.finished = if stopped { Some(FinishReason::Stop) } else { ends };
         let finished = self.finished;
         Ok((token, GenerateEvent { token, text_delta, logprob, top_logprobs, finished }))

@@ -3,6 +3,7 @@
 use super::{Session, StartError, beside, in_conversation};
 use crate::agent::Agent;
 use crate::memory_loop::MemoryLoop;
+use crate::options::{GenerateOptions, Prompt};
 use crate::prompt_text::PromptText;
 use crate::tokenizer::{ParseSpecial, ShowSpecial};
 
@@ -41,8 +42,49 @@ impl Session {
         (self.state, self.memory, self.output) = (state, memory, output);
         (self.tokens, self.query, self.read) = (text.tokens, text.query, 0);
         (self.cut, self.ready, self.guide) = (0, None, guide);
+        self.whole = self.tokens.len();
         self.cell = to.memory_cell().clone();
         Ok(())
+    }
+
+    /// Forgets the tokens of a character that is not whole, none of which was shown.
+    ///
+    /// # Errors
+    /// It is inside a character, and its answer is held to a grammar, which has taken these tokens; or the tokenizer
+    /// fails.
+    pub(crate) fn go_back_to_boundary(&mut self, agent: &Agent) -> Result<(), StartError> {
+        if self.at_boundary() {
+            return Ok(());
+        }
+        if self.guide.is_some() {
+            return Err(StartError::InsideCharacter);
+        }
+        let half = self.tokens.len() - self.whole;
+        self.tokens.truncate(self.whole);
+        self.generated.truncate(self.generated.len().saturating_sub(half));
+        self.output = self.output.resumed(agent, &self.tokens)?;
+        Ok(())
+    }
+
+    /// Another agent's answer to the first tokens of this session, as something to compare with: drawn as this one
+    /// is, but neither remembered nor ended by a stop string.
+    pub(crate) fn shadow(
+        &self,
+        from: &Agent,
+        to: &Agent,
+        tokens: usize,
+    ) -> Result<Self, StartError> {
+        let prompt = Prompt::Tokens(translate(from, to, &self.tokens[..tokens])?);
+        let mut options = GenerateOptions {
+            max_tokens: None,
+            stop: Vec::new(),
+            top_logprobs: 0,
+            ..self.options.clone()
+        };
+        (options.memory.write, options.memory.session) = (false, None);
+        let mut shadow = Self::start(to, &prompt, &options)?;
+        shadow.measure_entropy(true);
+        Ok(shadow)
     }
 
     /// Goes on with another agent of the same weights, loaded with the same options: keys and values stay as they

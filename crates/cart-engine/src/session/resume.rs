@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::output::Output;
-use super::{Session, StartError};
+use super::{Measured, Session, StartError};
 use crate::agent::Agent;
 use crate::constraint::Guide;
 use crate::event::FinishReason;
@@ -74,6 +74,8 @@ impl Session {
             state,
             bare: None,
             query: tokens.clone(),
+            whole: tokens.len(),
+            entropy: Measured::Off,
             tokens,
             output,
             finished: nothing_to_do.then_some(FinishReason::Length),

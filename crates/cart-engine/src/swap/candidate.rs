@@ -52,6 +52,7 @@ pub(crate) struct Loaded {
 /// It has computed.
 pub(crate) struct Warm {
     pub(crate) agent: Agent,
+    pub(crate) probes: Vec<Probe>,
     pub(crate) lifecycle: Arc<Lifecycle>,
     pub(crate) took: Took,
 }
@@ -184,7 +185,8 @@ impl Loaded {
             steps_checked,
             ..self.took
         };
-        Ok(Warm { agent: self.agent, lifecycle: self.lifecycle, took })
+        let Self { agent, probes, lifecycle, .. } = self;
+        Ok(Warm { agent, probes, lifecycle, took })
     }
 }
 

@@ -2,20 +2,35 @@
 
 use std::sync::Arc;
 
+use cart_format::SpaceId;
 use cart_memory::UnifiedMemory;
 
 use super::MemoryPolicy;
 use super::refusal::SwapFailure;
 use crate::Agent;
+use crate::memory_cell::MemoryCell;
 use crate::migration::migrate_by_text;
 
 /// Most times that a memory is moved again because the running one has changed meanwhile.
 const ROUNDS: usize = 3;
 
+/// What an agent remembers, without what computes it.
+#[derive(Clone)]
+pub(crate) struct Remembered {
+    space: SpaceId,
+    cell: MemoryCell,
+}
+
+impl Remembered {
+    pub(crate) fn of(agent: &Agent) -> Self {
+        Self { space: agent.space(), cell: agent.memory_cell().clone() }
+    }
+}
+
 /// The running memory, and how it moves.
 pub(crate) struct Moving {
     policy: MemoryPolicy,
-    running: Agent,
+    running: Remembered,
 }
 
 /// A memory that has moved.
@@ -29,15 +44,19 @@ pub(crate) struct Moved {
 
 impl Moving {
     /// None where the running memory stays where it is.
-    pub(crate) fn new(policy: MemoryPolicy, running: Agent) -> Option<Self> {
+    pub(crate) fn new(policy: MemoryPolicy, running: Remembered) -> Option<Self> {
         (policy != MemoryPolicy::Replace).then_some(Self { policy, running })
     }
 
     /// Moves the memory for the first time; gives the agent with it.
     pub(super) fn move_to(self, agent: Agent) -> Result<(Agent, Moved), SwapFailure> {
         if self.policy == MemoryPolicy::Carry || self.migrates_in_place(&agent) {
-            let agent = agent.with_memory_of(&self.running)?;
-            let epoch = self.running.memory_epoch();
+            let (found, expected) = (self.running.space, agent.space());
+            if found != expected {
+                return Err(cart_memory::ForeignSpace { found, expected }.into());
+            }
+            let agent = agent.with_cell(&self.running.cell);
+            let epoch = self.running.cell.epoch();
             let moving = Self { policy: MemoryPolicy::Carry, ..self };
             return Ok((agent, Moved { moving, own: None, epoch }));
         }
@@ -48,7 +67,7 @@ impl Moving {
 
     /// Whether there is nothing to convert.
     fn migrates_in_place(&self, agent: &Agent) -> bool {
-        self.policy == MemoryPolicy::Migrate && agent.space() == self.running.space()
+        self.policy == MemoryPolicy::Migrate && agent.space() == self.running.space
     }
 
     /// What the new cartridge is to remember.
@@ -58,7 +77,7 @@ impl Moving {
         own: Option<&UnifiedMemory>,
     ) -> Result<Option<UnifiedMemory>, SwapFailure> {
         let own = || own.cloned().map_or_else(|| agent.new_memory(), Ok);
-        let Some(running) = self.running.memory() else {
+        let Some(running) = self.running.cell.read() else {
             return Ok(match self.policy {
                 MemoryPolicy::Migrate => None,
                 _ => Some(own()?),
@@ -80,7 +99,7 @@ impl Moved {
     pub(super) fn catch_up(&mut self, agent: &Agent) -> Result<(), SwapFailure> {
         for _ in 0..ROUNDS {
             let is_shared = self.moving.policy == MemoryPolicy::Carry;
-            if is_shared || self.moving.running.memory_epoch() == self.epoch {
+            if is_shared || self.moving.running.cell.epoch() == self.epoch {
                 return Ok(());
             }
             self.again(agent)?;
@@ -89,8 +108,8 @@ impl Moved {
     }
 
     fn again(&mut self, agent: &Agent) -> Result<(), SwapFailure> {
-        self.epoch = self.moving.running.memory_epoch();
-        let (found, expected) = (self.moving.running.space(), agent.space());
+        self.epoch = self.moving.running.cell.epoch();
+        let (found, expected) = (self.moving.running.space, agent.space());
         if self.moving.policy != MemoryPolicy::Migrate && found != expected {
             return Err(cart_memory::ForeignSpace { found, expected }.into());
         }

@@ -5,7 +5,9 @@ use cart_memory::ForeignSpace;
 use cart_store::VerifyError;
 use thiserror::Error;
 
+use super::InFlight;
 use super::lifecycle::SwapState;
+use super::room::NoRoom;
 use crate::long_term::LongTermError;
 use crate::{
     CalibrationError, FiniteError, LoadError, MigrationError, ProbeError, ProbeFailure,
@@ -28,6 +30,22 @@ pub enum SwapError {
     /// The runtime has been stopped.
     #[error("the runtime has been stopped; start another")]
     Stopped,
+    /// What ran before was unloaded, and neither the new cartridge nor that could be loaded.
+    #[error(
+        "`{name}` was refused after state {stage:?}: {why}; and `{before}`, which was unloaded for it, can't be loaded again: {failure}; nothing runs any more, start the server anew"
+    )]
+    Lost {
+        /// What people call the cartridge.
+        name: String,
+        /// The last state that it reached.
+        stage: SwapState,
+        /// Why it got no further.
+        why: String,
+        /// What ran before.
+        before: String,
+        /// Why that could not be loaded again.
+        failure: Box<SwapFailure>,
+    },
     /// The new generation did not get to the next state.
     #[error("`{name}` was refused after state {stage:?}: {failure}; the running cartridge goes on")]
     Refused {
@@ -54,6 +72,18 @@ pub enum SwapFailure {
         found: BasisId,
         /// What those of running streams depend on.
         running: BasisId,
+    },
+    /// To `Verified`: there is no memory for it.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+    /// To `Verified`: streams can't go on with a cartridge that is loaded after theirs was unloaded.
+    #[error(
+        "in flight `{}` was asked for, but with stop_first running streams end before what they run on is unloaded; swap with in flight `finish`, or without stop_first",
+        format!("{in_flight:?}").to_lowercase()
+    )]
+    InPlace {
+        /// What was asked for.
+        in_flight: InFlight,
     },
     /// To `Verified`: the bytes are not what the manifest says.
     #[error(transparent)]
@@ -99,6 +129,7 @@ impl SwapError {
             Self::InProgress => "swap_in_progress",
             Self::NothingToRollBackTo => "nothing_to_roll_back_to",
             Self::Stopped => "runtime_stopped",
+            Self::Lost { .. } => "nothing_runs",
             Self::Refused { failure, .. } => failure.code(),
         }
     }
@@ -108,6 +139,8 @@ impl SwapFailure {
     fn code(&self) -> &'static str {
         match self {
             Self::OtherWeights { .. } => "other_weights",
+            Self::NoRoom(_) => "no_room",
+            Self::InPlace { .. } => "stop_first_in_flight",
             Self::Verify(_) => "verification_failed",
             Self::Load(LoadError::Finite(_)) => "weights_not_finite",
             Self::Load(_) => "load_failed",

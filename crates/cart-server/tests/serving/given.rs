@@ -90,6 +90,29 @@ impl Shelf {
         });
     }
 
+    /// The tiny model, which says one token over and over: its row alone has most of a number that all rows have, which
+    /// nothing changes on the way, and which the last norm makes large.
+    pub(crate) fn collapsed(&self, name: &str, token: u32) -> Cartridge {
+        const HIDDEN: usize = 128;
+        self.in_32_bits(name, |tensor, values| {
+            if tensor == "model.embed_tokens.weight" {
+                for (row, values) in values.chunks_exact_mut(HIDDEN).enumerate() {
+                    values[0] = if row as u32 == token { 3.0 } else { 1.0 };
+                }
+            } else if tensor == "model.norm.weight" {
+                values[0] = 500.0;
+            } else if tensor.ends_with("o_proj.weight") || tensor.ends_with("down_proj.weight") {
+                let columns = values.len() / HIDDEN;
+                values[..columns].fill(0.0);
+            }
+        })
+    }
+
+    /// A path in the store's folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     /// The tiny model with its tensors widened to 32 bits and changed.
     fn in_32_bits(&self, name: &str, change: impl Fn(&str, &mut [f32])) -> Cartridge {
         let folder = self.copy_of_tiny(name);
@@ -223,6 +246,20 @@ impl Server {
         assert!(self.runtime.handle().is_running());
         self.thread.take().unwrap().join().unwrap()
     }
+}
+
+/// Overwrites the bytes of a tensor where they lie, under whoever has them mapped.
+pub(crate) fn overwrite(cartridge: &Cartridge, tensor: &str) {
+    use std::io::Write as _;
+    let blob = cartridge.manifest().model.tensors[tensor].blob;
+    let path = cartridge.locate(&blob).unwrap().path.to_path_buf();
+    let mut permissions = std::fs::metadata(&path).unwrap().permissions();
+    #[expect(clippy::permissions_set_readonly_false, reason = "the folder goes with the test")]
+    permissions.set_readonly(false);
+    std::fs::set_permissions(&path, permissions).unwrap();
+    let length = std::fs::metadata(&path).unwrap().len() as usize;
+    let mut file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all(&vec![0; length]).unwrap();
 }
 
 /// What a cartridge answers when nothing else runs.

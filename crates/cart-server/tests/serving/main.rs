@@ -9,5 +9,7 @@ mod given;
 mod keeping;
 mod memories;
 mod refusals;
+mod room;
 mod shutdown;
 mod swaps;
+mod watching;

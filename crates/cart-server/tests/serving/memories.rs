@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use cart_engine::runtime::{Runtime, RuntimeOptions};
-use cart_engine::swap::{InFlight, MemoryPolicy, SwapRequest};
+use cart_engine::swap::{InFlight, Loading, MemoryPolicy, SwapRequest};
 use cart_store::Cartridge;
 use serde_json::{Value, json};
 
@@ -101,7 +101,8 @@ fn parts_of_a_memory_of_another_space_are_refused() {
 
 fn request(name: &str, cartridge: &Cartridge) -> SwapRequest {
     let (in_flight, memory) = (InFlight::default(), MemoryPolicy::default());
-    SwapRequest { name: name.to_owned(), cartridge: cartridge.clone(), in_flight, memory }
+    let (name, cartridge) = (name.to_owned(), cartridge.clone());
+    SwapRequest { name, cartridge, in_flight, memory, loading: Loading::Beside }
 }
 
 #[test]

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use cart_engine::runtime::{RuntimeOptions, WatchOptions};
 use cart_format::{Probe, ProbeStep, TokenLogprob};
+use cart_server::ServerOptions;
 use serde_json::{Value, json};
 
 use crate::client::{Streamed, post, stream};
@@ -248,13 +251,15 @@ fn a_server_that_listens_says_that_its_cartridge_is_active() {
 }
 
 #[test]
-fn a_stream_that_fails_on_its_way_to_the_new_cartridge_is_counted() {
+fn where_nothing_is_watched_a_stream_that_fails_on_its_way_is_counted() {
     let shelf = shelf();
     let one = shelf.tiny("one");
     let agent = agent(&one);
     let poison = agent.tokenizer().unwrap().encode_prompt("#~").unwrap();
     shelf.overflowing("poison", &poison);
-    let server = shelf.serve("one");
+    let watch = WatchOptions { window: Duration::ZERO, ..WatchOptions::default() };
+    let options = RuntimeOptions { watch, ..RuntimeOptions::default() };
+    let server = shelf.serve_with("one", options, ServerOptions::default());
     let ask = |prompt: &str| {
         json!({"prompt": prompt, "max_tokens": 300, "temperature": 0, "ignore_eos": true,
             "stream": true})
