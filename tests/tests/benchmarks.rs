@@ -253,3 +253,33 @@ fn what_memory_is_worth_is_measured_with_its_controls_and_drawn() {
     let done = cart.run(["bench", "memory", "tiny", "--plot", "memory.gif"]);
     assert_eq!(done.code, Some(2), "{done:?}");
 }
+
+/// Three cartridges, one of them Mamba-shaped: in modes and with policies that are drawn, with damage, rollbacks and clients that go away.
+#[test]
+fn every_stream_says_what_its_cartridges_say_alone_whatever_is_swapped() {
+    let cart = Cart::new();
+    cart.ok(["pack", &fixture("tiny"), "-t", "tiny"]);
+    let told =
+        cart.file("told.txt", b"The mill stands at the river.\n\nThe ferry leaves at nine.\n");
+    cart.ok(["memory", "import", "tiny", &told, "--save", "tiny:told"]);
+    let boats =
+        cart.file("boats.txt", "The boat is red. Anna went to the barn.\n".repeat(200).as_bytes());
+    let spec = "shape=mamba,layers=2,hidden=32,state=4,context=128";
+    cart.ok(["train", "agent", "--data", &boats, "-t", "mamba", "--spec", spec, "--epochs", "1"]);
+    let storm = |seed: &str| {
+        let words =
+            ["bench", "swap", "tiny", "tiny:told", "mamba", "--streams", "150", "--seed", seed];
+        cart.json([&words[..], &["--swaps", "30", "--at-once", "24", "--tokens", "24"]].concat())
+    };
+    for seed in ["1", "2"] {
+        let report = storm(seed);
+        for what in ["dropped", "garbled", "stale"] {
+            assert_eq!(report["streams"][what], 0, "{report}");
+        }
+        assert_eq!((&report["swaps"]["asked"], &report["swaps"]["wrong"]), (&30.into(), &0.into()));
+        assert!(report["swaps"]["refused"].as_u64() > Some(0), "{report}");
+        assert!(report["streams"]["moved"].as_u64() > Some(0), "{report}");
+    }
+    let alone = cart.run(["bench", "swap", "tiny"]).expect_code(2);
+    assert!(alone.stderr.contains("2 values required"), "{}", alone.stderr);
+}

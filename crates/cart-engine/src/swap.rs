@@ -41,6 +41,8 @@ pub enum InFlight {
     /// with what was recalled into them; nothing is read again. The memory that is asked and told from then on
     /// is the new generation's.
     Keep,
+    /// They end now, with an error that says so. What they had said stays said; of memory, sentences that they had ended.
+    Abort,
 }
 
 /// What becomes of the memory.
@@ -138,6 +140,8 @@ pub struct SwapReport {
     pub streams_moved: usize,
     /// Streams that end on the old generation.
     pub streams_on_old: usize,
+    /// Streams that the swap ended, because it was told to.
+    pub streams_aborted: usize,
     /// Streams that the swap ended: they were moved, and failed before their first token on the new
     /// generation.
     pub streams_dropped: usize,

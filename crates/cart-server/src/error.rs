@@ -322,7 +322,9 @@ fn stream_status(error: &StreamError) -> StatusCode {
         StreamError::Start(_) | StreamError::Step(StepError::Constraint(_)) => {
             StatusCode::BAD_REQUEST
         }
-        StreamError::ShuttingDown | StreamError::NoPlace { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        StreamError::ShuttingDown | StreamError::NoPlace { .. } | StreamError::Aborted { .. } => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         StreamError::Step(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -333,6 +335,7 @@ fn stream_code(error: &StreamError) -> &'static str {
         | StreamError::Step(StepError::Constraint(_)) => "invalid_schema",
         StreamError::Start(_) => "invalid_prompt",
         StreamError::ShuttingDown => "shutting_down",
+        StreamError::Aborted { .. } => "swapped",
         StreamError::NoPlace { .. } => "no_place_in_time",
         StreamError::Step(_) => "internal_error",
     }

@@ -6,6 +6,7 @@ mod memory;
 mod profile;
 mod recall;
 mod session;
+mod swap;
 
 use clap::{Args, Subcommand};
 
@@ -27,6 +28,7 @@ enum Bench {
     Kernels(kernels::KernelsArgs),
     Profile(profile::ProfileArgs),
     Session(session::SessionArgs),
+    Swap(swap::SwapBenchArgs),
     #[command(hide = true)]
     EngineJob(engine::worker::EngineJobArgs),
     #[command(hide = true)]
@@ -41,6 +43,7 @@ pub(crate) fn run(context: &Context, args: &BenchArgs) -> Result<(), Failure> {
         Bench::Kernels(args) => kernels::run(context, args),
         Bench::Profile(args) => profile::run(context, args),
         Bench::Session(args) => session::run(context, args),
+        Bench::Swap(args) => swap::run(context, args),
         Bench::EngineJob(args) => engine::worker::run(context, args),
         Bench::EngineBound(args) => engine::bound::run(args),
     }

@@ -84,6 +84,8 @@ enum InFlight {
     Boundary,
     /// They go on with the new one and keep what they have read; of the same weights
     Keep,
+    /// They end now, with an error
+    Abort,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

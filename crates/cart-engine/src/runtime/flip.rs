@@ -26,6 +26,7 @@ pub(super) struct Settling {
 pub(super) struct Streams {
     moved: usize,
     on_old: usize,
+    aborted: usize,
     move_ms: f64,
 }
 
@@ -63,6 +64,7 @@ impl Owner {
         let streams = self.redirect(&to, in_flight);
         let mut report = self.rolled_back_report(&left, in_flight, begun);
         (report.streams_moved, report.streams_on_old) = (streams.moved, streams.on_old);
+        report.streams_aborted = streams.aborted;
         report.move_ms = streams.move_ms;
         self.watched.last_rollback = Some(RolledBack {
             trip: None,
@@ -103,13 +105,18 @@ impl Owner {
                 InFlight::Finish => Moved::No,
                 InFlight::Boundary => stream.move_to(to),
                 InFlight::Keep => stream.keep_on(to),
+                InFlight::Abort => {
+                    stream.abort(to.name());
+                    streams.aborted += 1;
+                    continue;
+                }
             };
             match moved {
                 Moved::Yes => streams.moved += 1,
                 Moved::No => streams.on_old += 1,
             }
         }
-        if in_flight != InFlight::Finish {
+        if matches!(in_flight, InFlight::Boundary | InFlight::Keep) {
             streams.move_ms = millis_since(begun);
         }
         streams
@@ -177,6 +184,7 @@ impl Owner {
             steps_checked: took.steps_checked,
             streams_moved: streams.moved,
             streams_on_old: streams.on_old,
+            streams_aborted: streams.aborted,
             // Counted while the moved ones settle.
             streams_dropped: 0,
             memory_slots: to.agent().memory().map_or(0, |memory| memory.slots().count()),

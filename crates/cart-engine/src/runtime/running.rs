@@ -260,6 +260,13 @@ impl Running {
             && matches!(&self.end, Some(End::Failed(StreamError::Step(_))))
     }
 
+    /// Ends the stream, unless it has ended, because another cartridge takes the place of its own.
+    pub(super) fn abort(&mut self, name: &str) {
+        if !self.has_ended() {
+            self.end = Some(End::Failed(StreamError::Aborted { name: name.to_owned() }));
+        }
+    }
+
     /// Ends the stream from outside.
     pub(super) fn cut_off(&mut self) {
         self.end = Some(End::Failed(StreamError::ShuttingDown));

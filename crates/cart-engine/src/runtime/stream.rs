@@ -96,6 +96,12 @@ pub enum StreamError {
         /// How long it waited.
         waited: Duration,
     },
+    /// A swap was told to end the streams that ran.
+    #[error("the cartridge was changed to {name}, and what ran was ended with that; ask again")]
+    Aborted {
+        /// What runs now.
+        name: String,
+    },
     /// The runtime is being shut down, and the stream took longer than it may.
     #[error("the server is shutting down; this stream was cut off")]
     ShuttingDown,

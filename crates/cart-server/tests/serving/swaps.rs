@@ -276,3 +276,24 @@ fn where_nothing_is_watched_a_stream_that_fails_on_its_way_is_counted() {
     let kept = Streamed::read(others.into_iter().chain(kept));
     assert!(kept.done && kept.error.is_none(), "{kept:?}");
 }
+
+#[test]
+fn streams_that_a_swap_is_told_to_end_hear_why() {
+    let shelf = shelf();
+    shelf.tiny("one");
+    shelf.without(CHANGED, "two");
+    let server = shelf.serve("one");
+    let body = json!({"prompt": prompt(0), "max_tokens": 400, "temperature": 0, "ignore_eos": true,
+        "stream": true});
+    let mut events = stream(&server, "/v1/completions", &body);
+    let first: Vec<String> = events.by_ref().take(3).collect();
+    let report = swap(&server, &json!({"ref": "two", "in_flight": "abort"}));
+    assert_eq!((&report["streams_aborted"], &report["streams_dropped"]), (&json!(1), &json!(0)));
+    let streamed = Streamed::read(first.into_iter().chain(events));
+    let error = streamed.error.as_ref().unwrap();
+    assert_eq!(error["code"], json!("swapped"), "{streamed:?}");
+    assert!(error["message"].as_str().unwrap().contains("two"), "{error}");
+    assert!(!streamed.text.is_empty(), "what had been said stays");
+    let next = post(&server, "/v1/completions", &json!({"prompt": prompt(0), "max_tokens": 3}));
+    assert_eq!(next.status, 200, "{}", next.body);
+}
