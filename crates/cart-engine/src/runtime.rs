@@ -11,6 +11,7 @@ mod flip;
 mod generations;
 mod held;
 mod owner;
+mod parked;
 mod reading;
 mod replacing;
 mod resident;
@@ -32,8 +33,9 @@ use thiserror::Error;
 use crate::long_term::LongTermSource;
 use crate::swap::candidate::{Staged, Warm};
 use crate::swap::moving::Moving;
-use crate::swap::room::NoRoom;
-use crate::swap::{InFlight, SwapError, SwapFailure, SwapReport, SwapRequest, room};
+use crate::swap::{
+    InFlight, MemoryAccount, NoRoom, SwapError, SwapFailure, SwapReport, SwapRequest, room,
+};
 use crate::{
     Agent, GenerateOptions, LoadError, LoadOptions, OptionsError, Prompt, session_section,
 };
@@ -42,6 +44,7 @@ use owner::{Command, Owner};
 use reading::Reading;
 use shared::{Shared, SwapTurn};
 
+pub use parked::Parked;
 pub use reading::{EmbedError, Embeddable, EmbeddingSink, Embeddings};
 pub use resident::Resident;
 pub use state::{Ended, GenerationState, RuntimeState, SwapUnderWay};
@@ -68,8 +71,8 @@ pub struct RuntimeOptions {
     pub listener: Option<Arc<dyn WatchListener>>,
     /// The folder in which the memory of a generation is written down that is left.
     pub journal: Option<PathBuf>,
-    /// Bytes that all cartridges together may take; what the system has where nobody says.
-    pub memory_budget: Option<u64>,
+    /// What all cartridges together take and may take. Runtimes that are to share a budget are given the same.
+    pub account: Arc<MemoryAccount>,
     /// How cartridges are loaded.
     pub load: LoadOptions,
     /// Threads that verify a new cartridge; every core if absent.
@@ -88,7 +91,7 @@ impl Default for RuntimeOptions {
             watch: WatchOptions::default(),
             listener: None,
             journal: None,
-            memory_budget: None,
+            account: Arc::default(),
             load: LoadOptions::default(),
             verify_threads: None,
             long_term: None,
@@ -164,20 +167,34 @@ impl Runtime {
         cartridge: Cartridge,
         options: RuntimeOptions,
     ) -> Result<Self, RuntimeError> {
+        Self::begin(name, 1, cartridge, None, options)
+    }
+
+    /// As [`Runtime::start`], with a number and with what was remembered before.
+    fn begin(
+        name: &str,
+        number: u64,
+        cartridge: Cartridge,
+        moving: Option<Moving>,
+        options: RuntimeOptions,
+    ) -> Result<Self, RuntimeError> {
         let needed = room::needed(cartridge.manifest(), false);
-        room::check(needed, 0, 0, options.memory_budget)
+        let taken = options
+            .account
+            .take(needed, 0)
             .map_err(|found| RuntimeError::Room { name: name.to_owned(), found })?;
         let lifecycle = Arc::default();
         let staged = Staged { cartridge: cartridge.clone(), lifecycle, running: None };
-        let warm = prepare(staged, &options, None)
+        let warm = prepare(staged, &options, moving)
             .map_err(|failure| RuntimeError::Cartridge(Box::new(failure)))?;
-        let first = Arc::new(Resident::new(name.to_owned(), 1, warm, cartridge));
+        let first = Arc::new(Resident::new(name.to_owned(), number, warm, cartridge));
         // Active from here on, so that whoever asks before the first turn hears so.
         let generations = Generations::new(Arc::clone(&first), options.rollback_window);
         let shared =
             Arc::new(Shared::new(options, Owner::first_state(&first), first.agent().clone()));
         let (commands, inbox) = mpsc::channel();
-        let owner = Owner::new(generations, (commands.clone(), inbox), Arc::clone(&shared));
+        let channel = (commands.clone(), inbox);
+        let owner = Owner::new(generations, channel, Arc::clone(&shared), taken);
         let thread = std::thread::Builder::new()
             .name("cart-tokens".to_owned())
             .spawn(move || owner.run())
@@ -241,6 +258,11 @@ impl RuntimeHandle {
         let reading = Reading::new(resident, texts, sink, taken)?;
         let submitted = self.commands.send(Command::Embed { reading: Box::new(reading) });
         submitted.map_err(|_| SubmitError::Stopped.into())
+    }
+
+    /// What its cartridges take, with those of the runtimes that share the account.
+    pub fn account(&self) -> &MemoryAccount {
+        &self.shared.options.account
     }
 
     /// What the runtime is doing, as of its last turn.

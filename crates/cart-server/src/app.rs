@@ -27,6 +27,7 @@ use crate::keys::{ApiKeys, KeyName};
 use crate::live;
 use crate::log::{Answered, RequestLog};
 use crate::metrics::Metrics;
+use crate::models::{Listed, Model, Models, unknown};
 use crate::openai::{self, ChatRequest, CompletionRequest, Defaults, EmbeddingRequest, IntoAsked};
 use crate::openapi;
 use crate::request_id::{self, RequestId};
@@ -146,7 +147,7 @@ struct Holder(Option<KeyName>);
 pub struct AppState(Arc<Shared>);
 
 struct Shared {
-    runtime: RuntimeHandle,
+    models: Models,
     store: Store,
     options: ServerOptions,
     metrics: Metrics,
@@ -160,8 +161,13 @@ struct Shared {
 impl AppState {
     /// A server over a runtime. Swaps resolve their refs in `store`.
     pub fn new(runtime: RuntimeHandle, store: Store, options: ServerOptions) -> Self {
+        Self::with_models(Models::one(runtime), store, options)
+    }
+
+    /// A server over several cartridges. Those that are loaded on demand come from `store` too.
+    pub fn with_models(models: Models, store: Store, options: ServerOptions) -> Self {
         Self(Arc::new(Shared {
-            runtime,
+            models,
             store,
             options,
             metrics: Metrics::new(),
@@ -172,9 +178,27 @@ impl AppState {
         }))
     }
 
-    /// The runtime.
+    /// What answers requests that name no model.
     pub fn runtime(&self) -> &RuntimeHandle {
-        &self.0.runtime
+        self.0.models.first().runtime()
+    }
+
+    pub(crate) fn models(&self) -> &Models {
+        &self.0.models
+    }
+
+    /// What a request means by `model`; it is loaded now if it may be.
+    pub(crate) async fn model(&self, model: Option<&str>) -> Result<Arc<Model>, ApiError> {
+        if let Some(found) = self.0.models.loaded(model) {
+            return Ok(found);
+        }
+        let model = model.unwrap_or_default().to_owned();
+        if !self.0.models.loads() {
+            return Err(unknown(&model));
+        }
+        let state = self.clone();
+        let load = move || state.models().load(state.store(), &model);
+        tokio::task::spawn_blocking(load).await.map_err(|_| ApiError::TaskLost)?
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -292,36 +316,35 @@ async fn embeddings(
 }
 
 async fn models(State(state): State<AppState>) -> Json<Value> {
-    Json(json!({ "object": "list", "data": [model_entry(&state)] }))
+    let listed = state.models().list();
+    let data: Vec<Value> = listed.iter().map(|listed| model_entry(&state, listed)).collect();
+    Json(json!({ "object": "list", "data": data }))
 }
 
 async fn model(
     State(state): State<AppState>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    let active = state.runtime().state().active.clone();
-    let hex = active.manifest.hex();
-    let by_id = id.len() >= 6 && hex.starts_with(&id);
-    if id != active.name && !by_id {
-        return Err(ApiError::NoModel { model: id.chars().take(80).collect() });
-    }
-    Ok(Json(model_entry(&state)))
+    let listed = state.models().list();
+    let found = listed.iter().find(|listed| listed.is_called(&id)).ok_or_else(|| unknown(&id))?;
+    Ok(Json(model_entry(&state, found)))
 }
 
-fn model_entry(state: &AppState) -> Value {
-    let active = state.runtime().state().active.clone();
+fn model_entry(state: &AppState, listed: &Listed) -> Value {
     json!({
-        "id": active.name,
+        "id": listed.id,
         "object": "model",
         "created": state.started_unix(),
         "owned_by": "cart",
-        "manifest": active.manifest,
-        "generation": active.generation,
+        "manifest": listed.manifest,
+        "generation": listed.generation,
+        "name": listed.name,
+        "loaded": listed.state.is_some(),
     })
 }
 
 async fn metrics(State(state): State<AppState>) -> Response {
-    let text = state.metrics().render(&state.runtime().state());
+    let text = state.metrics().render(&state.runtime().state(), state.models());
     let mut headers = HeaderMap::new();
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     headers.insert(CONTENT_TYPE, kind);

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use cart_engine::runtime::{EmbedError, StreamError, SubmitError};
+use cart_engine::runtime::{EmbedError, RuntimeError, StreamError, SubmitError};
 use cart_engine::swap::SwapError;
 use cart_engine::{ConstraintError, StartError, StepError};
 use serde_json::{Value, json};
@@ -107,6 +107,14 @@ pub enum ApiError {
         /// The name asked for.
         model: String,
     },
+    /// A cartridge that a request names can't be loaded.
+    #[error("model `{model}` can't be loaded: {source}")]
+    Load {
+        /// The name asked for.
+        model: String,
+        /// Why.
+        source: Box<RuntimeError>,
+    },
     /// The runtime did not take the request.
     #[error(transparent)]
     Submit(#[from] SubmitError),
@@ -183,6 +191,8 @@ impl ApiError {
             }
             Self::Embed(error) => embed_status(error),
             Self::Stream(error) => stream_status(error),
+            Self::Load { source, .. } if is_room(source) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Load { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Swap(error) => swap_status(error),
             Self::TaskLost => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -207,7 +217,7 @@ impl ApiError {
             | Self::Invalid { param, .. }
             | Self::Constraint { param, .. }
             | Self::Unsupported { param } => Some(param),
-            Self::NoModel { .. } => Some("model"),
+            Self::NoModel { .. } | Self::Load { .. } => Some("model"),
             Self::Dimensions { .. } => Some("dimensions"),
             Self::NoTools => Some("tools"),
             Self::Embed(error) if embed_status(error) == StatusCode::BAD_REQUEST => Some("input"),
@@ -230,6 +240,8 @@ impl ApiError {
             Self::NoRoute { .. } => "not_found",
             Self::Method { .. } => "method_not_allowed",
             Self::NoModel { .. } => "model_not_found",
+            Self::Load { source, .. } if is_room(source) => "no_room",
+            Self::Load { .. } => "load_failed",
             Self::Submit(SubmitError::Busy { .. }) => "queue_full",
             Self::Submit(SubmitError::Stopped) | Self::ShuttingDown => "shutting_down",
             Self::Constraint { .. } => "invalid_schema",
@@ -269,6 +281,11 @@ impl From<EmbedError> for ApiError {
             error => Self::Embed(Box::new(error)),
         }
     }
+}
+
+/// Whether something can't be loaded now, because others have the memory.
+fn is_room(error: &RuntimeError) -> bool {
+    matches!(error, RuntimeError::Room { .. })
 }
 
 fn embed_status(error: &EmbedError) -> StatusCode {

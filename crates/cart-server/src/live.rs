@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use cart_engine::runtime::RuntimeState;
@@ -21,6 +21,8 @@ use crate::error::ApiError;
 pub(crate) struct SwapBody {
     #[serde(rename = "ref")]
     reference: Option<String>,
+    /// Which of several cartridges; the first if absent.
+    model: Option<String>,
     #[serde(default)]
     in_flight: InFlight,
     #[serde(default)]
@@ -34,12 +36,25 @@ pub(crate) struct SwapBody {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RollbackBody {
+    /// Which of several cartridges; the first if absent.
+    model: Option<String>,
     #[serde(default)]
     in_flight: InFlight,
 }
 
-pub(crate) async fn state(State(state): State<AppState>) -> Json<RuntimeState> {
-    Json((*state.runtime().state()).clone())
+/// The query of `GET /cart/state`.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct StateQuery {
+    /// Which of several cartridges; the first if absent.
+    model: Option<String>,
+}
+
+pub(crate) async fn state(
+    State(state): State<AppState>,
+    Query(asked): Query<StateQuery>,
+) -> Result<Json<RuntimeState>, ApiError> {
+    let model = state.models().named(asked.model.as_deref())?;
+    Ok(Json((*model.runtime().state()).clone()))
 }
 
 pub(crate) async fn health(State(state): State<AppState>) -> Response {
@@ -89,7 +104,8 @@ pub(crate) async fn rollback(
     }
     let body: RollbackBody = read_json(request, state.options().body_limit).await?;
     let task = tokio::task::spawn_blocking(move || {
-        let outcome = state.runtime().rollback(body.in_flight).map_err(ApiError::from);
+        let model = state.models().named(body.model.as_deref())?;
+        let outcome = model.runtime().rollback(body.in_flight).map_err(ApiError::from);
         count(&state, "rolled_back", &outcome);
         outcome
     });
@@ -97,16 +113,17 @@ pub(crate) async fn rollback(
 }
 
 fn swap_now(state: &AppState, reference: String, body: &SwapBody) -> Result<SwapReport, ApiError> {
+    let model = state.models().named(body.model.as_deref())?;
     let store = state.store();
     let found = store.resolve(&reference).and_then(|found| store.open_cartridge(&found));
     let cartridge = match found {
         Ok(cartridge) => cartridge,
         Err(source) => return Err(ApiError::Reference { reference, source: Box::new(source) }),
     };
-    let &SwapBody { in_flight, memory, stop_first, reference: _ } = body;
+    let &SwapBody { in_flight, memory, stop_first, .. } = body;
     let loading = if stop_first { Loading::InPlace } else { Loading::Beside };
     let request = SwapRequest { name: reference, cartridge, in_flight, memory, loading };
-    Ok(state.runtime().swap(request)?)
+    Ok(model.runtime().swap(request)?)
 }
 
 fn count(state: &AppState, done: &'static str, outcome: &Result<SwapReport, ApiError>) {

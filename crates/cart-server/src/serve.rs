@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use axum::serve::{Listener, ListenerExt as _};
+use cart_engine::runtime::RuntimeHandle;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -46,6 +47,7 @@ pub async fn serve(
 ) -> Result<Served, ServeError> {
     let (drained, cut_off) = oneshot::channel();
     let (close, closing) = oneshot::channel();
+    let idle = tokio::spawn(unload_idle(state.clone()));
     let draining = state.clone();
     tokio::spawn(async move {
         shutdown.await;
@@ -63,6 +65,7 @@ pub async fn serve(
         });
         listen(listener, state, closing).await?;
     }
+    idle.abort();
     Ok(Served { cut_off: cut_off.await.unwrap_or(0) })
 }
 
@@ -96,14 +99,31 @@ async fn drain(state: &AppState) -> usize {
     state.drain();
     let begun = Instant::now();
     while begun.elapsed() < state.options().shutdown_limit {
-        if state.runtime().open_requests() == 0 {
+        let open = |runtime: &RuntimeHandle| runtime.open_requests();
+        if state.models().runtimes().iter().map(open).sum::<usize>() == 0 {
             return 0;
         }
         tokio::time::sleep(LOOK).await;
     }
-    let runtime = state.runtime().clone();
-    let cut = tokio::task::spawn_blocking(move || runtime.cut_off());
+    let runtimes = state.models().runtimes();
+    let cut_off = move || runtimes.iter().map(RuntimeHandle::cut_off).sum();
+    let cut = tokio::task::spawn_blocking(cut_off);
     cut.await.unwrap_or(0)
+}
+
+/// Looks for cartridges that nobody asks any more, as long as it is let.
+async fn unload_idle(state: AppState) {
+    let mut looks = tokio::time::interval(LOOK * 10);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        if state.is_draining() {
+            return;
+        }
+        let state = state.clone();
+        // One that fails is tried again at the next look.
+        let _ = tokio::task::spawn_blocking(move || state.models().unload_idle()).await;
+    }
 }
 
 /// Ends at the first SIGINT (Ctrl-C) or SIGTERM.

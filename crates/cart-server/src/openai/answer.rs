@@ -21,6 +21,7 @@ use crate::app::AppState;
 use crate::error::ApiError;
 use crate::events;
 use crate::keys::KeyName;
+use crate::models::Model;
 
 /// How often an answer that waits for a commit looks.
 const LOOK: Duration = Duration::from_millis(2);
@@ -39,8 +40,11 @@ pub(crate) async fn answer(
 ) -> Result<Response, ApiError> {
     let asked_at = Instant::now();
     let (sink, mut events) = events::channel();
-    let Prepared { request, calls } = prepared(&state, asked.request, asked.tools).await?;
-    state.runtime().submit(request, Box::new(sink))?;
+    let model = state.model(asked.model.as_deref()).await?;
+    let Prepared { request, calls } = prepared(&state, &model, asked.request, asked.tools).await?;
+    model.runtime().submit(request, Box::new(sink))?;
+    // From here on its token loop counts the request.
+    drop(model);
     let (resident, prompt_tokens) = started(&mut events).await?;
     state.metrics().prompt(prompt_tokens);
     state.metrics().used(holder.as_ref(), 0, prompt_tokens as u64, 0);
@@ -65,15 +69,16 @@ struct Prepared {
 /// calls, and the automaton of what the answer is held to.
 async fn prepared(
     state: &AppState,
+    model: &Arc<Model>,
     mut request: GenerationRequest,
     tools: Option<Tools>,
 ) -> Result<Prepared, ApiError> {
     if tools.is_none() && request.options.constraint.is_none() {
         return Ok(Prepared { request, calls: None });
     }
-    let state = state.clone();
+    let (state, model) = (state.clone(), Arc::clone(model));
     let prepared = tokio::task::spawn_blocking(move || {
-        let active = state.runtime().active()?;
+        let active = model.runtime().active()?;
         let agent = active.agent();
         let mut calls = None;
         if let Some(tools) = &tools {
