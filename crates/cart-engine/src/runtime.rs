@@ -30,7 +30,7 @@ use std::time::Duration;
 use cart_store::Cartridge;
 use thiserror::Error;
 
-use crate::long_term::LongTermSource;
+use crate::long_term::{LongTermError, LongTermSource, SavedConversations};
 use crate::swap::candidate::{Staged, Warm};
 use crate::swap::moving::Moving;
 use crate::swap::{
@@ -77,6 +77,8 @@ pub struct RuntimeOptions {
     pub load: LoadOptions,
     /// Threads that verify a new cartridge; every core if absent.
     pub verify_threads: Option<usize>,
+    /// Where conversations are that were saved, to be taken up.
+    pub conversations: Option<Arc<dyn SavedConversations>>,
     /// The long-term memory that others share, if they do; else conversations share the agent's own.
     pub long_term: Option<Arc<dyn LongTermSource>>,
 }
@@ -94,6 +96,7 @@ impl Default for RuntimeOptions {
             account: Arc::default(),
             load: LoadOptions::default(),
             verify_threads: None,
+            conversations: None,
             long_term: None,
         }
     }
@@ -185,8 +188,13 @@ impl Runtime {
             .map_err(|found| RuntimeError::Room { name: name.to_owned(), found })?;
         let lifecycle = Arc::default();
         let staged = Staged { cartridge: cartridge.clone(), lifecycle, running: None };
+        let begins = moving.is_none();
         let warm = prepare(staged, &options, moving)
             .map_err(|failure| RuntimeError::Cartridge(Box::new(failure)))?;
+        if begins {
+            take_up_own(&warm.agent, &options)
+                .map_err(|failure| RuntimeError::Cartridge(Box::new(failure)))?;
+        }
         let first = Arc::new(Resident::new(name.to_owned(), number, warm, cartridge));
         // Active from here on, so that whoever asks before the first turn hears so.
         let generations = Generations::new(Arc::clone(&first), options.rollback_window);
@@ -328,8 +336,23 @@ fn prepare(
     moving: Option<Moving>,
 ) -> Result<Warm, SwapFailure> {
     let warm = staged.verify(options.verify_threads, &options.load)?.load(moving)?.warm()?;
+    if let Some(saved) = &options.conversations {
+        warm.agent.take_up_conversations(Arc::clone(saved));
+    }
     if let Some(source) = &options.long_term {
         warm.agent.share_long_term(source.as_ref())?;
     }
     Ok(warm)
+}
+
+/// Gives an agent what its cartridge remembered when it was served before, if that was saved.
+fn take_up_own(agent: &Agent, options: &RuntimeOptions) -> Result<(), SwapFailure> {
+    let Some(saved) = &options.conversations else { return Ok(()) };
+    let what = || "what was remembered outside of sessions".to_owned();
+    let own =
+        saved.own(agent.id()).map_err(|source| LongTermError::Saved { what: what(), source })?;
+    if own.is_some() {
+        agent.set_memory(own)?;
+    }
+    Ok(())
 }

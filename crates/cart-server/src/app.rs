@@ -31,6 +31,7 @@ use crate::models::{Listed, Model, Models, unknown};
 use crate::openai::{self, ChatRequest, CompletionRequest, Defaults, EmbeddingRequest, IntoAsked};
 use crate::openapi;
 use crate::request_id::{self, RequestId};
+use crate::sessions::Sessions;
 use crate::tls::TlsIdentity;
 
 /// How a server behaves.
@@ -50,6 +51,8 @@ pub struct ServerOptions {
     pub tls: Option<TlsIdentity>,
     /// What is written down about requests.
     pub log: RequestLog,
+    /// Where sessions are saved; nowhere if absent.
+    pub sessions: Option<Sessions>,
     /// How long an answer waits for the commit of what it offered to a shared long-term memory.
     pub commit_wait: Duration,
 }
@@ -64,6 +67,7 @@ impl Default for ServerOptions {
             keys: ApiKeys::default(),
             tls: None,
             log: RequestLog::Off,
+            sessions: None,
             commit_wait: Duration::from_secs(1),
         }
     }
@@ -90,7 +94,7 @@ enum Guard {
 }
 
 /// Every path.
-pub(crate) const ROUTES: [Route; 11] = [
+pub(crate) const ROUTES: [Route; 13] = [
     Route::new("/v1/chat/completions", Guard::Key, || post(generate::<ChatRequest>)),
     Route::new("/v1/completions", Guard::Key, || post(generate::<CompletionRequest>)),
     Route::new("/v1/embeddings", Guard::Key, || post(embeddings)),
@@ -99,6 +103,10 @@ pub(crate) const ROUTES: [Route; 11] = [
     Route::new("/cart/state", Guard::KeyOrToken, || get(live::state)),
     Route::new("/cart/swap", Guard::Admin, || post(live::swap)),
     Route::new("/cart/rollback", Guard::Admin, || post(live::rollback)),
+    Route::new("/cart/sessions", Guard::KeyOrToken, || get(live::sessions)),
+    Route::new("/cart/sessions/{*name}", Guard::KeyOrToken, || {
+        get(live::session).delete(live::delete_session)
+    }),
     Route::new("/healthz", Guard::None, || get(live::health)),
     Route::new("/metrics", Guard::KeyOrToken, || get(metrics)),
     Route::new("/openapi.json", Guard::None, || get(openapi::document)),

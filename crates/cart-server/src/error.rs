@@ -9,6 +9,8 @@ use cart_engine::{ConstraintError, StartError, StepError};
 use serde_json::{Value, json};
 use thiserror::Error;
 
+use crate::sessions::SessionError;
+
 /// Why a request was refused.
 #[derive(Debug, Error)]
 pub enum ApiError {
@@ -153,6 +155,23 @@ pub enum ApiError {
         "swap and rollback are off: the server listens beyond this machine and has no admin token; start it with --admin-token, or on a loopback address"
     )]
     AdminOff,
+    /// Sessions are not saved here.
+    #[error("this server saves no sessions; start it with --sessions")]
+    NoSessions,
+    /// A session that is not saved.
+    #[error("no session `{name}` is saved; GET /cart/sessions lists those that are")]
+    NoSession {
+        /// The name asked for.
+        name: String,
+    },
+    /// A session can't be saved, read or deleted.
+    #[error("session `{name}`: {source}")]
+    Session {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: Box<SessionError>,
+    },
     /// The server is shutting down.
     #[error("the server is shutting down; try again in a moment, or another instance")]
     ShuttingDown,
@@ -178,9 +197,15 @@ impl ApiError {
             | Self::Constraint { .. }
             | Self::NoTools
             | Self::Submit(SubmitError::Options(_)) => StatusCode::BAD_REQUEST,
-            Self::NoRoute { .. } | Self::NoModel { .. } | Self::Reference { .. } => {
-                StatusCode::NOT_FOUND
-            }
+            Self::NoRoute { .. }
+            | Self::NoModel { .. }
+            | Self::NoSessions
+            | Self::NoSession { .. }
+            | Self::Reference { .. } => StatusCode::NOT_FOUND,
+            Self::Session { source, .. } => match **source {
+                SessionError::Full { .. } => StatusCode::TOO_MANY_REQUESTS,
+                _ => StatusCode::INTERNAL_SERVER_ERROR,
+            },
             Self::ApiKey { .. } | Self::AdminToken { .. } => StatusCode::UNAUTHORIZED,
             Self::AdminOff => StatusCode::FORBIDDEN,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
@@ -222,6 +247,7 @@ impl ApiError {
             Self::NoTools => Some("tools"),
             Self::Embed(error) if embed_status(error) == StatusCode::BAD_REQUEST => Some("input"),
             Self::Reference { .. } => Some("ref"),
+            Self::Session { .. } => Some("memory.session"),
             _ => None,
         }
     }
@@ -247,6 +273,12 @@ impl ApiError {
             Self::Constraint { .. } => "invalid_schema",
             Self::Embed(error) => embed_code(error),
             Self::Stream(error) => stream_code(error),
+            Self::NoSessions => "sessions_off",
+            Self::NoSession { .. } => "session_not_found",
+            Self::Session { source, .. } => match **source {
+                SessionError::Full { .. } => "too_many_sessions",
+                _ => "session_not_saved",
+            },
             Self::Swap(error) => error.code(),
             Self::Reference { .. } => "reference_not_found",
             Self::ApiKey { .. } => "invalid_api_key",

@@ -20,6 +20,7 @@ mod openapi;
 pub mod postgres;
 mod request_id;
 mod serve;
+mod sessions;
 mod tls;
 
 pub use admin::{Admin, AdminToken, AdminTokenError};
@@ -29,4 +30,5 @@ pub use keys::{ApiKeyError, ApiKeys, KeySource};
 pub use log::{RequestLog, WatchLog};
 pub use models::{ModelRules, Models};
 pub use serve::{ServeError, Served, serve, shutdown_signal};
+pub use sessions::{SessionError, SessionLimits, Sessions};
 pub use tls::{TlsError, TlsIdentity};

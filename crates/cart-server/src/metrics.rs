@@ -24,6 +24,8 @@ pub(crate) struct Metrics {
     requests: Mutex<BTreeMap<(String, u16), u64>>,
     swaps: Mutex<BTreeMap<&'static str, u64>>,
     keys: Mutex<BTreeMap<KeyName, Used>>,
+    sessions_saved: AtomicU64,
+    sessions_failed: AtomicU64,
     prompt_tokens: AtomicU64,
     completion_tokens: AtomicU64,
     first_token: Histogram,
@@ -53,6 +55,8 @@ impl Metrics {
             requests: Mutex::default(),
             swaps: Mutex::default(),
             keys: Mutex::default(),
+            sessions_saved: AtomicU64::new(0),
+            sessions_failed: AtomicU64::new(0),
             prompt_tokens: AtomicU64::new(0),
             completion_tokens: AtomicU64::new(0),
             first_token: Histogram::new(&WAIT_BOUNDS),
@@ -85,6 +89,12 @@ impl Metrics {
         used.requests += requests;
         used.prompt_tokens += prompt;
         used.completion_tokens += written;
+    }
+
+    /// What was remembered in an answer was saved, or not.
+    pub(crate) fn session_saved(&self, saved: bool) {
+        let counter = if saved { &self.sessions_saved } else { &self.sessions_failed };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn prompt(&self, tokens: usize) {
@@ -168,6 +178,12 @@ impl Metrics {
     }
 
     fn render_swaps(&self, text: &mut String) {
+        let name = "cart_session_saves_total";
+        head(text, name, "counter", "Answers whose memory was saved, by outcome.");
+        let saved = self.sessions_saved.load(Ordering::Relaxed);
+        let failed = self.sessions_failed.load(Ordering::Relaxed);
+        line(text, name, "{outcome=\"saved\"}", saved);
+        line(text, name, "{outcome=\"failed\"}", failed);
         head(text, "cart_swaps_total", "counter", "Swaps, by outcome.");
         let swaps = self.swaps.lock().unwrap_or_else(PoisonError::into_inner);
         for outcome in ["done", "refused", "rolled_back"] {

@@ -10,10 +10,13 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use crate::app::{AppState, router};
+use crate::sessions::Sessions;
 use crate::tls::TlsListener;
 
 /// How often a drain looks whether streams are left.
 const LOOK: Duration = Duration::from_millis(20);
+/// How often it is looked whether sessions have expired.
+const EXPIRY_LOOK: Duration = Duration::from_mins(1);
 /// How long connections may take to close after the last stream.
 const CLOSING: Duration = Duration::from_secs(5);
 
@@ -48,6 +51,7 @@ pub async fn serve(
     let (drained, cut_off) = oneshot::channel();
     let (close, closing) = oneshot::channel();
     let idle = tokio::spawn(unload_idle(state.clone()));
+    let expiring = state.options().sessions.clone().map(expire_sessions).map(tokio::spawn);
     let draining = state.clone();
     tokio::spawn(async move {
         shutdown.await;
@@ -66,6 +70,9 @@ pub async fn serve(
         listen(listener, state, closing).await?;
     }
     idle.abort();
+    if let Some(task) = expiring {
+        task.abort();
+    }
     Ok(Served { cut_off: cut_off.await.unwrap_or(0) })
 }
 
@@ -123,6 +130,18 @@ async fn unload_idle(state: AppState) {
         let state = state.clone();
         // One that fails is tried again at the next look.
         let _ = tokio::task::spawn_blocking(move || state.models().unload_idle()).await;
+    }
+}
+
+/// Looks for sessions that have expired, as long as it is let.
+async fn expire_sessions(sessions: Sessions) {
+    let mut looks = tokio::time::interval(EXPIRY_LOOK);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        let sessions = sessions.clone();
+        // One that can't be deleted is tried again at the next look.
+        let _ = tokio::task::spawn_blocking(move || sessions.expire()).await;
     }
 }
 

@@ -1,5 +1,6 @@
 //! `cart serve`.
 
+mod keeping;
 mod models;
 mod watching;
 
@@ -10,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cart_engine::long_term::LongTermSource;
+use cart_engine::long_term::{LongTermSource, SavedConversations};
 use cart_engine::runtime::RuntimeOptions;
 use cart_engine::{KvFormat, LoadOptions};
 use cart_format::ManifestId;
@@ -26,6 +27,7 @@ use crate::failure::Failure;
 use crate::history;
 use crate::report;
 use crate::sampling::MemoryArgs;
+use keeping::SessionArgs;
 use models::{ModelArgs, Served as Started};
 use watching::{WatchArgs, beside};
 
@@ -38,6 +40,7 @@ use watching::{WatchArgs, beside};
 #[command(after_help = "Examples:
   cart serve smol
   cart serve smol --listen 127.0.0.1:0
+  cart serve smol --memory --sessions --max-sessions 100
   cart serve smol gemma --memory-budget 2000 --on-demand --idle-unload 600
   cart serve smol --listen 0.0.0.0:8443 --api-keys keys.txt --tls-cert server.pem --tls-key server.key
   curl http://127.0.0.1:8080/v1/completions -H 'content-type: application/json' \\
@@ -103,6 +106,9 @@ pub(crate) struct ServeArgs {
     /// Several cartridges
     #[command(flatten)]
     models: ModelArgs,
+    /// Sessions
+    #[command(flatten)]
+    sessions: SessionArgs,
     /// What happens after a swap
     #[command(flatten)]
     watch: WatchArgs,
@@ -137,8 +143,12 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
     let (keys, tls) = (keys(args)?, tls(args)?);
     let store = context.store_or_new()?;
     let long_term = long_term(args, &store)?;
+    let sessions = args.sessions.kept_in(&store)?;
+    let conversations =
+        sessions.clone().map(|saved| Arc::new(saved) as Arc<dyn SavedConversations>);
     let options = RuntimeOptions {
         long_term,
+        conversations,
         max_streams: args.max_streams,
         max_queued: args.queue,
         max_wait: Duration::from_secs(args.max_wait),
@@ -165,6 +175,7 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
     let server = ServerOptions {
         memory,
         admin,
+        sessions,
         commit_wait,
         keys,
         tls,
