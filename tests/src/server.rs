@@ -117,6 +117,12 @@ impl Server {
         (response.status().as_u16(), response.body_mut().read_to_string().unwrap())
     }
 
+    /// A DELETE: status and body.
+    pub fn delete(&self, path: &str) -> (u16, String) {
+        let mut response = self.signed(self.agent.delete(self.at(path))).call().unwrap();
+        (response.status().as_u16(), response.body_mut().read_to_string().unwrap())
+    }
+
     /// A GET of JSON that must succeed.
     pub fn get_json(&self, path: &str) -> Value {
         let (status, body) = self.get(path);

@@ -434,7 +434,8 @@ fn as_described(document: &Value, name: &str, value: &Value) {
 #[test]
 fn the_openapi_document_describes_what_is_asked_and_answered() {
     let cart = with_tools();
-    let server = Server::start(&cart, "tools");
+    let arguments = ["--listen", "127.0.0.1:0", "--sessions"];
+    let server = Server::start_with(&cart, "tools", &arguments);
     let document = server.get_json("/openapi.json");
     let ask = |path: &str, body: Value| {
         let operation = &document["paths"][path]["post"];
@@ -476,15 +477,18 @@ fn the_openapi_document_describes_what_is_asked_and_answered() {
         ("/cart/cartridge", "Cartridge"),
         ("/cart/names", "Names"),
         ("/healthz", "Health"),
+        ("/cart/sessions", "Sessions"),
+        ("/cart/sessions/one", "Session"),
     ] {
         as_described(&document, name, &server.get_json(path));
     }
     // Every operation is there, and refuses as it says.
     for (path, operations) in document["paths"].as_object().unwrap() {
         for method in operations.as_object().unwrap().keys() {
-            let at = path.replace("{id}", "another");
+            let at = path.replace("{id}", "another").replace("{name}", "another");
             let (status, answer) = match method.as_str() {
                 "get" => server.get(&at),
+                "delete" => server.delete(&at),
                 _ => server.post(&at, &json!([])),
             };
             assert!(

@@ -18,6 +18,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use cart_format::{ManifestId, SpaceId};
 use cart_memory::{Offered, Settlement, SlotId, UnifiedMemory};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -75,6 +76,28 @@ pub trait LongTermSource: fmt::Debug + Send + Sync {
     fn draw(&self) -> u64;
 }
 
+/// Where conversations are that were saved.
+pub trait SavedConversations: fmt::Debug + Send + Sync {
+    /// The memory of a conversation of this space; none where none of this name was saved.
+    ///
+    /// # Errors
+    /// There is one, and it can't be read.
+    fn conversation(
+        &self,
+        name: &str,
+        space: SpaceId,
+    ) -> Result<Option<UnifiedMemory>, Box<dyn Error + Send + Sync>>;
+
+    /// What a cartridge remembered outside of conversations when that was saved last.
+    ///
+    /// # Errors
+    /// There is something, and it can't be read.
+    fn own(
+        &self,
+        cartridge: ManifestId,
+    ) -> Result<Option<UnifiedMemory>, Box<dyn Error + Send + Sync>>;
+}
+
 /// Why a long-term memory can't be used.
 #[derive(Debug, Error)]
 pub enum LongTermError {
@@ -97,6 +120,14 @@ pub enum LongTermError {
     /// The journal can't be opened.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// A conversation was saved, and what was saved can't be used.
+    #[error("what was saved of {what} can't be taken up: {source}; delete it, or repair the store")]
+    Saved {
+        /// Of what.
+        what: String,
+        /// Why.
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// A new memory can't be begun.
     #[error(transparent)]
     Calibration(#[from] CalibrationError),

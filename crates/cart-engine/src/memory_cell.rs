@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use cart_memory::{Input, Outcome, UnifiedMemory};
 
 use crate::calibration::CalibrationError;
-use crate::long_term::{Conversations, Link, Ticket};
+use crate::long_term::{Conversations, Link, SavedConversations, Ticket};
 use crate::memory_log::{MemoryLog, MemoryLogError};
 
 /// A memory that is not there yet, or that is. A reader keeps what it got; a writer changes what
@@ -21,6 +21,8 @@ struct Shared {
     epoch: AtomicU64,
     /// The conversations that share its long-term memory, or that it is one of.
     conversations: OnceLock<Conversations>,
+    /// Where conversations are that were saved.
+    saved: OnceLock<Arc<dyn SavedConversations>>,
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +79,16 @@ impl MemoryCell {
         held.talk = Some(Talk { link, waiting: Vec::new() });
         self.0.epoch.fetch_add(1, Ordering::AcqRel);
         true
+    }
+
+    /// Where conversations are that were saved, if they are.
+    pub(crate) fn saved(&self) -> Option<Arc<dyn SavedConversations>> {
+        self.0.saved.get().cloned()
+    }
+
+    pub(crate) fn set_saved(&self, saved: Arc<dyn SavedConversations>) {
+        // A memory that moved over to another cartridge has its conversations with it.
+        let _ = self.0.saved.set(saved);
     }
 
     /// Whether both are one memory.

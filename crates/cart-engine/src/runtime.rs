@@ -11,6 +11,7 @@ mod flip;
 mod generations;
 mod held;
 mod owner;
+mod parked;
 mod reading;
 mod replacing;
 mod resident;
@@ -29,11 +30,12 @@ use std::time::Duration;
 use cart_store::Cartridge;
 use thiserror::Error;
 
-use crate::long_term::LongTermSource;
+use crate::long_term::{LongTermError, LongTermSource, SavedConversations};
 use crate::swap::candidate::{Staged, Warm};
 use crate::swap::moving::Moving;
-use crate::swap::room::NoRoom;
-use crate::swap::{InFlight, SwapError, SwapFailure, SwapReport, SwapRequest, room};
+use crate::swap::{
+    InFlight, MemoryAccount, NoRoom, SwapError, SwapFailure, SwapReport, SwapRequest, room,
+};
 use crate::{
     Agent, GenerateOptions, LoadError, LoadOptions, OptionsError, Prompt, session_section,
 };
@@ -42,6 +44,7 @@ use owner::{Command, Owner};
 use reading::Reading;
 use shared::{Shared, SwapTurn};
 
+pub use parked::Parked;
 pub use reading::{EmbedError, Embeddable, EmbeddingSink, Embeddings};
 pub use resident::Resident;
 pub use state::{Ended, GenerationState, RuntimeState, SwapUnderWay};
@@ -68,12 +71,14 @@ pub struct RuntimeOptions {
     pub listener: Option<Arc<dyn WatchListener>>,
     /// The folder in which the memory of a generation is written down that is left.
     pub journal: Option<PathBuf>,
-    /// Bytes that all cartridges together may take; what the system has where nobody says.
-    pub memory_budget: Option<u64>,
+    /// What all cartridges together take and may take. Runtimes that are to share a budget are given the same.
+    pub account: Arc<MemoryAccount>,
     /// How cartridges are loaded.
     pub load: LoadOptions,
     /// Threads that verify a new cartridge; every core if absent.
     pub verify_threads: Option<usize>,
+    /// Where conversations are that were saved, to be taken up.
+    pub conversations: Option<Arc<dyn SavedConversations>>,
     /// The long-term memory that others share, if they do; else conversations share the agent's own.
     pub long_term: Option<Arc<dyn LongTermSource>>,
 }
@@ -88,9 +93,10 @@ impl Default for RuntimeOptions {
             watch: WatchOptions::default(),
             listener: None,
             journal: None,
-            memory_budget: None,
+            account: Arc::default(),
             load: LoadOptions::default(),
             verify_threads: None,
+            conversations: None,
             long_term: None,
         }
     }
@@ -164,20 +170,39 @@ impl Runtime {
         cartridge: Cartridge,
         options: RuntimeOptions,
     ) -> Result<Self, RuntimeError> {
+        Self::begin(name, 1, cartridge, None, options)
+    }
+
+    /// As [`Runtime::start`], with a number and with what was remembered before.
+    fn begin(
+        name: &str,
+        number: u64,
+        cartridge: Cartridge,
+        moving: Option<Moving>,
+        options: RuntimeOptions,
+    ) -> Result<Self, RuntimeError> {
         let needed = room::needed(cartridge.manifest(), false);
-        room::check(needed, 0, 0, options.memory_budget)
+        let taken = options
+            .account
+            .take(needed, 0)
             .map_err(|found| RuntimeError::Room { name: name.to_owned(), found })?;
         let lifecycle = Arc::default();
         let staged = Staged { cartridge: cartridge.clone(), lifecycle, running: None };
-        let warm = prepare(staged, &options, None)
+        let begins = moving.is_none();
+        let warm = prepare(staged, &options, moving)
             .map_err(|failure| RuntimeError::Cartridge(Box::new(failure)))?;
-        let first = Arc::new(Resident::new(name.to_owned(), 1, warm, cartridge));
+        if begins {
+            take_up_own(&warm.agent, &options)
+                .map_err(|failure| RuntimeError::Cartridge(Box::new(failure)))?;
+        }
+        let first = Arc::new(Resident::new(name.to_owned(), number, warm, cartridge));
         // Active from here on, so that whoever asks before the first turn hears so.
         let generations = Generations::new(Arc::clone(&first), options.rollback_window);
         let shared =
             Arc::new(Shared::new(options, Owner::first_state(&first), first.agent().clone()));
         let (commands, inbox) = mpsc::channel();
-        let owner = Owner::new(generations, (commands.clone(), inbox), Arc::clone(&shared));
+        let channel = (commands.clone(), inbox);
+        let owner = Owner::new(generations, channel, Arc::clone(&shared), taken);
         let thread = std::thread::Builder::new()
             .name("cart-tokens".to_owned())
             .spawn(move || owner.run())
@@ -243,6 +268,11 @@ impl RuntimeHandle {
         submitted.map_err(|_| SubmitError::Stopped.into())
     }
 
+    /// What its cartridges take, with those of the runtimes that share the account.
+    pub fn account(&self) -> &MemoryAccount {
+        &self.shared.options.account
+    }
+
     /// What the runtime is doing, as of its last turn.
     pub fn state(&self) -> Arc<RuntimeState> {
         self.shared.state()
@@ -306,8 +336,23 @@ fn prepare(
     moving: Option<Moving>,
 ) -> Result<Warm, SwapFailure> {
     let warm = staged.verify(options.verify_threads, &options.load)?.load(moving)?.warm()?;
+    if let Some(saved) = &options.conversations {
+        warm.agent.take_up_conversations(Arc::clone(saved));
+    }
     if let Some(source) = &options.long_term {
         warm.agent.share_long_term(source.as_ref())?;
     }
     Ok(warm)
+}
+
+/// Gives an agent what its cartridge remembered when it was served before, if that was saved.
+fn take_up_own(agent: &Agent, options: &RuntimeOptions) -> Result<(), SwapFailure> {
+    let Some(saved) = &options.conversations else { return Ok(()) };
+    let what = || "what was remembered outside of sessions".to_owned();
+    let own =
+        saved.own(agent.id()).map_err(|source| LongTermError::Saved { what: what(), source })?;
+    if own.is_some() {
+        agent.set_memory(own)?;
+    }
+    Ok(())
 }

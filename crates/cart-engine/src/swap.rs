@@ -9,6 +9,7 @@
 //! Begin with [`SwapRequest`], [`SwapReport`] and [`SwapError`];
 //! [`RuntimeHandle::swap`](crate::runtime::RuntimeHandle::swap) runs one.
 
+pub(crate) mod account;
 pub(crate) mod candidate;
 pub(crate) mod lifecycle;
 pub(crate) mod moving;
@@ -20,6 +21,7 @@ use cart_format::ManifestId;
 use cart_store::Cartridge;
 use serde::{Deserialize, Serialize};
 
+pub use account::MemoryAccount;
 pub use lifecycle::{IllegalStep, Lifecycle, SwapState};
 pub use refusal::{SwapError, SwapFailure};
 pub use room::{NoRoom, RoomLimit};

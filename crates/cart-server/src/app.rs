@@ -27,11 +27,13 @@ use crate::keys::{ApiKeys, KeyName};
 use crate::live;
 use crate::log::{Answered, RequestLog};
 use crate::metrics::Metrics;
+use crate::models::{Listed, Model, Models, unknown};
 use crate::openai::{self, ChatRequest, CompletionRequest, Defaults, EmbeddingRequest, IntoAsked};
 use crate::openapi;
 use crate::origin;
 use crate::page;
 use crate::request_id::{self, RequestId};
+use crate::sessions::Sessions;
 use crate::tls::TlsIdentity;
 use crate::view;
 
@@ -52,6 +54,8 @@ pub struct ServerOptions {
     pub tls: Option<TlsIdentity>,
     /// What is written down about requests.
     pub log: RequestLog,
+    /// Where sessions are saved; nowhere if absent.
+    pub sessions: Option<Sessions>,
     /// How long an answer waits for the commit of what it offered to a shared long-term memory.
     pub commit_wait: Duration,
 }
@@ -66,6 +70,7 @@ impl Default for ServerOptions {
             keys: ApiKeys::default(),
             tls: None,
             log: RequestLog::Off,
+            sessions: None,
             commit_wait: Duration::from_secs(1),
         }
     }
@@ -92,7 +97,7 @@ enum Guard {
 }
 
 /// Every path.
-pub(crate) const ROUTES: [Route; 17] = [
+pub(crate) const ROUTES: [Route; 19] = [
     Route::new("/v1/chat/completions", Guard::Key, || post(generate::<ChatRequest>)),
     Route::new("/v1/completions", Guard::Key, || post(generate::<CompletionRequest>)),
     Route::new("/v1/embeddings", Guard::Key, || post(embeddings)),
@@ -107,6 +112,10 @@ pub(crate) const ROUTES: [Route; 17] = [
     Route::new("/", Guard::None, || get(page::html)),
     Route::new("/page.css", Guard::None, || get(page::style)),
     Route::new("/page.js", Guard::None, || get(page::script)),
+    Route::new("/cart/sessions", Guard::KeyOrToken, || get(live::sessions)),
+    Route::new("/cart/sessions/{*name}", Guard::KeyOrToken, || {
+        get(live::session).delete(live::delete_session)
+    }),
     Route::new("/healthz", Guard::None, || get(live::health)),
     Route::new("/metrics", Guard::KeyOrToken, || get(metrics)),
     Route::new("/openapi.json", Guard::None, || get(openapi::document)),
@@ -155,7 +164,7 @@ struct Holder(Option<KeyName>);
 pub struct AppState(Arc<Shared>);
 
 struct Shared {
-    runtime: RuntimeHandle,
+    models: Models,
     store: Store,
     options: ServerOptions,
     metrics: Metrics,
@@ -169,8 +178,13 @@ struct Shared {
 impl AppState {
     /// A server over a runtime. Swaps resolve their refs in `store`.
     pub fn new(runtime: RuntimeHandle, store: Store, options: ServerOptions) -> Self {
+        Self::with_models(Models::one(runtime), store, options)
+    }
+
+    /// A server over several cartridges. Those that are loaded on demand come from `store` too.
+    pub fn with_models(models: Models, store: Store, options: ServerOptions) -> Self {
         Self(Arc::new(Shared {
-            runtime,
+            models,
             store,
             options,
             metrics: Metrics::new(),
@@ -181,9 +195,27 @@ impl AppState {
         }))
     }
 
-    /// The runtime.
+    /// What answers requests that name no model.
     pub fn runtime(&self) -> &RuntimeHandle {
-        &self.0.runtime
+        self.0.models.first().runtime()
+    }
+
+    pub(crate) fn models(&self) -> &Models {
+        &self.0.models
+    }
+
+    /// What a request means by `model`; it is loaded now if it may be.
+    pub(crate) async fn model(&self, model: Option<&str>) -> Result<Arc<Model>, ApiError> {
+        if let Some(found) = self.0.models.loaded(model) {
+            return Ok(found);
+        }
+        let model = model.unwrap_or_default().to_owned();
+        if !self.0.models.loads() {
+            return Err(unknown(&model));
+        }
+        let state = self.clone();
+        let load = move || state.models().load(state.store(), &model);
+        tokio::task::spawn_blocking(load).await.map_err(|_| ApiError::TaskLost)?
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -308,36 +340,35 @@ async fn embeddings(
 }
 
 async fn models(State(state): State<AppState>) -> Json<Value> {
-    Json(json!({ "object": "list", "data": [model_entry(&state)] }))
+    let listed = state.models().list();
+    let data: Vec<Value> = listed.iter().map(|listed| model_entry(&state, listed)).collect();
+    Json(json!({ "object": "list", "data": data }))
 }
 
 async fn model(
     State(state): State<AppState>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    let active = state.runtime().state().active.clone();
-    let hex = active.manifest.hex();
-    let by_id = id.len() >= 6 && hex.starts_with(&id);
-    if id != active.name && !by_id {
-        return Err(ApiError::NoModel { model: id.chars().take(80).collect() });
-    }
-    Ok(Json(model_entry(&state)))
+    let listed = state.models().list();
+    let found = listed.iter().find(|listed| listed.is_called(&id)).ok_or_else(|| unknown(&id))?;
+    Ok(Json(model_entry(&state, found)))
 }
 
-fn model_entry(state: &AppState) -> Value {
-    let active = state.runtime().state().active.clone();
+fn model_entry(state: &AppState, listed: &Listed) -> Value {
     json!({
-        "id": active.name,
+        "id": listed.id,
         "object": "model",
         "created": state.started_unix(),
         "owned_by": "cart",
-        "manifest": active.manifest,
-        "generation": active.generation,
+        "manifest": listed.manifest,
+        "generation": listed.generation,
+        "name": listed.name,
+        "loaded": listed.state.is_some(),
     })
 }
 
 async fn metrics(State(state): State<AppState>) -> Response {
-    let text = state.metrics().render(&state.runtime().state());
+    let text = state.metrics().render(&state.runtime().state(), state.models());
     let mut headers = HeaderMap::new();
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     headers.insert(CONTENT_TYPE, kind);

@@ -3,11 +3,13 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use cart_engine::runtime::{EmbedError, StreamError, SubmitError};
+use cart_engine::runtime::{EmbedError, RuntimeError, StreamError, SubmitError};
 use cart_engine::swap::SwapError;
 use cart_engine::{ConstraintError, StartError, StepError};
 use serde_json::{Value, json};
 use thiserror::Error;
+
+use crate::sessions::SessionError;
 
 /// Why a request was refused.
 #[derive(Debug, Error)]
@@ -129,6 +131,14 @@ pub enum ApiError {
         /// The name asked for.
         model: String,
     },
+    /// A cartridge that a request names can't be loaded.
+    #[error("model `{model}` can't be loaded: {source}")]
+    Load {
+        /// The name asked for.
+        model: String,
+        /// Why.
+        source: Box<RuntimeError>,
+    },
     /// The runtime did not take the request.
     #[error(transparent)]
     Submit(#[from] SubmitError),
@@ -167,6 +177,23 @@ pub enum ApiError {
         "swap and rollback are off: the server listens beyond this machine and has no admin token; start it with --admin-token, or on a loopback address"
     )]
     AdminOff,
+    /// Sessions are not saved here.
+    #[error("this server saves no sessions; start it with --sessions")]
+    NoSessions,
+    /// A session that is not saved.
+    #[error("no session `{name}` is saved; GET /cart/sessions lists those that are")]
+    NoSession {
+        /// The name asked for.
+        name: String,
+    },
+    /// A session can't be saved, read or deleted.
+    #[error("session `{name}`: {source}")]
+    Session {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: Box<SessionError>,
+    },
     /// The server is shutting down.
     #[error("the server is shutting down; try again in a moment, or another instance")]
     ShuttingDown,
@@ -192,9 +219,15 @@ impl ApiError {
             | Self::Constraint { .. }
             | Self::NoTools
             | Self::Submit(SubmitError::Options(_)) => StatusCode::BAD_REQUEST,
-            Self::NoRoute { .. } | Self::NoModel { .. } | Self::Reference { .. } => {
-                StatusCode::NOT_FOUND
-            }
+            Self::NoRoute { .. }
+            | Self::NoModel { .. }
+            | Self::NoSessions
+            | Self::NoSession { .. }
+            | Self::Reference { .. } => StatusCode::NOT_FOUND,
+            Self::Session { source, .. } => match **source {
+                SessionError::Full { .. } => StatusCode::TOO_MANY_REQUESTS,
+                _ => StatusCode::INTERNAL_SERVER_ERROR,
+            },
             Self::ApiKey { .. } | Self::AdminToken { .. } => StatusCode::UNAUTHORIZED,
             Self::AdminOff | Self::ForeignOrigin { .. } | Self::ForeignHost { .. } => {
                 StatusCode::FORBIDDEN
@@ -207,6 +240,8 @@ impl ApiError {
             }
             Self::Embed(error) => embed_status(error),
             Self::Stream(error) => stream_status(error),
+            Self::Load { source, .. } if is_room(source) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Load { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Swap(error) => swap_status(error),
             Self::TaskLost | Self::Names { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -231,11 +266,12 @@ impl ApiError {
             | Self::Invalid { param, .. }
             | Self::Constraint { param, .. }
             | Self::Unsupported { param } => Some(param),
-            Self::NoModel { .. } => Some("model"),
+            Self::NoModel { .. } | Self::Load { .. } => Some("model"),
             Self::Dimensions { .. } => Some("dimensions"),
             Self::NoTools => Some("tools"),
             Self::Embed(error) if embed_status(error) == StatusCode::BAD_REQUEST => Some("input"),
             Self::Reference { .. } => Some("ref"),
+            Self::Session { .. } => Some("memory.session"),
             _ => None,
         }
     }
@@ -257,11 +293,19 @@ impl ApiError {
             Self::NoRoute { .. } => "not_found",
             Self::Method { .. } => "method_not_allowed",
             Self::NoModel { .. } => "model_not_found",
+            Self::Load { source, .. } if is_room(source) => "no_room",
+            Self::Load { .. } => "load_failed",
             Self::Submit(SubmitError::Busy { .. }) => "queue_full",
             Self::Submit(SubmitError::Stopped) | Self::ShuttingDown => "shutting_down",
             Self::Constraint { .. } => "invalid_schema",
             Self::Embed(error) => embed_code(error),
             Self::Stream(error) => stream_code(error),
+            Self::NoSessions => "sessions_off",
+            Self::NoSession { .. } => "session_not_found",
+            Self::Session { source, .. } => match **source {
+                SessionError::Full { .. } => "too_many_sessions",
+                _ => "session_not_saved",
+            },
             Self::Swap(error) => error.code(),
             Self::Reference { .. } => "reference_not_found",
             Self::ApiKey { .. } => "invalid_api_key",
@@ -296,6 +340,11 @@ impl From<EmbedError> for ApiError {
             error => Self::Embed(Box::new(error)),
         }
     }
+}
+
+/// Whether something can't be loaded now, because others have the memory.
+fn is_room(error: &RuntimeError) -> bool {
+    matches!(error, RuntimeError::Room { .. })
 }
 
 fn embed_status(error: &EmbedError) -> StatusCode {

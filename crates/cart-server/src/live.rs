@@ -3,17 +3,19 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
-use cart_engine::runtime::RuntimeState;
+use cart_engine::runtime::{Resident, RuntimeState};
 use cart_engine::swap::{InFlight, Loading, MemoryPolicy, SwapError, SwapReport, SwapRequest};
+use cart_memory::StoreKind;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::app::AppState;
 use crate::body::read_json;
 use crate::error::ApiError;
+use crate::sessions::{SessionError, Sessions};
 
 /// The body of `POST /cart/swap`.
 #[derive(Debug, Deserialize)]
@@ -21,6 +23,8 @@ use crate::error::ApiError;
 pub(crate) struct SwapBody {
     #[serde(rename = "ref")]
     reference: Option<String>,
+    /// Which of several cartridges; the first if absent.
+    model: Option<String>,
     #[serde(default)]
     in_flight: InFlight,
     #[serde(default)]
@@ -34,12 +38,25 @@ pub(crate) struct SwapBody {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RollbackBody {
+    /// Which of several cartridges; the first if absent.
+    model: Option<String>,
     #[serde(default)]
     in_flight: InFlight,
 }
 
-pub(crate) async fn state(State(state): State<AppState>) -> Json<RuntimeState> {
-    Json((*state.runtime().state()).clone())
+/// The query of `GET /cart/state`.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct StateQuery {
+    /// Which of several cartridges; the first if absent.
+    model: Option<String>,
+}
+
+pub(crate) async fn state(
+    State(state): State<AppState>,
+    Query(asked): Query<StateQuery>,
+) -> Result<Json<RuntimeState>, ApiError> {
+    let model = state.models().named(asked.model.as_deref())?;
+    Ok(Json((*model.runtime().state()).clone()))
 }
 
 pub(crate) async fn health(State(state): State<AppState>) -> Response {
@@ -89,24 +106,84 @@ pub(crate) async fn rollback(
     }
     let body: RollbackBody = read_json(request, state.options().body_limit).await?;
     let task = tokio::task::spawn_blocking(move || {
-        let outcome = state.runtime().rollback(body.in_flight).map_err(ApiError::from);
+        let model = state.models().named(body.model.as_deref())?;
+        let outcome = model.runtime().rollback(body.in_flight).map_err(ApiError::from);
         count(&state, "rolled_back", &outcome);
         outcome
     });
     task.await.map_err(|_| ApiError::TaskLost)?.map(Json)
 }
 
+/// `GET /cart/sessions`.
+pub(crate) async fn sessions(State(state): State<AppState>) -> Result<Json<Value>, ApiError> {
+    let listed = with_sessions(state, "", |sessions, _| sessions.list()).await?;
+    Ok(Json(json!({ "sessions": listed })))
+}
+
+/// `GET /cart/sessions/NAME`: the session, and what it remembers.
+pub(crate) async fn session(
+    State(state): State<AppState>,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let asked = name.clone();
+    let found = with_sessions(state, &name, move |sessions, active| {
+        sessions.find(active.agent().space(), &asked)
+    });
+    let (saved, memory) = found.await?.ok_or(ApiError::NoSession { name })?;
+    let texts: Vec<Value> = memory
+        .slots()
+        .filter(|(at, _)| at.store == StoreKind::Stm)
+        .map(|(_, slot)| {
+            json!({ "text": slot.value.text, "source": slot.source, "energy": slot.energy })
+        })
+        .collect();
+    Ok(Json(json!({ "session": saved, "remembers": texts })))
+}
+
+/// `DELETE /cart/sessions/NAME`.
+pub(crate) async fn delete_session(
+    State(state): State<AppState>,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let asked = name.clone();
+    let deleted = with_sessions(state, &name, move |sessions, active| {
+        active.agent().forget_conversation(&asked);
+        sessions.delete(active.agent().space(), &asked)
+    });
+    if deleted.await? {
+        return Ok(Json(json!({ "session": name, "deleted": true })));
+    }
+    Err(ApiError::NoSession { name })
+}
+
+/// Does something with the saved sessions where that holds up nobody.
+async fn with_sessions<T: Send + 'static>(
+    state: AppState,
+    name: &str,
+    act: impl FnOnce(&Sessions, &Resident) -> Result<T, SessionError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let name = name.to_owned();
+    let task = tokio::task::spawn_blocking(move || {
+        let sessions = state.options().sessions.as_ref().ok_or(ApiError::NoSessions)?;
+        let active = state.runtime().active()?;
+        let done = act(sessions, &active);
+        done.map_err(|source| ApiError::Session { name, source: Box::new(source) })
+    });
+    task.await.map_err(|_| ApiError::TaskLost)?
+}
+
 fn swap_now(state: &AppState, reference: String, body: &SwapBody) -> Result<SwapReport, ApiError> {
+    let model = state.models().named(body.model.as_deref())?;
     let store = state.store();
     let found = store.resolve(&reference).and_then(|found| store.open_cartridge(&found));
     let cartridge = match found {
         Ok(cartridge) => cartridge,
         Err(source) => return Err(ApiError::Reference { reference, source: Box::new(source) }),
     };
-    let &SwapBody { in_flight, memory, stop_first, reference: _ } = body;
+    let &SwapBody { in_flight, memory, stop_first, .. } = body;
     let loading = if stop_first { Loading::InPlace } else { Loading::Beside };
     let request = SwapRequest { name: reference, cartridge, in_flight, memory, loading };
-    Ok(state.runtime().swap(request)?)
+    Ok(model.runtime().swap(request)?)
 }
 
 fn count(state: &AppState, done: &'static str, outcome: &Result<SwapReport, ApiError>) {

@@ -10,6 +10,7 @@ use cart_engine::long_term::LongTermState;
 use cart_engine::runtime::{RuntimeState, WatchState};
 
 use crate::keys::KeyName;
+use crate::models::{Listed, Models};
 
 /// Upper bounds in seconds of the buckets for waiting times.
 const WAIT_BOUNDS: [f64; 12] =
@@ -23,6 +24,8 @@ pub(crate) struct Metrics {
     requests: Mutex<BTreeMap<(String, u16), u64>>,
     swaps: Mutex<BTreeMap<&'static str, u64>>,
     keys: Mutex<BTreeMap<KeyName, Used>>,
+    sessions_saved: AtomicU64,
+    sessions_failed: AtomicU64,
     prompt_tokens: AtomicU64,
     completion_tokens: AtomicU64,
     first_token: Histogram,
@@ -52,6 +55,8 @@ impl Metrics {
             requests: Mutex::default(),
             swaps: Mutex::default(),
             keys: Mutex::default(),
+            sessions_saved: AtomicU64::new(0),
+            sessions_failed: AtomicU64::new(0),
             prompt_tokens: AtomicU64::new(0),
             completion_tokens: AtomicU64::new(0),
             first_token: Histogram::new(&WAIT_BOUNDS),
@@ -86,6 +91,12 @@ impl Metrics {
         used.completion_tokens += written;
     }
 
+    /// What was remembered in an answer was saved, or not.
+    pub(crate) fn session_saved(&self, saved: bool) {
+        let counter = if saved { &self.sessions_saved } else { &self.sessions_failed };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn prompt(&self, tokens: usize) {
         self.prompt_tokens.fetch_add(tokens as u64, Ordering::Relaxed);
     }
@@ -97,13 +108,16 @@ impl Metrics {
     }
 
     /// All of it, in the text format of Prometheus.
-    pub(crate) fn render(&self, state: &RuntimeState) -> String {
+    ///
+    /// * `state`: of the first cartridge
+    pub(crate) fn render(&self, state: &RuntimeState, models: &Models) -> String {
         let mut text = String::new();
         self.render_requests(&mut text);
         self.render_tokens(&mut text);
         self.render_keys(&mut text);
         self.render_swaps(&mut text);
         render_gauges(&mut text, state);
+        render_models(&mut text, models);
         if let Some(long_term) = &state.long_term {
             render_long_term(&mut text, long_term);
         }
@@ -164,6 +178,12 @@ impl Metrics {
     }
 
     fn render_swaps(&self, text: &mut String) {
+        let name = "cart_session_saves_total";
+        head(text, name, "counter", "Answers whose memory was saved, by outcome.");
+        let saved = self.sessions_saved.load(Ordering::Relaxed);
+        let failed = self.sessions_failed.load(Ordering::Relaxed);
+        line(text, name, "{outcome=\"saved\"}", saved);
+        line(text, name, "{outcome=\"failed\"}", failed);
         head(text, "cart_swaps_total", "counter", "Swaps, by outcome.");
         let swaps = self.swaps.lock().unwrap_or_else(PoisonError::into_inner);
         for outcome in ["done", "refused", "rolled_back"] {
@@ -220,6 +240,36 @@ fn render_gauges(text: &mut String, state: &RuntimeState) {
             line(text, "cart_memory_slots", &labels, report.slots as u64);
         }
     }
+}
+
+/// The cartridges that are loaded, and what they take.
+fn render_models(text: &mut String, models: &Models) {
+    let listed = models.list();
+    let label = |listed: &Listed| format!("{{model=\"{}\"}}", escaped(&listed.name));
+    let name = "cart_model_loaded";
+    head(text, name, "gauge", "Whether a cartridge is loaded, or was unloaded.");
+    for one in &listed {
+        line(text, name, &label(one), u64::from(one.state.is_some()));
+    }
+    let name = "cart_model_streams";
+    head(text, name, "gauge", "Streams being generated, by cartridge.");
+    for (one, state) in listed.iter().filter_map(|one| Some((one, one.state.as_ref()?))) {
+        line(text, name, &label(one), state.streams as u64);
+    }
+    let moves = models.moves();
+    for (name, kind, help, value) in [
+        ("cart_models_loaded_total", "counter", "Cartridges loaded for a request.", moves.loaded),
+        ("cart_models_unloaded_total", "counter", "Cartridges unloaded.", moves.unloaded),
+        ("cart_loaded_bytes", "gauge", "Bytes of the loaded cartridges.", models.taken()),
+    ] {
+        head(text, name, kind, help);
+        line(text, name, "", value);
+    }
+}
+
+/// A label's value as Prometheus reads it.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 /// What the watch over new cartridges has seen and done.

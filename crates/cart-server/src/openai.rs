@@ -4,6 +4,7 @@ mod answer;
 mod chunk;
 mod embeddings;
 mod format;
+mod keeping;
 mod parameters;
 mod request;
 mod tools;

@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn it_lists_every_path_and_no_other() {
-        let paths = ROUTES.iter().map(|route| route.path.replace("{*id}", "{id}"));
+        let paths = ROUTES.iter().map(|route| route.path.replace("{*", "{"));
         assert_eq!(keys(&document()["paths"]), paths.collect());
     }
 

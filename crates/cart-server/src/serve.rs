@@ -4,15 +4,19 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use axum::serve::{Listener, ListenerExt as _};
+use cart_engine::runtime::RuntimeHandle;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use crate::app::{AppState, router};
+use crate::sessions::Sessions;
 use crate::tls::TlsListener;
 
 /// How often a drain looks whether streams are left.
 const LOOK: Duration = Duration::from_millis(20);
+/// How often it is looked whether sessions have expired.
+const EXPIRY_LOOK: Duration = Duration::from_mins(1);
 /// How long connections may take to close after the last stream.
 const CLOSING: Duration = Duration::from_secs(5);
 
@@ -46,6 +50,8 @@ pub async fn serve(
 ) -> Result<Served, ServeError> {
     let (drained, cut_off) = oneshot::channel();
     let (close, closing) = oneshot::channel();
+    let idle = tokio::spawn(unload_idle(state.clone()));
+    let expiring = state.options().sessions.clone().map(expire_sessions).map(tokio::spawn);
     let draining = state.clone();
     tokio::spawn(async move {
         shutdown.await;
@@ -62,6 +68,10 @@ pub async fn serve(
             let _ = stream.set_nodelay(true);
         });
         listen(listener, state, closing).await?;
+    }
+    idle.abort();
+    if let Some(task) = expiring {
+        task.abort();
     }
     Ok(Served { cut_off: cut_off.await.unwrap_or(0) })
 }
@@ -96,14 +106,43 @@ async fn drain(state: &AppState) -> usize {
     state.drain();
     let begun = Instant::now();
     while begun.elapsed() < state.options().shutdown_limit {
-        if state.runtime().open_requests() == 0 {
+        let open = |runtime: &RuntimeHandle| runtime.open_requests();
+        if state.models().runtimes().iter().map(open).sum::<usize>() == 0 {
             return 0;
         }
         tokio::time::sleep(LOOK).await;
     }
-    let runtime = state.runtime().clone();
-    let cut = tokio::task::spawn_blocking(move || runtime.cut_off());
+    let runtimes = state.models().runtimes();
+    let cut_off = move || runtimes.iter().map(RuntimeHandle::cut_off).sum();
+    let cut = tokio::task::spawn_blocking(cut_off);
     cut.await.unwrap_or(0)
+}
+
+/// Looks for cartridges that nobody asks any more, as long as it is let.
+async fn unload_idle(state: AppState) {
+    let mut looks = tokio::time::interval(LOOK * 10);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        if state.is_draining() {
+            return;
+        }
+        let state = state.clone();
+        // One that fails is tried again at the next look.
+        let _ = tokio::task::spawn_blocking(move || state.models().unload_idle()).await;
+    }
+}
+
+/// Looks for sessions that have expired, as long as it is let.
+async fn expire_sessions(sessions: Sessions) {
+    let mut looks = tokio::time::interval(EXPIRY_LOOK);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        let sessions = sessions.clone();
+        // One that can't be deleted is tried again at the next look.
+        let _ = tokio::task::spawn_blocking(move || sessions.expire()).await;
+    }
 }
 
 /// Ends at the first SIGINT (Ctrl-C) or SIGTERM.

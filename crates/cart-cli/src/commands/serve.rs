@@ -1,5 +1,7 @@
 //! `cart serve`.
 
+mod keeping;
+mod models;
 mod watching;
 
 use std::hash::{BuildHasher as _, RandomState};
@@ -9,9 +11,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cart_engine::long_term::LongTermSource;
-use cart_engine::runtime::{Runtime, RuntimeOptions};
+use cart_engine::long_term::{LongTermSource, SavedConversations};
+use cart_engine::runtime::RuntimeOptions;
 use cart_engine::{KvFormat, LoadOptions};
+use cart_format::ManifestId;
 use cart_server::postgres::{Address, PostgresSource};
 use cart_server::{
     Admin, AdminToken, ApiKeys, AppState, KeySource, RequestLog, ServerOptions, TlsIdentity,
@@ -24,9 +27,11 @@ use crate::failure::Failure;
 use crate::history;
 use crate::report;
 use crate::sampling::MemoryArgs;
+use keeping::SessionArgs;
+use models::{ModelArgs, Served as Started};
 use watching::{WatchArgs, beside};
 
-/// Serve a cartridge over HTTP.
+/// Serve cartridges over HTTP.
 ///
 /// OpenAI-compatible: /v1/chat/completions, /v1/completions, /v1/models, with streaming. Besides:
 /// GET /cart/state, POST /cart/swap, POST /cart/rollback, GET /healthz, GET /metrics. Ctrl-C lets
@@ -35,13 +40,15 @@ use watching::{WatchArgs, beside};
 #[command(after_help = "Examples:
   cart serve smol
   cart serve smol --listen 127.0.0.1:0
+  cart serve smol --memory --sessions --max-sessions 100
+  cart serve smol gemma --memory-budget 2000 --on-demand --idle-unload 600
   cart serve smol --listen 0.0.0.0:8443 --api-keys keys.txt --tls-cert server.pem --tls-key server.key
   curl http://127.0.0.1:8080/v1/completions -H 'content-type: application/json' \\
        -d '{\"prompt\":\"Hello\",\"max_tokens\":8}'")]
 pub(crate) struct ServeArgs {
-    /// A cartridge
-    #[arg(value_name = "REF")]
-    reference: String,
+    /// Cartridges; requests choose by their `model`, and the first answers those that name none
+    #[arg(value_name = "REF", required = true)]
+    references: Vec<String>,
     /// Address and port; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
@@ -83,10 +90,6 @@ pub(crate) struct ServeArgs {
     /// The certificate's private key, PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert", value_hint = ValueHint::FilePath)]
     tls_key: Option<PathBuf>,
-    /// Most MiB that the weights, tokenizers and memories of all loaded cartridges may take together [default: what the
-    /// system has]; a swap that needs more is refused
-    #[arg(long, value_name = "MIB")]
-    memory_budget: Option<NonZeroU32>,
     /// Write a line about each request to stderr: off or json
     #[arg(long, value_name = "FORMAT", default_value = "off")]
     log: Log,
@@ -100,6 +103,12 @@ pub(crate) struct ServeArgs {
     /// How memory takes part in requests that don't say
     #[command(flatten)]
     memory: MemoryArgs,
+    /// Several cartridges
+    #[command(flatten)]
+    models: ModelArgs,
+    /// Sessions
+    #[command(flatten)]
+    sessions: SessionArgs,
     /// What happens after a swap
     #[command(flatten)]
     watch: WatchArgs,
@@ -133,11 +142,13 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
     let admin = admin(context, args)?;
     let (keys, tls) = (keys(args)?, tls(args)?);
     let store = context.store_or_new()?;
-    let cartridge = history::open(context, &args.reference)?;
-    let manifest = cartridge.manifest_id();
     let long_term = long_term(args, &store)?;
+    let sessions = args.sessions.kept_in(&store)?;
+    let conversations =
+        sessions.clone().map(|saved| Arc::new(saved) as Arc<dyn SavedConversations>);
     let options = RuntimeOptions {
         long_term,
+        conversations,
         max_streams: args.max_streams,
         max_queued: args.queue,
         max_wait: Duration::from_secs(args.max_wait),
@@ -147,7 +158,7 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
             ..history::load_options(context)
         },
         verify_threads: context.threads,
-        memory_budget: args.memory_budget.map(|mebibytes| u64::from(mebibytes.get()) << 20),
+        account: Arc::new(args.models.account()),
         ..RuntimeOptions::default()
     };
     let log = match args.log {
@@ -155,7 +166,7 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
         Log::Json => RequestLog::Json,
     };
     let options = args.watch.applied_to(&store, log, options)?;
-    let runtime = Runtime::start(&args.reference, cartridge, options).map_err(Failure::refused)?;
+    let Started { first, models, names } = args.models.start(context, &args.references, options)?;
     let memory = args.memory.options();
     let commit_wait = Duration::try_from_secs_f64(args.commit_wait)
         .map_err(|_| Failure::arguments(format!("--commit-wait is {}", args.commit_wait)))?;
@@ -164,6 +175,7 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
     let server = ServerOptions {
         memory,
         admin,
+        sessions,
         commit_wait,
         keys,
         tls,
@@ -171,7 +183,7 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
         log,
         ..ServerOptions::default()
     };
-    let state = AppState::new(runtime.handle(), store, server);
+    let state = AppState::with_models(models, store, server);
     let executor = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -185,10 +197,7 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
             )
         })?;
         let address = listener.local_addr().map_err(Failure::refused)?;
-        report::line(&format!(
-            "serving {} on {scheme}://{address}  sha256:{manifest}",
-            args.reference
-        ))?;
+        announce(&names, &format!("{scheme}://{address}"))?;
         cart_server::serve(listener, state, cart_server::shutdown_signal())
             .await
             .map_err(Failure::refused)
@@ -197,15 +206,23 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
         context
             .remark(&format!("{} streams took too long to end and were cut off", served.cut_off));
     }
-    let ended =
-        runtime.handle().active().ok().and_then(|active| active.agent().end_conversations());
+    let ended = first.handle().active().ok().and_then(|active| active.agent().end_conversations());
     if let Some(state) = ended.filter(|state| state.pending > 0) {
         context.remark(&format!(
             "{} offers to the long-term memory at {} were not committed; they are in the journal, for the next server",
             state.pending, state.place
         ));
     }
-    drop(runtime);
+    drop(first);
+    Ok(())
+}
+
+/// Says where what is served; the first line has the address.
+fn announce(names: &[(String, ManifestId)], url: &str) -> Result<(), Failure> {
+    for (index, (name, manifest)) in names.iter().enumerate() {
+        let on = if index == 0 { format!(" on {url}") } else { String::new() };
+        report::line(&format!("serving {name}{on}  sha256:{manifest}"))?;
+    }
     Ok(())
 }
 

@@ -59,6 +59,9 @@ pub(crate) struct SwapArgs {
     /// requests wait. If the new one can't be loaded, the old one is loaded again
     #[arg(long)]
     stop_first: bool,
+    /// Which of the server's cartridges, by the name that it was started with or by what runs under it [default: the first]
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
     /// The server
     #[arg(long, value_name = "URL")]
     server: String,
@@ -111,8 +114,8 @@ pub(crate) fn run(context: &Context, args: &SwapArgs) -> Result<(), Failure> {
         trusted: trust::trusted(&args.server, args.ca.as_deref())?,
     };
     if args.rollback {
-        let answer =
-            server.ask("/cart/rollback", Some(&json!({ "in_flight": named(args.in_flight) })))?;
+        let body = json!({ "in_flight": named(args.in_flight), "model": args.model });
+        let answer = server.ask("/cart/rollback", Some(&body))?;
         return render(context, None, &answer);
     }
     let (reference, usual) = match (&args.reference, &args.delta) {
@@ -135,6 +138,7 @@ fn body(reference: &str, args: &SwapArgs, usual: Memory) -> Value {
         "in_flight": named(args.in_flight),
         "memory": named(args.memory.unwrap_or(usual)),
         "stop_first": args.stop_first,
+        "model": args.model,
     })
 }
 
@@ -177,7 +181,7 @@ fn applied(
     server: &Server<'_>,
     delta: &Path,
 ) -> Result<String, Failure> {
-    let state = server.ask("/cart/state", None)?;
+    let state = server.state(args.model.as_deref())?;
     let running = state["active"]["manifest"].as_str().unwrap_or_default();
     let options = ApplyOptions { tag: args.tag.as_ref(), message: "", keep_float: args.keep_float };
     let made = apply::made(context, running, delta, &options)?;

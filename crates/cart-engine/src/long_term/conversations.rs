@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use cart_memory::ForeignSpace;
+
 use super::link::{Link, LongTermState};
+use super::{LongTermError, SavedConversations};
 use crate::memory_cell::MemoryCell;
 
 /// Most conversations that are kept, a few megabytes each; then the one that was silent longest ends, and offers what
@@ -17,6 +20,8 @@ pub(crate) struct Conversations {
     open: Mutex<Open>,
     /// Whether the long-term memory is in a memory of this process.
     embedded: bool,
+    /// Where those are that were saved.
+    saved: Option<Arc<dyn SavedConversations>>,
 }
 
 #[derive(Debug, Default)]
@@ -27,8 +32,12 @@ struct Open {
 }
 
 impl Conversations {
-    pub(crate) fn new(link: Link, embedded: bool) -> Self {
-        Self { link: Arc::new(link), open: Mutex::default(), embedded }
+    pub(crate) fn new(
+        link: Link,
+        embedded: bool,
+        saved: Option<Arc<dyn SavedConversations>>,
+    ) -> Self {
+        Self { link: Arc::new(link), open: Mutex::default(), embedded, saved }
     }
 
     pub(crate) fn link(&self) -> &Arc<Link> {
@@ -39,15 +48,18 @@ impl Conversations {
         self.embedded
     }
 
-    /// The memory of a conversation, which begins now if there is none of this name. None where there is no
-    /// long-term memory any more.
-    pub(crate) fn memory(&self, name: &str) -> Option<MemoryCell> {
+    /// The memory of a conversation, which is taken up or begins now if there is none of this name. None where there is
+    /// no long-term memory any more.
+    ///
+    /// # Errors
+    /// What was saved of it can't be used.
+    pub(crate) fn memory(&self, name: &str) -> Result<Option<MemoryCell>, LongTermError> {
         let mut open = self.open();
         open.asked += 1;
         let asked = open.asked;
         if let Some((cell, last)) = open.cells.get_mut(name) {
             *last = asked;
-            return Some(cell.clone());
+            return Ok(Some(cell.clone()));
         }
         if open.cells.len() >= MOST {
             let silent = open.cells.iter().min_by_key(|(_, (_, last))| *last);
@@ -56,9 +68,33 @@ impl Conversations {
                 cell.part();
             }
         }
-        let cell = MemoryCell::conversation(Arc::clone(&self.link))?;
+        let Some(cell) = MemoryCell::conversation(Arc::clone(&self.link)) else { return Ok(None) };
+        self.take_up(name, &cell)?;
         open.cells.insert(name.to_owned(), (cell.clone(), asked));
-        Some(cell)
+        Ok(Some(cell))
+    }
+
+    /// Forgets what a conversation has not offered yet; it begins anew when it is asked for again.
+    pub(crate) fn forget(&self, name: &str) {
+        self.open().cells.remove(name);
+    }
+
+    /// Gives a conversation that begins what was saved of it.
+    fn take_up(&self, name: &str, cell: &MemoryCell) -> Result<(), LongTermError> {
+        let Some((saved, space)) = self.saved.as_ref().zip(cell.read()) else { return Ok(()) };
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| LongTermError::Saved {
+            what: format!("session {name:?}"),
+            source,
+        };
+        let Some(memory) = saved.conversation(name, space.space()).map_err(failed)? else {
+            return Ok(());
+        };
+        let taken = cell.change(|own| {
+            *own = own.with_stm_of(&memory)?.0.with_goal_of(&memory)?;
+            Ok::<_, ForeignSpace>(())
+        });
+        taken.transpose().map_err(|error| failed(error.into()))?;
+        Ok(())
     }
 
     /// Every conversation that is open.

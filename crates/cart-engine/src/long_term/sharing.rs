@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{
     Conversations, Embedded, Link, LongTermError, LongTermSource, LongTermState, OwnerOptions,
+    SavedConversations,
 };
 use crate::Agent;
 
@@ -27,9 +28,21 @@ impl Agent {
             Some(conversations) => conversations,
             None => self.share_own()?,
         };
-        match conversations.memory(name) {
+        match conversations.memory(name)? {
             Some(cell) => Ok(self.with_cell(&cell)),
             None => Ok(self.clone()),
+        }
+    }
+
+    /// From now on conversations are taken up that were saved there. Once is for ever, as with the long-term memory.
+    pub(crate) fn take_up_conversations(&self, saved: Arc<dyn SavedConversations>) {
+        self.memory_cell().set_saved(saved);
+    }
+
+    /// Forgets a conversation, apart from what has gone into the long-term memory.
+    pub fn forget_conversation(&self, name: &str) {
+        if let Some(conversations) = self.memory_cell().conversations() {
+            conversations.forget(name);
         }
     }
 
@@ -49,7 +62,8 @@ impl Agent {
         let options =
             OwnerOptions { journal: source.journal(), look: LOOK, process: source.draw() };
         let link = Link::start(source.open(&seed)?, options)?;
-        let shared = self.memory_cell().share(Conversations::new(link, false));
+        let shared =
+            self.memory_cell().share(Conversations::new(link, false, self.memory_cell().saved()));
         self.memory_cell().converse(Arc::clone(shared.link()));
         Ok(())
     }
@@ -75,6 +89,6 @@ impl Agent {
         self.memory_cell().update(|| self.new_memory(), |_| ())?;
         let options = OwnerOptions { journal: None, look: IDLE, process: 0 };
         let link = Link::start(Box::new(Embedded::new(self.memory_cell())), options)?;
-        Ok(self.memory_cell().share(Conversations::new(link, true)))
+        Ok(self.memory_cell().share(Conversations::new(link, true, self.memory_cell().saved())))
     }
 }

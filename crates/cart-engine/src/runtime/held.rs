@@ -61,6 +61,7 @@ impl Owner {
         self.watch = None;
         self.shared.unloaded();
         let generations = self.generations.unload();
+        self.count_bytes();
         if let Err(unsent) = reply.send(generations) {
             drop(unsent);
         }
@@ -84,7 +85,7 @@ impl Owner {
                     drop(reply.send(Err(SwapError::NothingToRollBackTo)));
                 }
                 Ok(Command::CutOff { reply }) => drop(reply.send(self.cut_off_waiting())),
-                Ok(Command::Loaded { reply }) => drop(reply.send(Vec::new())),
+                Ok(Command::Loaded { reply }) => drop(reply.send(0)),
                 Ok(Command::Stop) | Err(_) => return Next::Stop,
                 // A request waits; nothing else needs a generation.
                 Ok(command) => {

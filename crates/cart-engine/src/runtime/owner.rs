@@ -20,8 +20,9 @@ use super::state::{Ended, GenerationState, RuntimeState};
 use super::stream::{EventSink, StreamError, StreamEvent};
 use super::watch::{Probed, Retold, Watch, WatchState};
 use crate::step_many;
+use crate::swap::account::Taken;
 use crate::swap::candidate::Warm;
-use crate::swap::{InFlight, MemoryPolicy, SwapError, SwapReport};
+use crate::swap::{InFlight, MemoryPolicy, SwapError, SwapReport, room};
 
 /// What the owner is asked to do.
 pub(super) enum Command {
@@ -60,9 +61,9 @@ pub(super) enum Command {
     ForgetPrevious {
         reply: Sender<Vec<Arc<Resident>>>,
     },
-    /// Say what is loaded.
+    /// Say how many bytes are loaded.
     Loaded {
-        reply: Sender<Vec<Arc<Resident>>>,
+        reply: Sender<u64>,
     },
     /// What the probes of the watched generation gave.
     Probed(Box<Probed>),
@@ -116,6 +117,9 @@ pub(super) struct Owner {
     /// What the watch has seen and done, apart from what it is doing.
     pub(super) watched: WatchState,
     memory: RememberedReport,
+    /// What the generations take that are loaded, and which ones that is of.
+    pub(super) taken: Taken,
+    counted: Vec<u64>,
 }
 
 /// The last report on the memory, with what it was made from.
@@ -144,6 +148,7 @@ impl Owner {
         generations: Generations,
         (commands, inbox): (Sender<Command>, Receiver<Command>),
         shared: Arc<Shared>,
+        taken: Taken,
     ) -> Self {
         Self {
             generations,
@@ -161,6 +166,8 @@ impl Owner {
             watch: None,
             watched: WatchState::default(),
             memory: RememberedReport::default(),
+            taken,
+            counted: Vec::new(),
         }
     }
 
@@ -277,9 +284,10 @@ impl Owner {
             Command::Replace { replacement } => drop(replacement),
             Command::ForgetPrevious { reply } => {
                 let gone = self.generations.forget_previous(&self.streams, &self.readings);
+                self.count_bytes();
                 drop(reply.send(gone));
             }
-            Command::Loaded { reply } => drop(reply.send(self.generations.all().to_vec())),
+            Command::Loaded { reply } => drop(reply.send(self.taken.bytes())),
             Command::Stop => return Next::Stop,
         }
         Next::Turn
@@ -373,7 +381,24 @@ impl Owner {
         cut
     }
 
+    /// Says what is loaded, where that has changed.
+    pub(super) fn count_bytes(&mut self) {
+        let all = self.generations.all();
+        if self.counted.iter().copied().eq(all.iter().map(|one| one.generation())) {
+            return;
+        }
+        self.counted = all.iter().map(|one| one.generation()).collect();
+        let mut bytes = 0;
+        for (index, one) in all.iter().enumerate() {
+            let agent = one.agent();
+            let shares = all[..index].iter().any(|other| other.agent().shares_weights_with(agent));
+            bytes += room::needed(agent.manifest(), shares);
+        }
+        self.taken.set(bytes);
+    }
+
     pub(super) fn publish(&mut self) {
+        self.count_bytes();
         let Some(active) = self.generations.current() else { return };
         let of = (active.generation(), active.agent().memory_epoch());
         if self.memory.of != Some(of) {

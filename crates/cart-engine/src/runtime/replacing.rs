@@ -9,6 +9,7 @@ use super::owner::{Command, Incoming};
 use super::resident::Resident;
 use super::shared::SwapTurn;
 use super::{RuntimeHandle, check_kept, prepare};
+use crate::swap::account::Taken;
 use crate::swap::candidate::Staged;
 use crate::swap::moving::{Moving, Remembered};
 use crate::swap::{
@@ -34,10 +35,11 @@ impl RuntimeHandle {
         check_kept(&request, running.agent()).map_err(refuse)?;
         let shares = running.agent().has_parts_of(request.cartridge.manifest());
         if request.loading == Loading::InPlace && !shares {
-            self.check_place(&request).map_err(refuse)?;
+            let _taken = self.check_place(&request).map_err(refuse)?;
             return self.swap_in_place(request, running, &turn);
         }
-        self.make_room(&request, shares).map_err(refuse)?;
+        // Taken until the loop counts what it has got.
+        let _taken = self.make_room(&request, shares).map_err(refuse)?;
         let moving = Moving::new(request.memory, Remembered::of(running.agent()));
         let lifecycle = Arc::clone(turn.lifecycle());
         let now = Some(running.agent().clone());
@@ -50,30 +52,30 @@ impl RuntimeHandle {
 
     /// Sees that there is memory for the new cartridge beside those that are loaded. Where there is not, the one that could
     /// be rolled back to goes first: the swap would take its place.
-    fn make_room(&self, request: &SwapRequest, shares: bool) -> Result<(), SwapFailure> {
+    fn make_room(&self, request: &SwapRequest, shares: bool) -> Result<Taken, SwapFailure> {
         let needed = room::needed(request.cartridge.manifest(), shares);
-        let budget = self.shared.options.memory_budget;
-        let fits = || room::check(needed, self.loaded_bytes(), 0, budget);
-        if fits().is_err() {
-            drop(self.ask(|reply| Command::ForgetPrevious { reply }));
+        let account = &self.shared.options.account;
+        if let Ok(taken) = account.take(needed, 0) {
+            return Ok(taken);
         }
-        Ok(fits()?)
+        drop(self.ask(|reply| Command::ForgetPrevious { reply }));
+        Ok(account.take(needed, 0)?)
     }
 
     /// Sees that the new cartridge can be put in the place of all that is loaded, as far as that can be known before.
-    fn check_place(&self, request: &SwapRequest) -> Result<(), SwapFailure> {
+    fn check_place(&self, request: &SwapRequest) -> Result<Taken, SwapFailure> {
         let in_flight = request.in_flight;
         if in_flight != InFlight::Finish {
             return Err(SwapFailure::InPlace { in_flight });
         }
-        let loaded = self.loaded_bytes();
+        let loaded = self.ask(|reply| Command::Loaded { reply }).unwrap_or(0);
         let needed = room::needed(request.cartridge.manifest(), false);
-        room::check(needed, loaded, loaded, self.shared.options.memory_budget)?;
+        let taken = self.shared.options.account.take(needed, loaded)?;
         // While what runs still does: damage is found before anything is given up for it.
         let threads = self.shared.options.verify_threads;
         let options = VerifyOptions { threads, ..VerifyOptions::default() };
         request.cartridge.clone().verify(&options, &Silent)?;
-        Ok(())
+        Ok(taken)
     }
 
     /// Waits for the streams to end, unloads everything, and loads the new cartridge, or the old one again.
@@ -139,18 +141,5 @@ impl RuntimeHandle {
                 })
             }
         }
-    }
-
-    /// Bytes of the cartridges that are loaded, weights that several share counted once.
-    pub(super) fn loaded_bytes(&self) -> u64 {
-        let residents = self.ask(|reply| Command::Loaded { reply }).unwrap_or_default();
-        let mut bytes = 0;
-        for (index, resident) in residents.iter().enumerate() {
-            let agent = resident.agent();
-            let shares =
-                residents[..index].iter().any(|other| other.agent().shares_weights_with(agent));
-            bytes += room::needed(agent.manifest(), shares);
-        }
-        bytes
     }
 }

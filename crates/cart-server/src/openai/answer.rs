@@ -15,12 +15,14 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::chunk::Writer;
+use super::keeping::Keeps;
 use super::request::Asked;
 use super::tools::Tools;
 use crate::app::AppState;
 use crate::error::ApiError;
 use crate::events;
 use crate::keys::KeyName;
+use crate::models::Model;
 
 /// How often an answer that waits for a commit looks.
 const LOOK: Duration = Duration::from_millis(2);
@@ -39,13 +41,18 @@ pub(crate) async fn answer(
 ) -> Result<Response, ApiError> {
     let asked_at = Instant::now();
     let (sink, mut events) = events::channel();
-    let Prepared { request, calls } = prepared(&state, asked.request, asked.tools).await?;
-    state.runtime().submit(request, Box::new(sink))?;
+    let model = state.model(asked.model.as_deref()).await?;
+    let keeps = Keeps::of(&state, &asked.request);
+    keeps.open(&state, &model).await?;
+    let Prepared { request, calls } = prepared(&state, &model, asked.request, asked.tools).await?;
+    model.runtime().submit(request, Box::new(sink))?;
+    // From here on its token loop counts the request.
+    drop(model);
     let (resident, prompt_tokens) = started(&mut events).await?;
     state.metrics().prompt(prompt_tokens);
     state.metrics().used(holder.as_ref(), 0, prompt_tokens as u64, 0);
     let writer = Writer::new(asked.shape, request_id, asked.include_usage, resident);
-    let pace = Pace { state, holder, last: asked_at, tokens: 0 };
+    let pace = Pace { state, holder, keeps, last: asked_at, tokens: 0 };
     if asked.stream {
         let keep_alive = KeepAlive::default();
         let parts = parts(writer, events, pace, calls);
@@ -65,15 +72,16 @@ struct Prepared {
 /// calls, and the automaton of what the answer is held to.
 async fn prepared(
     state: &AppState,
+    model: &Arc<Model>,
     mut request: GenerationRequest,
     tools: Option<Tools>,
 ) -> Result<Prepared, ApiError> {
     if tools.is_none() && request.options.constraint.is_none() {
         return Ok(Prepared { request, calls: None });
     }
-    let state = state.clone();
+    let (state, model) = (state.clone(), Arc::clone(model));
     let prepared = tokio::task::spawn_blocking(move || {
-        let active = state.runtime().active()?;
+        let active = model.runtime().active()?;
         let agent = active.agent();
         let mut calls = None;
         if let Some(tools) = &tools {
@@ -150,6 +158,7 @@ async fn whole(
             Some(StreamEvent::Moved { resident }) => writer.moved(resident),
             Some(StreamEvent::Done(mut summary)) => {
                 committed(&mut summary, pace.state.options().commit_wait).await;
+                pace.keeps.save(&pace.state, writer.resident()).await?;
                 let said = match calls {
                     None => Said { content: text, calls: Vec::new() },
                     Some(mut calls) => {
@@ -213,7 +222,11 @@ impl Parts {
             match self.events.recv().await {
                 Some(StreamEvent::Done(mut summary)) => {
                     committed(&mut summary, self.pace.state.options().commit_wait).await;
-                    self.finish(&summary);
+                    let Pace { state, keeps, .. } = &self.pace;
+                    match keeps.save(state, self.writer.resident()).await {
+                        Ok(()) => self.finish(&summary),
+                        Err(error) => self.fail(&error),
+                    }
                 }
                 Some(event) => self.take(event),
                 None => self.fail(&ApiError::TaskLost),
@@ -282,6 +295,7 @@ async fn committed(summary: &mut StreamSummary, most: Duration) {
 struct Pace {
     state: AppState,
     holder: Option<KeyName>,
+    keeps: Keeps,
     last: Instant,
     tokens: u64,
 }

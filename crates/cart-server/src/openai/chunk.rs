@@ -73,6 +73,11 @@ impl Writer {
     }
 
     /// The stream goes on with another generation.
+    /// What the stream runs on.
+    pub(crate) fn resident(&self) -> &Arc<Resident> {
+        &self.resident
+    }
+
     pub(crate) fn moved(&mut self, resident: Arc<Resident>) {
         self.resident = resident;
     }

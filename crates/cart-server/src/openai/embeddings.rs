@@ -21,8 +21,6 @@ pub(crate) struct EmbeddingRequest {
     #[serde(default)]
     encoding_format: EncodingFormat,
     dimensions: Option<u64>,
-    /// Whatever it is called, what runs answers.
-    #[expect(dead_code, reason = "clients send it, and it decides nothing")]
     model: Option<String>,
     #[expect(dead_code, reason = "clients send it, and it decides nothing")]
     user: Option<String>,
@@ -89,9 +87,10 @@ pub(crate) async fn embed(
 ) -> Result<Response, ApiError> {
     let texts = request.texts()?;
     let (sender, outcome) = oneshot::channel();
-    let runtime = state.runtime().clone();
+    let model = state.model(request.model.as_deref()).await?;
     // Tokenizing takes a while, and so does the first look at the space.
     let submitted = tokio::task::spawn_blocking(move || {
+        let runtime = model.runtime();
         let active = runtime.active()?;
         let dimensions = active.agent().model().spec().hidden_size;
         request.check_dimensions(dimensions)?;

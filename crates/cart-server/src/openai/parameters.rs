@@ -104,6 +104,11 @@ pub(crate) struct Defaults {
 }
 
 impl Parameters {
+    /// What it calls the cartridge.
+    pub(crate) fn model(&self) -> Option<String> {
+        self.model.clone()
+    }
+
     /// Whether the answer comes in parts.
     pub(crate) fn stream(&self) -> bool {
         self.stream.unwrap_or(false)

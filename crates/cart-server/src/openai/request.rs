@@ -88,6 +88,8 @@ enum PromptParameter {
 pub(crate) struct Asked {
     /// For the engine.
     pub(crate) request: GenerationRequest,
+    /// Which cartridge; the first if absent.
+    pub(crate) model: Option<String>,
     /// Chat or completion.
     pub(crate) shape: Shape,
     /// What the model may call.
@@ -129,6 +131,7 @@ impl IntoAsked for ChatRequest {
         }
         Ok(Asked {
             tools,
+            model: parameters.model(),
             stream: parameters.stream(),
             include_usage: parameters.include_usage(),
             shape: Shape::Chat { logprobs },
@@ -147,6 +150,7 @@ impl IntoAsked for CompletionRequest {
         let top = usize::try_from(top).unwrap_or(usize::MAX);
         Ok(Asked {
             tools: None,
+            model: parameters.model(),
             stream: parameters.stream(),
             include_usage: parameters.include_usage(),
             shape: Shape::Completion { logprobs: completion.logprobs.is_some() },

@@ -1,6 +1,9 @@
 //! Cartridges that there is no memory for, and those that take the place of what runs.
 
+use std::sync::Arc;
+
 use cart_engine::runtime::{Runtime, RuntimeError, RuntimeOptions};
+use cart_engine::swap::MemoryAccount;
 use cart_format::{Probe, ProbeStep, TokenLogprob};
 use cart_server::ServerOptions;
 use cart_store::Cartridge;
@@ -19,7 +22,8 @@ fn bytes(cartridge: &Cartridge) -> u64 {
 /// A server over `one` with room for so many of it.
 fn serve(shelf: &Shelf, times: f64) -> Server {
     let budget = (bytes(&shelf.open("one")) as f64 * times) as u64;
-    let options = RuntimeOptions { memory_budget: Some(budget), ..RuntimeOptions::default() };
+    let account = Arc::new(MemoryAccount::new(Some(budget)));
+    let options = RuntimeOptions { account, ..RuntimeOptions::default() };
     shelf.serve_with("one", options, ServerOptions::default())
 }
 
@@ -168,8 +172,8 @@ fn streams_can_not_go_over_to_what_is_loaded_after_theirs_is_gone() {
 fn a_first_cartridge_over_the_budget_does_not_start() {
     let shelf = shelf();
     let one = shelf.tiny("one");
-    let memory_budget = Some(bytes(&one) - 1);
-    let options = RuntimeOptions { memory_budget, ..RuntimeOptions::default() };
+    let account = Arc::new(MemoryAccount::new(Some(bytes(&one) - 1)));
+    let options = RuntimeOptions { account, ..RuntimeOptions::default() };
     let refused = Runtime::start("one", one, options).unwrap_err();
     assert!(matches!(refused, RuntimeError::Room { .. }), "{refused}");
     assert!(refused.to_string().contains("`one` takes"), "{refused}");

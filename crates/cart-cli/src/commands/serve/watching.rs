@@ -76,7 +76,7 @@ pub(super) fn beside(store: &Store, ending: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn seconds(option: &str, found: f64) -> Result<Duration, Failure> {
+pub(super) fn seconds(option: &str, found: f64) -> Result<Duration, Failure> {
     const MOST: f64 = 1e6;
     within(option, found, MOST).map(Duration::from_secs_f64)
 }

@@ -57,7 +57,7 @@ pub(super) fn run(
 impl Following<'_> {
     /// Whether the server runs what the name means.
     fn runs_already(&self) -> Result<bool, Failure> {
-        let state = self.server.ask("/cart/state", None)?;
+        let state = self.server.state(self.args.model.as_deref())?;
         let found = self.store.resolve(self.reference).map_err(Failure::refused)?;
         let manifest = self.store.open_cartridge(&found).map_err(Failure::refused)?.manifest_id();
         Ok(state["active"]["manifest"].as_str() == Some(manifest.hex().as_str()))

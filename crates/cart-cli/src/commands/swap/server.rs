@@ -30,6 +30,14 @@ pub(super) struct Server<'a> {
 }
 
 impl Server<'_> {
+    /// What runs under a name; under the first one where none is given.
+    pub(super) fn state(&self, model: Option<&str>) -> Result<Value, Refused> {
+        match model {
+            None => self.ask("/cart/state", None),
+            Some(model) => self.ask(&format!("/cart/state?model={}", encoded(model)), None),
+        }
+    }
+
     /// Posts a body to a path, or gets it where there is none.
     pub(super) fn ask(&self, path: &str, body: Option<&Value>) -> Result<Value, Refused> {
         let url = format!("{}{path}", self.address);
@@ -74,4 +82,13 @@ impl Server<'_> {
             None => request,
         }
     }
+}
+
+/// A name as a query has it.
+fn encoded(name: &str) -> String {
+    let kept = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+    let encode = |byte: u8| {
+        if kept(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }
+    };
+    name.bytes().map(encode).collect()
 }
