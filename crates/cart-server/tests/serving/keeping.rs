@@ -19,7 +19,7 @@ fn given() -> Shelf {
 }
 
 fn ask(memory: &Value) -> Value {
-    json!({"prompt": QUESTION, "max_tokens": 300, "temperature": 0, "ignore_eos": true,
+    json!({"prompt": QUESTION, "max_tokens": 480, "temperature": 0, "ignore_eos": true,
         "stream": true, "memory": memory})
 }
 
