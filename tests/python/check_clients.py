@@ -86,7 +86,7 @@ def program(url, folder):
     said = llm("-m", "cart", "-s", "Be brief.", "-o", "max_tokens", "24", "-o", "temperature", "0", "What is the capital of France?")
     assert "Paris" in said, said
     assert llm("-c", "-o", "max_tokens", "8", "And of Italy?").strip()
-    assert set(json.loads(llm("-m", "cart", "-o", "max_tokens", "100", "--schema", "name, age int", "Invent a person"))) == {"name", "age"}
+    assert set(json.loads(llm("-m", "cart", "-o", "max_tokens", "100", "--schema", json.dumps(Person.model_json_schema()), "Invent a person"))) == {"name", "age"}
     assert len(json.loads(llm("logs", "--json", "-n", "0"))) == 3
     return "a prompt, a conversation, a schema, its log"
 
