@@ -20,7 +20,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from openai import BadRequestError, OpenAI
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 CART, MODEL = sys.argv[1:]
 
@@ -28,6 +28,7 @@ CART, MODEL = sys.argv[1:]
 class Person(BaseModel):
     """A person."""
 
+    model_config = ConfigDict(extra="forbid")
     name: str = Field(max_length=20)
     age: int = Field(ge=0, le=150)
 
@@ -86,7 +87,8 @@ def program(url, folder):
     said = llm("-m", "cart", "-s", "Be brief.", "-o", "max_tokens", "24", "-o", "temperature", "0", "What is the capital of France?")
     assert "Paris" in said, said
     assert llm("-c", "-o", "max_tokens", "8", "And of Italy?").strip()
-    assert set(json.loads(llm("-m", "cart", "-o", "max_tokens", "100", "--schema", json.dumps(Person.model_json_schema()), "Invent a person"))) == {"name", "age"}
+    made = llm("-m", "cart", "-o", "max_tokens", "100", "--schema", json.dumps(Person.model_json_schema()), "Invent a person")
+    assert set(json.loads(made)) == {"name", "age"}, made
     assert len(json.loads(llm("logs", "--json", "-n", "0"))) == 3
     return "a prompt, a conversation, a schema, its log"
 
