@@ -106,6 +106,28 @@ def check_chat(client):
         next(iter(left))  # A client that goes away is no trouble to the others.
 
 
+def check_responses(client):
+    options = {"model": "smol", "temperature": 0, "max_output_tokens": 24}
+    first = client.responses.create(input="The capital of France is", instructions="Answer in one word.", **options)
+    assert first.output_text and first.status in ("completed", "incomplete"), first
+    assert first.usage.total_tokens == first.usage.input_tokens + first.usage.output_tokens
+    assert client.responses.retrieve(first.id).output_text == first.output_text
+    turn = [{"role": "user", "content": [{"type": "input_text", "text": "And of Italy?"}]}]
+    second = client.responses.create(input=turn, previous_response_id=first.id, **options)
+    assert second.previous_response_id == first.id and second.usage.input_tokens > 20, second
+    with client.responses.stream(input=turn, previous_response_id=first.id, **options) as stream:
+        kinds = [event.type for event in stream]
+        final = stream.get_final_response() if kinds[-1] == "response.completed" else None
+    assert kinds[0] == "response.created" and kinds[-1] in ("response.completed", "response.incomplete"), kinds
+    assert final is None or final.output_text == second.output_text
+    client.responses.delete(first.id)
+    try:
+        client.responses.create(input="again", previous_response_id=first.id, **options)
+        raise AssertionError("a deleted response was gone on from")
+    except openai.BadRequestError as error:
+        assert error.code == "previous_response_not_found", error
+
+
 def check_errors(client):
     for arguments in [
         {"prompt": "x", "temperature": -1},
@@ -178,7 +200,8 @@ with tempfile.TemporaryDirectory() as name:
         check_models(client)
         check_completions(client, store)
         check_chat(client)
+        check_responses(client)
         check_errors(client)
-        print(f"openai {openai.__version__}: models, completions, chat, streams, stops, seeds, log-probabilities, errors")
+        print(f"openai {openai.__version__}: models, completions, chat, responses, streams, stops, seeds, log-probabilities, errors")
     check_swaps(directory)
 print("check_server: 2 passed, 0 failed")

@@ -28,7 +28,9 @@ use crate::live;
 use crate::log::{Answered, RequestLog};
 use crate::metrics::Metrics;
 use crate::models::{Listed, Model, Models, unknown};
-use crate::openai::{self, ChatRequest, CompletionRequest, Defaults, EmbeddingRequest, IntoAsked};
+use crate::openai::{
+    self, ChatRequest, CompletionRequest, Defaults, EmbeddingRequest, IntoAsked, Responses,
+};
 use crate::openapi;
 use crate::origin;
 use crate::page;
@@ -97,10 +99,12 @@ enum Guard {
 }
 
 /// Every path.
-pub(crate) const ROUTES: [Route; 19] = [
+pub(crate) const ROUTES: [Route; 21] = [
     Route::new("/v1/chat/completions", Guard::Key, || post(generate::<ChatRequest>)),
     Route::new("/v1/completions", Guard::Key, || post(generate::<CompletionRequest>)),
     Route::new("/v1/embeddings", Guard::Key, || post(embeddings)),
+    Route::new("/v1/responses", Guard::Key, || post(openai::create)),
+    Route::new("/v1/responses/{id}", Guard::Key, || get(openai::retrieve).delete(openai::delete)),
     Route::new("/v1/models", Guard::Key, || get(models)),
     Route::new("/v1/models/{*id}", Guard::Key, || get(model)),
     Route::new("/cart/state", Guard::KeyOrToken, || get(live::state)),
@@ -157,7 +161,13 @@ impl Guard {
 
 /// Whose key a request carries, where it needs one.
 #[derive(Clone, Debug)]
-struct Holder(Option<KeyName>);
+pub(crate) struct Holder(Option<KeyName>);
+
+impl Holder {
+    pub(crate) fn name(&self) -> Option<&KeyName> {
+        self.0.as_ref()
+    }
+}
 
 /// What the handlers share. Cheap to clone.
 #[derive(Clone)]
@@ -168,6 +178,7 @@ struct Shared {
     store: Store,
     options: ServerOptions,
     metrics: Metrics,
+    responses: Responses,
     started: SystemTime,
     draining: AtomicBool,
     draws: AtomicU64,
@@ -188,6 +199,7 @@ impl AppState {
             store,
             options,
             metrics: Metrics::new(),
+            responses: Responses::default(),
             started: SystemTime::now(),
             draining: AtomicBool::new(false),
             draws: AtomicU64::new(0),
@@ -250,7 +262,12 @@ impl AppState {
         self.0.started.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
     }
 
-    fn defaults(&self) -> Defaults {
+    /// The responses that can be asked for later.
+    pub(crate) fn responses(&self) -> &Responses {
+        &self.0.responses
+    }
+
+    pub(crate) fn defaults(&self) -> Defaults {
         Defaults {
             memory: self.options().memory.clone(),
             max_tokens: None,

@@ -177,6 +177,20 @@ pub enum ApiError {
         "swap and rollback are off: the server listens beyond this machine and has no admin token; start it with --admin-token, or on a loopback address"
     )]
     AdminOff,
+    /// A response that is not kept.
+    #[error(
+        "no response `{id}` is kept; those with `store` false, of others and of before a restart are not"
+    )]
+    NoResponse {
+        /// The id asked for.
+        id: String,
+    },
+    /// A response to go on from that is not kept.
+    #[error("no response `{id}` is kept to go on from; send the conversation in `input`")]
+    NoPrevious {
+        /// The id asked for.
+        id: String,
+    },
     /// Sessions are not saved here.
     #[error("this server saves no sessions; start it with --sessions")]
     NoSessions,
@@ -218,9 +232,11 @@ impl ApiError {
             | Self::Dimensions { .. }
             | Self::Constraint { .. }
             | Self::NoTools
+            | Self::NoPrevious { .. }
             | Self::Submit(SubmitError::Options(_)) => StatusCode::BAD_REQUEST,
             Self::NoRoute { .. }
             | Self::NoModel { .. }
+            | Self::NoResponse { .. }
             | Self::NoSessions
             | Self::NoSession { .. }
             | Self::Reference { .. } => StatusCode::NOT_FOUND,
@@ -272,6 +288,7 @@ impl ApiError {
             Self::Embed(error) if embed_status(error) == StatusCode::BAD_REQUEST => Some("input"),
             Self::Reference { .. } => Some("ref"),
             Self::Session { .. } => Some("memory.session"),
+            Self::NoPrevious { .. } => Some("previous_response_id"),
             _ => None,
         }
     }
@@ -300,6 +317,8 @@ impl ApiError {
             Self::Constraint { .. } => "invalid_schema",
             Self::Embed(error) => embed_code(error),
             Self::Stream(error) => stream_code(error),
+            Self::NoResponse { .. } => "response_not_found",
+            Self::NoPrevious { .. } => "previous_response_not_found",
             Self::NoSessions => "sessions_off",
             Self::NoSession { .. } => "session_not_found",
             Self::Session { source, .. } => match **source {

@@ -25,7 +25,7 @@ mod tests {
     use crate::live::{RollbackBody, SwapBody};
     use crate::openai::read::{
         CallParameter, ChatMessage, ChatParameters, CompletionParameters, EmbeddingRequest,
-        MemoryParameter, Parameters, ResponseFormat,
+        MemoryParameter, Parameters, ResponseFormat, ResponseRequest,
     };
 
     /// Takes down the names of the fields that a struct asks for.
@@ -91,6 +91,7 @@ mod tests {
             ("MemoryParameter", of::<MemoryParameter>()),
             ("ResponseFormat", of::<ResponseFormat>()),
             ("EmbeddingRequest", of::<EmbeddingRequest>()),
+            ("ResponseRequest", of::<ResponseRequest>()),
             ("SwapRequest", of::<SwapBody>()),
             ("RollbackRequest", of::<RollbackBody>()),
         ];

@@ -39,27 +39,55 @@ pub(crate) async fn answer(
     holder: Option<KeyName>,
     asked: Asked,
 ) -> Result<Response, ApiError> {
-    let asked_at = Instant::now();
-    let (sink, mut events) = events::channel();
-    let model = state.model(asked.model.as_deref()).await?;
-    let keeps = Keeps::of(&state, &asked.request);
-    keeps.open(&state, &model).await?;
-    let Prepared { request, calls } = prepared(&state, &model, asked.request, asked.tools).await?;
-    model.runtime().submit(request, Box::new(sink))?;
-    // From here on its token loop counts the request.
-    drop(model);
-    let (resident, prompt_tokens) = started(&mut events).await?;
-    state.metrics().prompt(prompt_tokens);
-    state.metrics().used(holder.as_ref(), 0, prompt_tokens as u64, 0);
-    let writer = Writer::new(asked.shape, request_id, asked.include_usage, resident);
-    let pace = Pace { state, holder, keeps, last: asked_at, tokens: 0 };
-    if asked.stream {
+    let (shape, include_usage, stream) = (asked.shape, asked.include_usage, asked.stream);
+    let Begun { events, pace, calls, resident, .. } = begin(&state, holder, asked).await?;
+    let writer = Writer::new(shape, request_id, include_usage, resident);
+    if stream {
         let keep_alive = KeepAlive::default();
         let parts = parts(writer, events, pace, calls);
         return Ok(Sse::new(parts).keep_alive(keep_alive).into_response());
     }
     let value = whole(writer, events, pace, calls).await?;
     Ok(Json(value).into_response())
+}
+
+/// A stream that has started.
+pub(super) struct Begun {
+    pub(super) events: Events,
+    pub(super) pace: Pace,
+    pub(super) calls: Option<Calls>,
+    pub(super) resident: Arc<Resident>,
+    pub(super) prompt_tokens: usize,
+    /// How it is drawn.
+    pub(super) temperature: f64,
+    pub(super) top_p: f64,
+}
+
+/// Has a request started.
+///
+/// # Errors
+/// The runtime refuses it, or it can't begin.
+pub(super) async fn begin(
+    state: &AppState,
+    holder: Option<KeyName>,
+    asked: Asked,
+) -> Result<Begun, ApiError> {
+    let asked_at = Instant::now();
+    let (sink, mut events) = events::channel();
+    let model = state.model(asked.model.as_deref()).await?;
+    let keeps = Keeps::of(state, &asked.request);
+    keeps.open(state, &model).await?;
+    let Prepared { request, calls } = prepared(state, &model, asked.request, asked.tools).await?;
+    let sampling = &request.options.sampling;
+    let (temperature, top_p) = (f64::from(sampling.temperature), f64::from(sampling.top_p));
+    model.runtime().submit(request, Box::new(sink))?;
+    // From here on its token loop counts the request.
+    drop(model);
+    let (resident, prompt_tokens) = started(&mut events).await?;
+    state.metrics().prompt(prompt_tokens);
+    state.metrics().used(holder.as_ref(), 0, prompt_tokens as u64, 0);
+    let pace = Pace { state: state.clone(), holder, keeps, last: asked_at, tokens: 0 };
+    Ok(Begun { events, pace, calls, resident, prompt_tokens, temperature, top_p })
 }
 
 /// A request that is ready for the engine, and what finds calls in its answer.
@@ -102,7 +130,7 @@ async fn prepared(
 }
 
 /// Finds the calls in an answer.
-struct Calls {
+pub(super) struct Calls {
     state: AppState,
     parser: ToolParser,
     /// Whether several may be in one answer.
@@ -111,7 +139,7 @@ struct Calls {
 
 impl Calls {
     /// The next piece of the answer; the last one where there is none.
-    fn said(&mut self, piece: Option<&str>) -> Said {
+    pub(super) fn said(&mut self, piece: Option<&str>) -> Said {
         let mut said = match piece {
             Some(piece) => self.parser.push(piece),
             None => self.parser.finish(),
@@ -127,7 +155,7 @@ impl Calls {
     }
 }
 
-type Events = mpsc::UnboundedReceiver<StreamEvent>;
+pub(super) type Events = mpsc::UnboundedReceiver<StreamEvent>;
 
 /// Waits for a place, and for the prompt to be accepted.
 async fn started(events: &mut Events) -> Result<(Arc<Resident>, usize), ApiError> {
@@ -158,7 +186,7 @@ async fn whole(
             Some(StreamEvent::Moved { resident }) => writer.moved(resident),
             Some(StreamEvent::Done(mut summary)) => {
                 committed(&mut summary, pace.state.options().commit_wait).await;
-                pace.keeps.save(&pace.state, writer.resident()).await?;
+                pace.save(writer.resident()).await?;
                 let said = match calls {
                     None => Said { content: text, calls: Vec::new() },
                     Some(mut calls) => {
@@ -222,8 +250,7 @@ impl Parts {
             match self.events.recv().await {
                 Some(StreamEvent::Done(mut summary)) => {
                     committed(&mut summary, self.pace.state.options().commit_wait).await;
-                    let Pace { state, keeps, .. } = &self.pace;
-                    match keeps.save(state, self.writer.resident()).await {
+                    match self.pace.save(self.writer.resident()).await {
                         Ok(()) => self.finish(&summary),
                         Err(error) => self.fail(&error),
                     }
@@ -278,7 +305,7 @@ impl Parts {
 
 /// Waits until what the generation offered to a shared long-term memory is committed, so that the answer can say so;
 /// not longer than `most`, and not where the memory can't be reached.
-async fn committed(summary: &mut StreamSummary, most: Duration) {
+pub(super) async fn committed(summary: &mut StreamSummary, most: Duration) {
     let used = summary.memory.as_mut().and_then(|memory| memory.long_term.as_mut());
     let Some(used) = used else { return };
     let begun = Instant::now();
@@ -292,7 +319,7 @@ async fn committed(summary: &mut StreamSummary, most: Duration) {
 }
 
 /// Measures the time to the first token and between tokens.
-struct Pace {
+pub(super) struct Pace {
     state: AppState,
     holder: Option<KeyName>,
     keeps: Keeps,
@@ -308,7 +335,12 @@ impl Drop for Pace {
 }
 
 impl Pace {
-    fn token(&mut self) {
+    /// Saves what was remembered, before the answer is acknowledged.
+    pub(super) async fn save(&self, resident: &Arc<Resident>) -> Result<(), ApiError> {
+        self.keeps.save(&self.state, resident).await
+    }
+
+    pub(super) fn token(&mut self) {
         let now = Instant::now();
         self.state.metrics().token(self.tokens == 0, now - self.last);
         self.tokens += 1;
