@@ -75,7 +75,7 @@ const json = async (path, body) => (await ask(path, body)).json();
 
 // ---- What runs
 
-let state = null, seen = "", lastRead = new Set();
+let state = null, seen = "", told = "", lastRead = new Set();
 const drifts = [];
 
 async function look() {
@@ -110,6 +110,12 @@ function showState() {
   $("rollback").disabled = state.rollback_to === null;
   $("rollback").textContent = state.rollback_to === null ? "Roll back" : `Roll back to generation ${state.rollback_to}`;
   if (state.swap) showStages(state.swap.state);
+  const back = state.watch.last_rollback;
+  if (back?.trip && JSON.stringify(back) !== told) {
+    told = JSON.stringify(back);
+    $("swap-said").className = "failed";
+    $("swap-said").textContent = `${back.from.name} was left again by itself: ${back.reason}; ${back.to.name} runs`;
+  }
 }
 
 async function showCartridge() {
