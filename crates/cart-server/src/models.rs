@@ -15,6 +15,10 @@ use crate::error::ApiError;
 
 /// Shortest beginning of an id that names a cartridge.
 const LEAST_ID: usize = 6;
+/// How long a cartridge that there is no room for waits until another one is idle.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A cartridge that is loaded, with the token loop that runs it.
 #[derive(Debug)]
@@ -197,16 +201,28 @@ impl Models {
         start: impl Fn() -> Result<Runtime, cart_engine::runtime::RuntimeError>,
     ) -> Result<Runtime, ApiError> {
         use cart_engine::runtime::RuntimeError;
+        let begun = Instant::now();
         loop {
             match start() {
                 Ok(runtime) => return Ok(runtime),
                 Err(RuntimeError::Room { .. }) if self.unload(Duration::ZERO) => {}
+                // One that has just answered may be idle in a moment.
+                Err(RuntimeError::Room { .. })
+                    if self.has_others() && begun.elapsed() < PATIENCE =>
+                {
+                    std::thread::sleep(LOOK);
+                }
                 Err(source) => {
                     let (model, source) = (model.chars().take(80).collect(), Box::new(source));
                     return Err(ApiError::Load { model, source });
                 }
             }
         }
+    }
+
+    /// Whether anything is loaded that may be unloaded once it is idle.
+    fn has_others(&self) -> bool {
+        hold(&self.0.shelf).loaded().next().is_some()
     }
 
     fn put(&self, name: &str, runtime: Runtime) -> Arc<Model> {
