@@ -8,7 +8,7 @@ use cart_memory::{Input, Outcome, UnifiedMemory};
 
 use crate::calibration::CalibrationError;
 use crate::long_term::{Conversations, Link, SavedConversations, Ticket};
-use crate::memory_log::{MemoryLog, MemoryLogError};
+use crate::memory_log::{Keeping, MemoryLog, MemoryLogError};
 
 /// A memory that is not there yet, or that is. A reader keeps what it got; a writer changes what
 /// the next reader gets.
@@ -203,11 +203,12 @@ impl MemoryCell {
         &self,
         birth: impl FnOnce() -> Result<UnifiedMemory, CalibrationError>,
         sink: Box<dyn Write + Send>,
+        keeping: Keeping,
     ) -> Result<(), MemoryLogError> {
         let mut held = self.held();
         let log = match &held.memory {
-            Some(memory) => MemoryLog::begin(memory, false, sink)?,
-            None => MemoryLog::begin(&birth()?, true, sink)?,
+            Some(memory) => MemoryLog::begin(memory, false, sink, keeping)?,
+            None => MemoryLog::begin(&birth()?, true, sink, keeping)?,
         };
         held.log = Some(log);
         Ok(())

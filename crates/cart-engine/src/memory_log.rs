@@ -30,10 +30,20 @@ pub enum MemoryLogError {
     Ended,
 }
 
+/// What becomes of a memory whose log can't go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keeping {
+    /// It is told nothing more: somebody relies on the log.
+    Required,
+    /// It goes on without: the log is there for whoever looks for it later.
+    WhilePossible,
+}
+
 /// Where the records of a memory go.
 pub(crate) struct MemoryLog {
     /// None once a record is missing: what came after it could not be replayed.
     open: Option<Open>,
+    keeping: Keeping,
 }
 
 struct Open {
@@ -56,6 +66,7 @@ impl MemoryLog {
         memory: &UnifiedMemory,
         is_new: bool,
         mut sink: Box<dyn Write + Send>,
+        keeping: Keeping,
     ) -> Result<Self, MemoryLogError> {
         let (writer, head) = if is_new {
             LogWriter::begin(memory.space(), memory.normalization(), memory.config())?
@@ -63,7 +74,7 @@ impl MemoryLog {
             LogWriter::continuing(memory)?
         };
         sink.write_all(&head).and_then(|()| sink.flush()).map_err(MemoryLogError::Write)?;
-        Ok(Self { open: Some(Open { writer, sink }) })
+        Ok(Self { open: Some(Open { writer, sink }), keeping })
     }
 
     /// Ends the log: the memory is about to change in a way that is no record.
@@ -71,13 +82,19 @@ impl MemoryLog {
         self.open = None;
     }
 
-    /// Does one thing to a memory and writes it down. A record that can't be written ends the log.
+    /// Does one thing to a memory and writes it down. A record that can't be written ends the log, which is an
+    /// error where it is required.
     pub(crate) fn apply(
         &mut self,
         memory: &mut UnifiedMemory,
         input: &Input,
     ) -> Result<Outcome, MemoryLogError> {
-        let Some(mut open) = self.open.take() else { return Err(MemoryLogError::Ended) };
+        let Some(mut open) = self.open.take() else {
+            return match self.keeping {
+                Keeping::Required => Err(MemoryLogError::Ended),
+                Keeping::WhilePossible => Ok(memory.apply(input)?),
+            };
+        };
         let outcome = match memory.apply(input) {
             Ok(outcome) => outcome,
             Err(refused) => {
@@ -85,10 +102,75 @@ impl MemoryLog {
                 return Err(refused.into());
             }
         };
-        let record = open.writer.record(input, &outcome)?;
-        let written = open.sink.write_all(&record).and_then(|()| open.sink.flush());
-        written.map_err(MemoryLogError::Write)?;
-        self.open = Some(open);
+        match open.write(input, &outcome) {
+            Ok(()) => self.open = Some(open),
+            Err(error) if self.keeping == Keeping::Required => return Err(error),
+            Err(_) => {}
+        }
         Ok(outcome)
+    }
+}
+
+impl Open {
+    fn write(&mut self, input: &Input, outcome: &Outcome) -> Result<(), MemoryLogError> {
+        let record = self.writer.record(input, outcome)?;
+        let written = self.sink.write_all(&record).and_then(|()| self.sink.flush());
+        written.map_err(MemoryLogError::Write)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cart_format::SpaceId;
+    use cart_memory::{MemoryConfig, Normalization, Observation};
+
+    use super::*;
+
+    /// A disk that takes so many writes.
+    struct Disk(usize);
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 = self.0.checked_sub(1).ok_or(std::io::ErrorKind::StorageFull)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn observed(memory: &UnifiedMemory) -> Input {
+        let at = memory.now() + 1;
+        let key = vec![1.0, at as f32];
+        let seen = Observation { key, text: format!("text {at}"), ..Observation::default() };
+        Input::Observe { at, seen }
+    }
+
+    fn told(keeping: Keeping) -> (UnifiedMemory, MemoryLog) {
+        let normalization = Normalization::identity(2).unwrap();
+        let config = MemoryConfig::default();
+        let memory = UnifiedMemory::new(SpaceId::of(b"test"), normalization, config).unwrap();
+        // Its head and one record.
+        let log = MemoryLog::begin(&memory, true, Box::new(Disk(2)), keeping).unwrap();
+        (memory, log)
+    }
+
+    #[test]
+    fn a_full_disk_ends_a_log_that_is_required_and_not_a_memory_that_is_not() {
+        let (mut memory, mut log) = told(Keeping::Required);
+        for expected in [true, false, false] {
+            let input = observed(&memory);
+            assert_eq!(log.apply(&mut memory, &input).is_ok(), expected);
+        }
+        let (mut memory, mut log) = told(Keeping::WhilePossible);
+        for _ in 0..4 {
+            let input = observed(&memory);
+            log.apply(&mut memory, &input).unwrap();
+        }
+        assert_eq!(memory.now(), 4);
+        log.end();
+        let input = observed(&memory);
+        log.apply(&mut memory, &input).unwrap();
     }
 }

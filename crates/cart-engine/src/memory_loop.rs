@@ -5,6 +5,7 @@ mod encoder;
 mod neighbours;
 mod prefix;
 mod recalled;
+mod said;
 mod span;
 mod steering;
 mod usage;
@@ -31,6 +32,7 @@ pub use encoder::{EncodeError, MemoryQuery, Observations, Telling};
 use neighbours::Neighbours;
 pub(crate) use prefix::{header, usual_bias};
 pub use recalled::{RecalledError, RecalledSpan, RecalledSpans};
+use said::Unsaid;
 use steering::Goal;
 pub(crate) use steering::GoalProbe;
 use usage::Usage;
@@ -66,6 +68,8 @@ pub(crate) struct MemoryLoop {
     goal: Option<Goal>,
     writer: Option<Writer>,
     usage: Usage,
+    /// What was recalled and not said yet.
+    unsaid: Vec<Unsaid>,
 }
 
 impl MemoryLoop {
@@ -89,13 +93,19 @@ impl MemoryLoop {
         let options = &options.beside(agent.memory_layers().is_some());
         let mut usage = Usage::default();
         let (mut neighbours, mut goal, mut attending) = (None, None, None);
+        let mut unsaid = Vec::new();
         if let Some(memory) = readable(agent, options)? {
             usage.report.slots = memory.slots().count();
             let recalled = recall(agent, &memory, &text.query, options)?;
             let slots = slots_of(&recalled);
+            unsaid = recalled.iter().map(Unsaid::new).collect();
             if let Some(prefix) = &options.prefix {
                 let room = agent.context_length().saturating_sub(text.tokens.len() + room);
-                usage.report.prefix_tokens = prefix::push(agent, &recalled, prefix, room, state)?;
+                let pushed = prefix::push(agent, &recalled, prefix, room, state)?;
+                usage.report.prefix_tokens = pushed.tokens;
+                for (unsaid, positions) in unsaid.iter_mut().zip(pushed.positions) {
+                    unsaid.positions = Some(positions);
+                }
             }
             usage.read(&recalled, options.prefix.as_ref());
             goal = goal_of(agent, &memory, options)?;
@@ -105,7 +115,7 @@ impl MemoryLoop {
         let writer = options.write.then(|| Writer::new(agent, text));
         usage.recall = began.elapsed();
         let (tap, beside) = taps(agent, goal.as_ref(), attending, &mut usage);
-        Ok(Some(Self { tap, beside, neighbours, goal, writer, usage }))
+        Ok(Some(Self { tap, beside, neighbours, goal, writer, usage, unsaid }))
     }
 
     /// Asks and tells another agent's memory from now on. What was recalled into keys and values stays there.
@@ -268,6 +278,27 @@ impl MemoryLoop {
             None => (changed.is_some() && !self.changes_states()).then_some(logits),
         };
         self.usage.chosen(token, changed.unwrap_or(logits), bare);
+    }
+
+    /// Lets go of what was said whole now: nothing attends to it any more, and it is nobody's neighbour.
+    ///
+    /// * `before`: the tokens before `token`, which was generated
+    /// * `states`: those that have the prefix
+    pub(crate) fn let_go(
+        &mut self,
+        (before, token): (&[u32], u32),
+        states: &mut [&mut State],
+    ) -> Result<(), ForwardError> {
+        let said: Vec<Unsaid> =
+            self.unsaid.extract_if(.., |one| one.is_said_by(before, token)).collect();
+        for one in said {
+            if let Some(neighbours) = &mut self.neighbours {
+                neighbours.leave_out(&one.slots);
+            }
+            let Some(positions) = one.positions else { continue };
+            states.iter_mut().try_for_each(|state| state.hush(positions.clone()))?;
+        }
+        Ok(())
     }
 
     /// Writes what is left, and says what memory did.

@@ -5,6 +5,8 @@
 
 mod graph_runs;
 
+use std::ops::Range;
+
 use cart_format::ArchSpec;
 use thiserror::Error;
 
@@ -220,6 +222,21 @@ impl State {
             Self::Kernels(state) => state.truncate(len),
             Self::Graph(state) => state.truncate(len),
         }
+    }
+
+    /// Has nothing attend any more to positions that a span with a bias was pushed to.
+    ///
+    /// # Errors
+    /// The device fails.
+    ///
+    /// # Panics
+    /// There are no such positions.
+    pub fn hush(&mut self, positions: Range<usize>) -> Result<(), ForwardError> {
+        match self {
+            Self::Kernels(state) => state.hush(positions),
+            Self::Graph(state) => state.hush(positions)?,
+        }
+        Ok(())
     }
 
     /// Bytes that it takes.

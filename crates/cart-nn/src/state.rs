@@ -19,6 +19,9 @@ pub struct State {
     pub(crate) lost: bool,
 }
 
+/// The bias of positions that nothing attends to: their share is zero in f32 beside any other score.
+pub(crate) const HUSHED: f32 = -1e4;
+
 /// A state that can't go back.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum TruncateError {
@@ -224,6 +227,16 @@ impl State {
     pub fn bytes_beyond(&self, other: &Self) -> usize {
         let pairs = self.layers.iter().zip(&other.layers);
         pairs.map(|(own, other)| own.bytes_beyond(other)).sum()
+    }
+
+    /// Has nothing attend to these positions any more.
+    ///
+    /// # Panics
+    /// There are no such positions.
+    pub fn hush(&mut self, positions: std::ops::Range<usize>) {
+        let len = self.len;
+        let bias = self.bias.get_or_insert_with(|| vec![0.0; len]);
+        bias[positions].fill(HUSHED);
     }
 
     /// Counts `new` positions whose keys and values were appended, with this bias.

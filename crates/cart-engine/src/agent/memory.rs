@@ -8,7 +8,7 @@ use cart_memory::{ForeignSpace, Input, MemoryConfig, Normalization, Outcome, Uni
 use super::Agent;
 use crate::calibration::{self, CalibrationError};
 use crate::memory_cell::{MemoryCell, Told};
-use crate::memory_log::MemoryLogError;
+use crate::memory_log::{Keeping, MemoryLogError};
 
 impl Agent {
     /// The memory as it is now; none where nothing was ever written.
@@ -63,7 +63,12 @@ impl Agent {
     /// # Errors
     /// The model can't read the calibration text of a new memory, or the log can't be written.
     pub fn log_memory(&self, sink: Box<dyn Write + Send>) -> Result<(), MemoryLogError> {
-        self.memory.log(|| self.new_memory(), sink)
+        self.memory.log(|| self.new_memory(), sink, Keeping::Required)
+    }
+
+    /// As [`Agent::log_memory`], but what ends the log does not end what can be told.
+    pub(crate) fn journal_memory(&self, sink: Box<dyn Write + Send>) -> Result<(), MemoryLogError> {
+        self.memory.log(|| self.new_memory(), sink, Keeping::WhilePossible)
     }
 
     /// Does one thing to the memory, which is made now if there is none.

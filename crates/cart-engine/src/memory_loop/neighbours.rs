@@ -15,6 +15,8 @@ pub(super) struct Neighbours {
     memory: Arc<UnifiedMemory>,
     recalled: Vec<SlotRef>,
     options: KnnOptions,
+    /// Slots that are not asked any more.
+    left_out: Vec<SlotRef>,
 }
 
 impl Neighbours {
@@ -23,7 +25,13 @@ impl Neighbours {
         recalled: Vec<SlotRef>,
         options: KnnOptions,
     ) -> Self {
-        Self { memory, recalled, options }
+        Self { memory, recalled, options, left_out: Vec::new() }
+    }
+
+    /// Takes nothing from these slots any more.
+    pub(super) fn leave_out(&mut self, slots: &[SlotRef]) {
+        self.recalled.retain(|slot| !slots.contains(slot));
+        self.left_out.extend(slots);
     }
 
     /// Logits of the mixture and its λ; none where λ is 0, so that the model's logits stay as they
@@ -41,7 +49,7 @@ impl Neighbours {
             KnnScope::All => self.memory.knn(query, k)?,
         };
         let near: Vec<Neighbour> =
-            near.into_iter().filter(|near| (near.token as usize) < logits.len()).collect();
+            near.into_iter().filter(|near| self.is_asked(near, logits.len())).collect();
         let Some(nearest) = near.first().map(Neighbour::score) else { return Ok(None) };
         let norm = distribution::log_sum_exp(logits);
         let weights = self.weights(logits, norm, &near);
@@ -61,6 +69,10 @@ impl Neighbours {
             return Ok(None);
         }
         Ok(Some((mixture(logits, norm, &near, &weights, lambda), lambda)))
+    }
+
+    fn is_asked(&self, near: &Neighbour, vocabulary: usize) -> bool {
+        (near.token as usize) < vocabulary && !self.left_out.contains(&near.slot)
     }
 
     /// λ rises from 0 at `min_cosine` to `lambda_max` at `full_cosine`.

@@ -1,5 +1,7 @@
 //! Recalled spans as keys and values in front of a prompt.
 
+use std::ops::Range;
+
 use cart_memory::{Chain, Recalled};
 use cart_nn::decoder::{Run, State};
 use cart_nn::{ForwardError, LogitsFor};
@@ -65,15 +67,14 @@ pub(super) fn separator(agent: &Agent) -> Result<Vec<u32>, MemoryLoopError> {
 /// values, or, where a layer is recurrent, as tokens that are read. Spans that
 /// do not fit into `room` positions are left out, the worst first.
 ///
-/// Returns the positions that were filled: none where there are no spans, so that the state stays
-/// as it was.
+/// Nothing is filled where there are no spans, so that the state stays as it was.
 pub(super) fn push(
     agent: &Agent,
     recalled: &[Chain],
     options: &PrefixOptions,
     room: usize,
     state: &mut State,
-) -> Result<usize, MemoryLoopError> {
+) -> Result<Pushed, MemoryLoopError> {
     let header = header(agent)?;
     let separator = separator(agent)?;
     let mut left = room.saturating_sub(header.len());
@@ -85,20 +86,34 @@ pub(super) fn push(
     });
     let chosen: Vec<(&Recalled, Vec<u32>)> = fits.collect();
     if chosen.is_empty() {
-        return Ok(0);
+        return Ok(Pushed::default());
     }
     if !agent.model().takes_spans() {
-        return read(agent, &header, &chosen, state);
+        let tokens = read(agent, &header, &chosen, state)?;
+        return Ok(Pushed { tokens, positions: Vec::new() });
     }
     let model = agent.model();
     if !header.is_empty() {
         model.push_span(state, &model.encode_span(&[], &header)?, 0.0)?;
     }
+    let mut positions = Vec::new();
     for (hit, tokens) in chosen.into_iter().rev() {
         let span = model.encode_span(&header, &tokens)?;
+        let from = state.len();
         model.push_span(state, &span, bias(hit, options))?;
+        positions.push(from..state.len());
     }
-    Ok(state.len())
+    positions.reverse();
+    Ok(Pushed { tokens: state.len(), positions })
+}
+
+/// What stands before a prompt.
+#[derive(Debug, Default)]
+pub(super) struct Pushed {
+    /// Positions that were filled.
+    pub(super) tokens: usize,
+    /// Of each span, the best first, where they have positions of their own.
+    pub(super) positions: Vec<Range<usize>>,
 }
 
 /// Reads the spans as a text of its own, for a model with recurrent layers, whose states take no

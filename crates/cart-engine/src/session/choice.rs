@@ -48,6 +48,7 @@ impl Session {
         let logprob = distribution::logprob(logits, token);
         let top_logprobs = distribution::top_logprobs(logits, self.options.top_logprobs);
         self.generated.push(token);
+        self.let_go(token)?;
         let ends = self.ends(agent, token);
         let (text_delta, stopped) = self.output.push(agent, token, logprob, &top_logprobs, ends)?;
         if self.output.is_whole() {
@@ -57,6 +58,16 @@ impl Session {
         self.finished = if stopped { Some(FinishReason::Stop) } else { ends };
         let finished = self.finished;
         Ok((token, GenerateEvent { token, text_delta, logprob, top_logprobs, finished }))
+    }
+
+    /// Has memory let go of what was said with this token.
+    fn let_go(&mut self, token: u32) -> Result<(), StepError> {
+        let Some(memory) = &mut self.memory else { return Ok(()) };
+        // The model that runs beside has the prefix where the goal is measured against it.
+        let bare = self.bare.as_mut().filter(|_| memory.steers());
+        let mut states: Vec<_> = std::iter::once(&mut self.state).chain(bare).collect();
+        memory.let_go((&self.tokens, token), &mut states)?;
+        Ok(())
     }
 
     /// Why the generation ends with this token, stop strings aside.

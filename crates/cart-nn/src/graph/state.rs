@@ -1,8 +1,8 @@
 //! What sequences have read so far, as tensors.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
-use crate::state::{LayerShape, TruncateError};
+use crate::state::{HUSHED, LayerShape, TruncateError};
 
 /// What the layers keep of every position so far: a value. Clones share tensors, which never change
 /// in place, so that a clone is a fork.
@@ -120,6 +120,18 @@ impl GraphState {
 
     pub(super) fn shapes(&self) -> impl ExactSizeIterator<Item = LayerShape> {
         self.layers.iter().map(|layer| layer.shape)
+    }
+
+    /// Has nothing attend to these positions any more.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn hush(&mut self, positions: std::ops::Range<usize>) -> Result<()> {
+        let Some(bias) = &self.bias else { return Ok(()) };
+        let mut values = bias.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        values[positions].fill(HUSHED);
+        self.bias = Some(Tensor::new(values, bias.device())?.to_dtype(bias.dtype())?);
+        Ok(())
     }
 
     /// Counts `new` positions, with this bias.

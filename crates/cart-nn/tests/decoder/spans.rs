@@ -88,3 +88,29 @@ fn a_bias_goes_with_the_positions_that_have_it() {
         assert_eq!(state, before, "{name}");
     }
 }
+
+#[test]
+fn nothing_attends_to_what_was_hushed() {
+    for (name, specimen) in attending() {
+        let model = model(&specimen);
+        let plain = Plain { spec: &specimen.spec, weights: &specimen.weights };
+        let (before, span, more, after) = (13, 21, 4, 12);
+        let tokens = tokens(before + span + more + after);
+        let in_span = |position: usize| (before..before + span).contains(&position);
+        let sees = |query: usize, key: usize| match (in_span(query), in_span(key)) {
+            (true, false) => None,
+            (false, true) => (query < before + span + more).then_some(0.5),
+            _ => Some(0.0),
+        };
+        let expected = plain.logits(&tokens, &sees).split_off(before + span + more).concat();
+        let mut state = model.new_state();
+        forward(&model, &mut state, &tokens[..before], LogitsFor::None);
+        let kept = model.encode_span(&[], &tokens[before..before + span]).unwrap();
+        model.push_span(&mut state, &kept, 0.5).unwrap();
+        let (heard, rest) = tokens[before + span..].split_at(more);
+        forward(&model, &mut state, heard, LogitsFor::None);
+        state.hush(before..before + span);
+        let found = forward(&model, &mut state, rest, LogitsFor::All);
+        assert_close(&found, expected, name);
+    }
+}

@@ -77,6 +77,29 @@ fn spans_are_those_of_plain_arithmetic() {
 }
 
 #[test]
+fn nothing_attends_to_what_was_hushed() {
+    for specimen in [llama(), gemma()] {
+        let graph = exact(&specimen);
+        let tokens = tokens(20);
+        let (span, rest) = tokens.split_at(3);
+        let plain = Plain { spec: &specimen.spec, weights: &specimen.weights };
+        let sees = |query, key| match (query < 3, key < 3) {
+            (false, true) => (query < 8).then_some(0.5),
+            _ => Some(0.0),
+        };
+        let expected = plain.logits(&tokens, &sees);
+        let encoded = graph.encode_span(&[], span).unwrap();
+        let bias = Tensor::new(&[0.5_f32; 3], graph.device()).unwrap();
+        let mut state = graph.new_state(1);
+        graph.push_span(&mut state, &encoded, Some(&bias)).unwrap();
+        forward(&graph, &mut state, &rest[..5]);
+        state.hush(0..3).unwrap();
+        let found = forward(&graph, &mut state, &rest[5..]);
+        assert_close(&found, &expected[8..].concat(), 1e-5, "hushed");
+    }
+}
+
+#[test]
 fn what_does_not_fit_is_refused_and_changes_nothing() {
     let graph = exact(&llama());
     let other = exact(&gemma());

@@ -116,7 +116,7 @@ impl Retelling {
             let told = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
             let durable = file.try_clone().map_err(|error| told(&error))?;
             let agent = self.from.with_cell(cell);
-            agent.log_memory(Box::new(file)).map_err(|error| told(&error))?;
+            agent.journal_memory(Box::new(file)).map_err(|error| told(&error))?;
             durable.sync_all().map_err(|error| told(&error))?;
             Ok(path)
         });
