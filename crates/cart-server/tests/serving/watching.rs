@@ -78,8 +78,10 @@ fn streams_that_get_no_numbers_go_on_with_the_cartridge_before() {
     assert_eq!(moved.parts.last().unwrap()["cart"]["moved"], json!(2));
     let other = Streamed::read(others.into_iter().chain(other));
     assert!(other.done && other.error.is_none(), "{other:?}");
-    server.wait_until("the streams' arrival", |state| {
+    // A stream's last event comes before the state that counts it.
+    server.wait_until("the streams' arrival and end", |state| {
         state["watch"]["last_rollback"]["recover_ms"].is_number()
+            && state["ended"]["finished"] == json!(2)
     });
     let state = server.state();
     assert_eq!(state["active"]["generation"], json!(1));
