@@ -96,12 +96,13 @@ def chat(page):
 
 
 def swap(page):
-    page.fill("#tokens", "400")
+    # Everything is set before the story begins: a quick machine tells it in seconds.
+    page.fill("#tokens", "2000")
+    page.fill("#ref", "plain")
+    page.select_option("#in-flight", "boundary")
     say(page, "Tell me a long story about a lighthouse.")
     story = page.locator(".turn:not(.mine) .said").nth(1)
     expect(story).to_contain_text(re.compile(r"\w+ \w+ \w+"), timeout=60_000)
-    page.fill("#ref", "plain")
-    page.select_option("#in-flight", "boundary")
     page.locator("#do-swap").press("Enter")
     expect(page.locator("#swap-said")).to_contain_text("0 dropped", timeout=60_000)
     assert page.locator("#stages li.done").count() == 5

@@ -266,7 +266,13 @@ async function send(question) {
   // What memory changed is measured against the same model without it, which runs beside.
   const reads = $("reads").checked;
   const memory = reads ? { prefix: {}, layers: true, compare: true, write: $("writes").checked } : { prefix: false, knn: false, goal: false, layers: false, write: $("writes").checked };
-  let text = "", last = null, generation = null;
+  let text = "", last = null, generation = null, due = false;
+  // Once a frame, not once a token: a quick server would keep the page from anything else.
+  const show = () => {
+    due = false;
+    said.textContent = text;
+    $("exchange").scrollTop = $("exchange").scrollHeight;
+  };
   try {
     const answer = await ask("/v1/chat/completions", { messages, memory, stream: true, max_tokens: Number($("tokens").value), temperature: Number($("temperature").value) }, running.signal);
     for await (const part of events(answer)) {
@@ -276,14 +282,16 @@ async function send(question) {
       }
       generation = part.system_fingerprint;
       text += part.choices[0]?.delta?.content ?? "";
-      said.textContent = text;
       if (part.cart) last = part;
-      $("exchange").scrollTop = $("exchange").scrollHeight;
+      if (!due) requestAnimationFrame(show);
+      due = true;
     }
+    show();
     box.append(why(last));
     $("spoken").textContent = text;
     messages.push({ role: "assistant", content: text });
   } catch (error) {
+    show();
     const stopped = error.name === "AbortError";
     box.append(make("p", { class: stopped ? "soft" : "failed" }, stopped ? "stopped" : error.message));
     if (text) messages.push({ role: "assistant", content: text });
