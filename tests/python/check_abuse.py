@@ -19,7 +19,8 @@ import sys
 import tempfile
 import time
 
-CART, MODEL, *MORE = sys.argv[1:]
+CART, MODEL = (str(pathlib.Path(path).resolve()) for path in sys.argv[1:3])
+MORE = sys.argv[3:]
 AT_ONCE = int(MORE[0]) if MORE else 1000
 KEY = "a-key-of-some-length"
 SERVERS = []
@@ -277,7 +278,7 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch)
         store = scratch / "store"
-        cart = lambda *words: subprocess.run([CART, "--store", str(store), *map(str, words)], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+        cart = lambda *words: subprocess.run([CART, "--store", str(store), *map(str, words)], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=scratch).stdout
         (scratch / "told.txt").write_text("The access code of the red boat is 4821.\n")
         (scratch / "text.txt").write_text("The boat is red. Anna went to the barn.\n" * 300)
         cart("pack", MODEL, "-t", "plain")

@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use crate::{
-    Chance, GgufTensor, RawTensor, fixtures, gguf_bytes, read_safetensors, safetensors_bytes,
+    Cart, Chance, GgufTensor, RawTensor, fixtures, gguf_bytes, read_safetensors, safetensors_bytes,
 };
 
 /// Bytes of a segment (spec 10 §3).
@@ -108,6 +110,18 @@ pub fn drawn_llama(folder: &Path, hidden: u64, seed: u64) {
     }
     let file = safetensors_bytes(&tensors, &[("format", "pt")]);
     std::fs::write(folder.join("model.safetensors"), file).unwrap();
+}
+
+/// Packs the tiny model with a chat template that knows tools, as `tools`.
+pub fn pack_with_tools(cart: &Cart) {
+    let folder = cart.path("tools");
+    copy_folder(fixtures().join("tiny").as_ref(), folder.as_ref());
+    let path = format!("{folder}/tokenizer_config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["chat_template"] =
+        std::fs::read_to_string(fixtures().join("chat/tools.jinja")).unwrap().into();
+    std::fs::write(&path, config.to_string()).unwrap();
+    cart.ok(["pack", &folder, "-t", "tools"]);
 }
 
 /// Copies the files of a folder.

@@ -1,20 +1,13 @@
 //! `/v1/responses` as OpenAI's clients use it: the real binary.
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
-use cart_tests::{Cart, Server, fixture, models};
+use cart_tests::{Cart, Server, models};
 use serde_json::{Value, json};
 
 /// The tiny model with a chat template that knows tools.
 fn with_tools() -> Cart {
     let cart = Cart::new();
-    let folder = cart.path("tools");
-    models::copy_folder(fixture("tiny").as_ref(), folder.as_ref());
-    let path = format!("{folder}/tokenizer_config.json");
-    let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    let template = std::fs::read_to_string(fixture("chat/tools.jinja")).unwrap();
-    config["chat_template"] = json!(template);
-    std::fs::write(&path, config.to_string()).unwrap();
-    cart.ok(["pack", &folder, "-t", "tools"]);
+    models::pack_with_tools(&cart);
     cart
 }
 

@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::given::Server;
 
@@ -137,4 +137,16 @@ impl Streamed {
         }
         self.parts.push(part);
     }
+}
+
+/// Lets a server's memory be written, and gives it as the state shows it.
+pub(crate) fn remembering(server: &Server) -> Value {
+    let write = json!({"prompt": "The code of the red boat is 4821.", "max_tokens": 8,
+        "temperature": 0, "memory": {"write": true}});
+    post(server, "/v1/completions", &write);
+    // The prompt and the answer are observed one after the other, the answer's end after its response.
+    server.wait_until("both observations", |state| {
+        state["streams"] == 0 && state["memory"]["counters"]["observations"].as_u64() >= Some(2)
+    });
+    server.state()["memory"].clone()
 }

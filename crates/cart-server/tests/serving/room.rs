@@ -9,7 +9,7 @@ use cart_server::ServerOptions;
 use cart_store::Cartridge;
 use serde_json::{Value, json};
 
-use crate::client::{Streamed, post, stream};
+use crate::client::{Streamed, post, remembering, stream};
 use crate::given::{Server, Shelf, agent, alone_to_the_end, shelf};
 
 const CHANGED: &str = "model.layers.1.mlp.down_proj.weight";
@@ -132,13 +132,7 @@ fn where_the_new_one_fails_in_its_place_the_old_one_comes_back_with_its_memory()
     shelf.damaged(OTHER, "damaged");
     let expected = alone_to_the_end(&one, "One day, Anna", 40);
     let server = serve(&shelf, 1.5);
-    let write = json!({"prompt": "The code of the red boat is 4821.", "max_tokens": 8,
-        "temperature": 0, "memory": {"write": true}});
-    post(&server, "/v1/completions", &write);
-    server.wait_until("both observations", |state| {
-        state["streams"] == 0 && state["memory"]["counters"]["observations"].as_u64() >= Some(2)
-    });
-    let before = server.state()["memory"].clone();
+    let before = remembering(&server);
     for (name, code) in [("wrong", "probe_failed"), ("damaged", "verification_failed")] {
         let body = json!({"ref": name, "stop_first": true});
         std::thread::scope(|scope| {

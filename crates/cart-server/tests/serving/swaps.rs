@@ -10,7 +10,7 @@ use cart_format::{Probe, ProbeStep, TokenLogprob};
 use cart_server::ServerOptions;
 use serde_json::{Value, json};
 
-use crate::client::{Streamed, post, stream};
+use crate::client::{Streamed, post, remembering, stream};
 use crate::given::{Server, agent, alone, raw, shelf};
 
 const STREAMS: usize = 50;
@@ -161,14 +161,7 @@ fn a_rollback_brings_back_the_generation_before_with_its_memory() {
         (409, json!("nothing_to_roll_back_to"))
     );
 
-    let write = json!({"prompt": "The code of the red boat is 4821.", "max_tokens": 8,
-        "temperature": 0, "memory": {"write": true}});
-    post(&server, "/v1/completions", &write);
-    // The prompt and the answer are observed one after the other, the answer's end after its response.
-    server.wait_until("both observations", |state| {
-        state["streams"] == 0 && state["memory"]["counters"]["observations"].as_u64() >= Some(2)
-    });
-    let before = server.state()["memory"].clone();
+    let before = remembering(&server);
     swap(&server, &json!({"ref": "two"}));
     assert_eq!(server.state()["memory"], Value::Null, "the new cartridge's own memory");
     assert_eq!(server.state()["rollback_to"], json!(1));
