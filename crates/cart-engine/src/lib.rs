@@ -66,6 +66,7 @@ mod session_section;
 mod space;
 mod stop;
 pub mod swap;
+mod sync;
 mod text_stream;
 mod tokenizer;
 mod weights;

@@ -1,14 +1,15 @@
 //! An agent's memory, shared by the sessions that read and write it.
 
 use std::io::Write;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, PoisonError, Weak};
 
 use cart_memory::{Input, Outcome, UnifiedMemory};
 
 use crate::calibration::CalibrationError;
 use crate::long_term::{Conversations, Link, SavedConversations, Ticket};
 use crate::memory_log::{Keeping, MemoryLog, MemoryLogError};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// A memory that is not there yet, or that is. A reader keeps what it got; a writer changes what
 /// the next reader gets.

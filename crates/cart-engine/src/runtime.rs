@@ -24,7 +24,6 @@ mod watch;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
 use cart_store::Cartridge;
@@ -36,6 +35,8 @@ use crate::swap::moving::Moving;
 use crate::swap::{
     InFlight, MemoryAccount, NoRoom, SwapError, SwapFailure, SwapReport, SwapRequest, room,
 };
+use crate::sync::mpsc::{self, Sender};
+use crate::sync::thread;
 use crate::{
     Agent, GenerateOptions, LoadError, LoadOptions, OptionsError, Prompt, session_section,
 };
@@ -155,7 +156,7 @@ pub enum RuntimeError {
 #[derive(Debug)]
 pub struct Runtime {
     handle: RuntimeHandle,
-    thread: Option<std::thread::JoinHandle<()>>,
+    thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Runtime {
@@ -203,7 +204,7 @@ impl Runtime {
         let (commands, inbox) = mpsc::channel();
         let channel = (commands.clone(), inbox);
         let owner = Owner::new(generations, channel, Arc::clone(&shared), taken);
-        let thread = std::thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("cart-tokens".to_owned())
             .spawn(move || owner.run())
             .map_err(RuntimeError::Thread)?;

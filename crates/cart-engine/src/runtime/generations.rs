@@ -8,6 +8,7 @@ use super::reading::Reading;
 use super::resident::Resident;
 use super::running::Running;
 use crate::swap::SwapState;
+use crate::sync::thread;
 use cart_memory::UnifiedMemory;
 
 /// How long a loop with nothing to do waits, where no rollback window ends earlier.
@@ -127,7 +128,7 @@ impl Generations {
         if !gone.is_empty() {
             // Unmapping a model takes longer than a token, so it happens elsewhere; where there is
             // no thread to be had, it happens here.
-            let _ = std::thread::Builder::new().name("cart-drop".to_owned()).spawn(|| drop(gone));
+            let _ = thread::Builder::new().name("cart-drop".to_owned()).spawn(|| drop(gone));
         }
     }
 

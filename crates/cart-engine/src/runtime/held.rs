@@ -4,7 +4,6 @@
 //! cartridge, or the old one again.
 
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::time::Instant;
 
 use cart_store::Cartridge;
@@ -16,6 +15,7 @@ use super::stream::{StreamError, StreamEvent};
 use crate::swap::candidate::millis_since;
 use crate::swap::moving::Remembered;
 use crate::swap::{InFlight, SwapError, SwapReport, SwapSide};
+use crate::sync::mpsc::Sender;
 
 /// What ran before, without what takes memory.
 pub(super) struct Unloaded {

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use cart_memory::MemoryReport;
@@ -14,7 +13,7 @@ use super::generations::Generations;
 use super::held::{Replacement, Unloading};
 use super::reading::Reading;
 use super::resident::Resident;
-use super::running::{Outcome, Running};
+use super::running::{Goodbye, Outcome, Running};
 use super::shared::{Place, Shared, Ticket};
 use super::state::{Ended, GenerationState, RuntimeState};
 use super::stream::{EventSink, StreamError, StreamEvent};
@@ -23,6 +22,7 @@ use crate::step_many;
 use crate::swap::account::Taken;
 use crate::swap::candidate::Warm;
 use crate::swap::{InFlight, MemoryPolicy, SwapError, SwapReport, room};
+use crate::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 
 /// What the owner is asked to do.
 pub(super) enum Command {
@@ -73,6 +73,12 @@ pub(super) enum Command {
         retold: Retold,
     },
     Stop,
+}
+
+impl std::fmt::Debug for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Command").finish_non_exhaustive()
+    }
 }
 
 /// A warm generation that is to become active.
@@ -137,9 +143,18 @@ pub(super) enum Next {
 }
 
 impl Drop for Owner {
-    /// Also when the loop panics: nobody is to wait for a loop that is gone.
+    /// Also when the loop panics: nobody is to wait for a loop that is gone. What came too late for it hears so.
     fn drop(&mut self) {
         self.shared.stopped();
+        while let Ok(command) = self.inbox.try_recv() {
+            match command {
+                Command::Submit { mut sink, .. } => {
+                    sink.deliver(StreamEvent::Failed(StreamError::ShuttingDown));
+                }
+                Command::Embed { reading } => reading.cut_off(),
+                _ => {}
+            }
+        }
     }
 }
 
@@ -355,17 +370,25 @@ impl Owner {
         }
     }
 
+    /// Whoever has heard that a stream has ended finds a state that counts it.
     fn close_ended(&mut self) {
+        let mut goodbyes = Vec::new();
         // In the order in which they came, so that memory is written in that order too.
         for stream in self.streams.extract_if(.., |stream| stream.has_ended()) {
             if let Some(settling) = self.settling.as_mut().filter(|_| stream.failed_in_crossing()) {
                 settling.report.streams_dropped += 1;
             }
-            match stream.close() {
+            let (outcome, goodbye) = stream.close();
+            match outcome {
                 Outcome::Finished => self.ended.finished += 1,
                 Outcome::Cancelled => self.ended.cancelled += 1,
                 Outcome::Failed => self.ended.failed += 1,
             }
+            goodbyes.push(goodbye);
+        }
+        if !goodbyes.is_empty() {
+            self.publish();
+            goodbyes.into_iter().for_each(Goodbye::say);
         }
     }
 

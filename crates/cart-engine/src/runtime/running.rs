@@ -69,6 +69,12 @@ pub(super) enum Outcome {
     Failed,
 }
 
+/// The last that a stream says.
+pub(super) struct Goodbye {
+    sink: Box<dyn EventSink>,
+    event: Option<StreamEvent>,
+}
+
 /// What a move to another generation came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Moved {
@@ -272,16 +278,32 @@ impl Running {
         self.end = Some(End::Failed(StreamError::ShuttingDown));
     }
 
-    /// Says goodbye. What is left to be written to memory is written now.
-    pub(super) fn close(mut self) -> Outcome {
-        match self.end.take() {
-            Some(End::Finished(finish)) => self.finish(finish),
-            Some(End::Failed(error)) => {
-                self.sink.deliver(StreamEvent::Failed(error));
-                Outcome::Failed
-            }
-            Some(End::Cancelled) | None => Outcome::Cancelled,
-        }
+    /// Ends it: what is left to be written to memory is written now. Gives what is still to be said, for when the state
+    /// counts the end.
+    pub(super) fn close(self) -> (Outcome, Goodbye) {
+        let Self { session, resident, sink, end, prompt_tokens, completion_tokens, moved, .. } =
+            self;
+        let summary = |finish, memory| StreamSummary {
+            prompt_tokens,
+            completion_tokens,
+            finish,
+            moved,
+            memory,
+        };
+        let (outcome, event) = match end {
+            Some(End::Finished(finish)) => match session.finish(resident.agent()) {
+                Ok(generation) => {
+                    let summary = summary(finish, generation.memory);
+                    (Outcome::Finished, Some(StreamEvent::Done(summary)))
+                }
+                Err(error) => {
+                    (Outcome::Failed, Some(StreamEvent::Failed(StreamError::Step(error))))
+                }
+            },
+            Some(End::Failed(error)) => (Outcome::Failed, Some(StreamEvent::Failed(error))),
+            Some(End::Cancelled) | None => (Outcome::Cancelled, None),
+        };
+        (outcome, Goodbye { sink, event })
     }
 
     /// Begins on another generation as if it had come there.
@@ -336,23 +358,12 @@ impl Running {
         self.resident = Arc::clone(to);
         self.sink.deliver(StreamEvent::Moved { resident: Arc::clone(to) });
     }
+}
 
-    fn finish(mut self, finish: FinishReason) -> Outcome {
-        match self.session.finish(self.resident.agent()) {
-            Ok(generation) => {
-                self.sink.deliver(StreamEvent::Done(StreamSummary {
-                    prompt_tokens: self.prompt_tokens,
-                    completion_tokens: self.completion_tokens,
-                    finish,
-                    moved: self.moved,
-                    memory: generation.memory,
-                }));
-                Outcome::Finished
-            }
-            Err(error) => {
-                self.sink.deliver(StreamEvent::Failed(StreamError::Step(error)));
-                Outcome::Failed
-            }
+impl Goodbye {
+    pub(super) fn say(mut self) {
+        if let Some(event) = self.event.take() {
+            self.sink.deliver(event);
         }
     }
 }

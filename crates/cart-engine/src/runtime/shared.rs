@@ -1,12 +1,13 @@
 //! What the token loop and its callers both see.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::state::{RuntimeState, SwapUnderWay};
 use super::{RuntimeOptions, SubmitError};
 use crate::Agent;
 use crate::swap::{Lifecycle, SwapState, peak_rss};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// What the token loop and its callers both see.
 #[derive(Debug)]

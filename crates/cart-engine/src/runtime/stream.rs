@@ -1,13 +1,13 @@
 //! What a request hears from the token loop.
 
 use std::sync::Arc;
-use std::sync::mpsc;
 use std::time::Duration;
 
 use serde::Serialize;
 use thiserror::Error;
 
 use super::resident::Resident;
+use crate::sync::mpsc;
 use crate::{FinishReason, GenerateEvent, MemoryUse, StartError, StepError};
 
 /// Where the events of a stream go. The token loop calls it between two steps, so it must not wait.

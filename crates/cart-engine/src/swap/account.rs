@@ -1,10 +1,11 @@
 //! What the cartridges of a process take together.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::room::{self, NoRoom};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// What the cartridges of a process take together, and what they may take. Runtimes that share an account share its budget.
 #[derive(Debug, Default)]

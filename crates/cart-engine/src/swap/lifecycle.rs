@@ -1,9 +1,11 @@
 //! The states of a generation, and the steps between them.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::sync::Mutex;
 
 /// Where a generation is between being asked for and being gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

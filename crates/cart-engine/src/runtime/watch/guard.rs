@@ -292,7 +292,7 @@ impl Owner {
             let _ = reply.send(Command::Retold { generation, retold });
         };
         // Without a thread there is one report without a memory, which says so.
-        let _ = std::thread::Builder::new().name("cart-retell".to_owned()).spawn(run);
+        let _ = crate::sync::thread::Builder::new().name("cart-retell".to_owned()).spawn(run);
     }
 
     pub(in crate::runtime) fn retold(&mut self, generation: u64, retold: Retold) {

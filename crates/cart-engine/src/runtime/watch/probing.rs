@@ -1,11 +1,11 @@
 //! Probes of a generation that runs, beside the token loop.
 
-use std::sync::mpsc::Sender;
-
 use cart_format::Probe;
 
 use super::super::owner::Command;
 use super::Trip;
+use crate::sync::mpsc::Sender;
+use crate::sync::thread;
 use crate::{Agent, ProbeError, ProbeFailure, check_probe, record_probe};
 
 /// What a generation without golden probes is asked: the answers of the first time are what later ones are held to.
@@ -38,7 +38,7 @@ pub(super) fn begin(
         // A loop that has ended needs no answer.
         let _ = reply.send(Command::Probed(Box::new(probed)));
     };
-    std::thread::Builder::new().name("cart-watch".to_owned()).spawn(run).map(drop)
+    thread::Builder::new().name("cart-watch".to_owned()).spawn(run).map(drop)
 }
 
 fn probed(agent: &Agent, generation: u64, probes: Vec<Probe>) -> Probed {
