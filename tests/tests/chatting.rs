@@ -1,6 +1,9 @@
 //! Talking in the terminal: what lines that begin with `/` do.
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Stdio};
+
 use cart_tests::{Cart, fixture};
 
 /// A store with a small model, `tiny`.
@@ -84,4 +87,24 @@ fn a_line_that_ends_with_a_backslash_goes_on() {
     };
     // Two lines of one message, and one answer.
     assert_eq!((of("user"), of("assistant").len()), (vec!["is red.", "The boat"], 1), "{shown}");
+}
+
+#[test]
+fn from_a_pipe_one_interrupt_ends_it() {
+    let cart = tiny();
+    let mut child = cart
+        .command(["chat", "tiny", "-n", "6"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"Hello.\n").unwrap();
+    // An answer has begun, so nothing is being loaded any more.
+    let mut first = [0];
+    child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    // Its stdin stays open.
+    assert!(!child.wait().unwrap().success());
 }

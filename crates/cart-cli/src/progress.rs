@@ -9,16 +9,22 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::context::Context;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+static AT_ONCE: AtomicBool = AtomicBool::new(false);
 
 /// Makes Ctrl-C and SIGTERM ask running work to stop, instead of ending the process half-way.
 /// A second one ends it.
 pub(crate) fn stop_on_interrupt() {
     // The handler is set once in a process; a second attempt changes nothing.
     let _ = ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::SeqCst) {
+        if INTERRUPTED.swap(true, Ordering::SeqCst) || AT_ONCE.load(Ordering::SeqCst) {
             std::process::exit(130);
         }
     });
+}
+
+/// Makes Ctrl-C end the process from now on, also where something before asked for a stop half-way.
+pub(crate) fn end_on_interrupt() {
+    AT_ONCE.store(true, Ordering::SeqCst);
 }
 
 /// Whether Ctrl-C was pressed.

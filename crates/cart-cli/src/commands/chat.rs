@@ -18,7 +18,7 @@ use clap::{Args, ValueHint};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::history;
-use crate::progress::{stop_on_interrupt, take_interrupt};
+use crate::progress::{end_on_interrupt, stop_on_interrupt, take_interrupt};
 use crate::report;
 use crate::sampling::{MemoryArgs, SamplingArgs};
 use crate::saved::{self, Kept, Saved};
@@ -110,9 +110,11 @@ pub(crate) fn run(context: &Context, args: &ChatArgs) -> Result<(), Failure> {
     chat.clear();
     let mut lines = Lines::open()?;
     if lines.is_terminal() {
-        // In a script Ctrl-C ends all of it.
         stop_on_interrupt();
         context.remark("type a message; /help lists commands; Ctrl-D ends");
+    } else {
+        // In a script Ctrl-C ends all of it.
+        end_on_interrupt();
     }
     while let Some(message) = lines.next()? {
         let message = message.trim();
