@@ -176,7 +176,7 @@ class Bench:
 
     def at_once(self, name, start, streams, seed):
         with start(streams) as server:
-            more = lambda number: {"memory": {"session": f"s{number}", "read": True, "write": True}} if "memory" in name else {}
+            more = lambda number: {"memory": {"session": f"s{number}", "write": True}} if "memory" in name else {}
 
             async def all_of_them():
                 await stream(server.port, "Warm up:", 8, **more("warm"))

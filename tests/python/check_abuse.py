@@ -4,8 +4,8 @@ Usage: check_abuse.py CART MODEL [AT_ONCE]
 
 Packs MODEL, serves it and sends: AT_ONCE (1,000) requests in one moment, clients that go away or read or write a byte at a time, a body of 1 GB, with its length and without,
 invalid UTF-8, JSON 10,000 levels deep, schemas that nothing fits, keys that are none, stop strings across tokens, swaps during a swap, swaps to nothing, to what is
-damaged and to what does not fit, and kill -9. Prints each with its answer; after each the server must answer an ordinary request as before, and in the end its
-memory and files must be what they were. Needs nothing but Python and /proc.
+damaged and to what does not fit, a disk that is full where a rollback writes its journal, and kill -9. Prints each with its answer; after each the server must answer an
+ordinary request as before, and in the end its memory and files must be what they were. Needs nothing but Python and /proc.
 """
 
 import asyncio
@@ -28,8 +28,8 @@ ORDINARY = {"prompt": "One day, Anna went to the", "max_tokens": 8, "temperature
 
 
 class Server:
-    def __init__(self, store, ref, *more):
-        words = [CART, "--store", str(store), "serve", ref, "--listen", "127.0.0.1:0", *more]
+    def __init__(self, store, ref, *more, within=()):
+        words = [*within, CART, "--store", str(store), "serve", ref, "--listen", "127.0.0.1:0", *more]
         self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
         SERVERS.append(self.process)
         self.port = int(re.search(r":(\d+)", self.process.stdout.readline().split("http://")[1]).group(1))
@@ -243,6 +243,39 @@ async def keys(store):
     return said
 
 
+async def full_disk(store):
+    """A rollback whose journal has no room: what was told goes back all the same, the stream goes on, and the state says what could not be written."""
+    journal = pathlib.Path(f"{store}.journal")
+    journal.mkdir(exist_ok=True)
+    small = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs -o size=4k none "$0" && head -c 4096 /dev/zero > "$0/full" && exec "$@"', str(journal)]
+    if subprocess.run([*small, "true"], capture_output=True).returncode:
+        return "not tried: this system gives no mount of one's own"
+    server = Server(store, "plain", within=small)
+    (await server.ask("/cart/swap", {"ref": "told"}))
+    fact = "The ferry to the island leaves at nine."
+    told = await server.ask("/v1/completions", {"prompt": fact, "max_tokens": 1, "memory": {"write": True}})
+    assert told[0] == 200, told
+    stream = asyncio.create_task(server.ask("/v1/completions", {"prompt": "One day, Anna", "max_tokens": 400, "stream": True, "memory": {"write": True}}))
+    await asyncio.sleep(0.2)
+    rolled = await server.ask("/cart/rollback", {})
+    assert rolled[0] == 200, rolled
+    status, _, body = await stream
+    assert status == 200 and body.rstrip().endswith(b"data: [DONE]") and b'"error"' not in body, (status, body[-300:])
+    for _ in range(100):
+        state = json.loads((await server.ask("/cart/state", b"", method="GET"))[2])
+        memory = state["watch"]["last_rollback"]["memory"]
+        if memory:
+            break
+        await asyncio.sleep(0.1)
+    assert any("No space left" in failure for failure in memory["failures"]), memory
+    assert memory["told"] == memory["texts"] >= 1, memory
+    texts = [slot["text"] for slot in json.loads((await server.ask("/cart/memory", b"", method="GET"))[2])["slots"]]
+    assert any(fact in text for text in texts), texts
+    assert (await server.ask("/v1/completions", ORDINARY))[0] == 200
+    server.stop()
+    return {"rollback": rolled[0], "told again": f"{memory['told']} of {memory['texts']}", "failures": memory["failures"]}
+
+
 async def check(store):
     server = Server(store, "told", "--queue", "256")
     expected = json.loads((await server.ask("/v1/completions", ORDINARY))[2])["choices"][0]["text"]
@@ -260,6 +293,7 @@ async def check(store):
     print(f"resident {before[0]:.0f} MB before, {after[0]:.0f} after; open files {before[1]} and {after[1]}")
     assert after[0] < before[0] * 1.25 + 64 and after[1] <= before[1] + 4, (before, after)
     print("keys:", await keys(store))
+    print("a full disk for the journal:", await full_disk(store))
     words = [CART, "--store", str(store), "serve", "told", "--listen", "127.0.0.1:0", "--memory-budget", "1"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "MiB" in done.stderr or "MB" in done.stderr, done

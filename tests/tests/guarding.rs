@@ -1,6 +1,8 @@
 //! Who may ask a server for what, how much at once, and over what: keys, limits, TLS.
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
+use std::time::Duration;
+
 use cart_tests::{Cart, Server, fixture};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::{Value, json};
@@ -186,6 +188,34 @@ fn a_server_speaks_tls_and_is_swapped_over_it() {
     assert!(status == 200 && body.trim_end().ends_with("data: [DONE]"), "{body}");
     assert_eq!(server.get_json("/cart/state")["active"]["generation"], 2);
     assert!(server.stop().success());
+}
+
+#[test]
+fn a_renewed_certificate_is_served_with_and_a_broken_one_is_not() {
+    let cart = tiny();
+    let (first, second) = (certificate(&["localhost"]), certificate(&["localhost"]));
+    let own = cart.file("own.pem", first.1.as_bytes());
+    let key = cart.file("own.key", first.2.as_bytes());
+    let arguments = ["--listen", "127.0.0.1:0", "--tls-cert", &own, "--tls-key", &key];
+    let server = Server::start_with(&cart, "tiny", &arguments);
+    let url = server.url().replace("127.0.0.1", "localhost");
+    let [old, new] = [("old.pem", &first.0), ("new.pem", &second.0)]
+        .map(|(name, text)| cart.file(name, text.as_bytes()));
+    let believed = |authority: &str| {
+        let swap = ["swap", "tiny", "--server", &url, "--ca", authority];
+        cart.run(swap).code == Some(0)
+    };
+    assert!(believed(&old) && !believed(&new));
+    // A certificate without its key changes nothing, however long it is there.
+    std::fs::write(&own, &second.1).unwrap();
+    std::thread::sleep(Duration::from_secs(5));
+    assert!(believed(&old) && !believed(&new));
+    std::fs::write(&key, &second.2).unwrap();
+    let renewed = (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(200));
+        believed(&new)
+    });
+    assert!(renewed && !believed(&old));
 }
 
 #[test]

@@ -8,10 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use axum::serve::Listener;
 use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -24,9 +28,37 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Connections that have agreed on one and wait to be taken.
 const AGREED: usize = 64;
 
-/// A certificate chain with its private key, ready to be served with.
+/// A certificate chain with its private key, ready to be served with. Clones are one: renewed together.
 #[derive(Clone)]
-pub struct TlsIdentity(Arc<ServerConfig>);
+pub struct TlsIdentity {
+    config: Arc<ServerConfig>,
+    pair: Arc<Pair>,
+}
+
+/// The pair that connections are given from now on, and where it is from.
+struct Pair {
+    certificate: PathBuf,
+    key: PathBuf,
+    now: ArcSwap<Read>,
+}
+
+/// What the files had when they were read last.
+struct Read {
+    bytes: [Vec<u8>; 2],
+    pair: Arc<CertifiedKey>,
+}
+
+impl fmt::Debug for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} with {}", self.certificate.display(), self.key.display())
+    }
+}
+
+impl ResolvesServerCert for Pair {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.now.load().pair))
+    }
+}
 
 impl fmt::Debug for TlsIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -85,35 +117,61 @@ impl TlsIdentity {
     /// # Errors
     /// A file can't be read, is no PEM or lacks what it should have, or the two don't belong together.
     pub fn read(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        let chain = certificates(certificate)?;
-        let bytes = read(key)?;
-        let allowed = "a private key in PKCS #8, PKCS #1 or SEC 1, without a passphrase";
-        let private = PrivateKeyDer::from_pem_slice(&bytes).map_err(|source| TlsError::Pem {
-            path: key.to_owned(),
-            source,
-            allowed,
-        })?;
-        let pair = |source| TlsError::Pair {
-            certificate: certificate.to_owned(),
-            key: key.to_owned(),
-            source,
-        };
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
+        let now = ArcSwap::from_pointee(read_pair(certificate, key)?);
+        let (certificate, key) = (certificate.to_owned(), key.to_owned());
+        let pair = Arc::new(Pair { certificate, key, now });
+        let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
             .with_safe_default_protocol_versions()
-            .map_err(pair)?
+            .map_err(|source| pair.refuse(source))?
             .with_no_client_auth()
-            .with_single_cert(chain, private)
-            .map_err(pair)?;
+            .with_cert_resolver(Arc::clone(&pair) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self(Arc::new(config)))
+        Ok(Self { config: Arc::new(config), pair })
+    }
+
+    /// Reads the files again; connections that begin from now on are given what they have. Whether that is something else than before.
+    ///
+    /// # Errors
+    /// As of [`TlsIdentity::read`]; what was served with is served with still.
+    pub fn renew(&self) -> Result<bool, TlsError> {
+        let Pair { certificate, key, now } = &*self.pair;
+        if [read(certificate)?, read(key)?] == now.load().bytes {
+            return Ok(false);
+        }
+        now.store(Arc::new(read_pair(certificate, key)?));
+        Ok(true)
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let bytes = read(path)?;
+impl Pair {
+    fn refuse(&self, source: rustls::Error) -> TlsError {
+        let (certificate, key) = (self.certificate.clone(), self.key.clone());
+        TlsError::Pair { certificate, key, source }
+    }
+}
+
+fn provider() -> CryptoProvider {
+    rustls::crypto::ring::default_provider()
+}
+
+fn read_pair(certificate: &Path, key: &Path) -> Result<Read, TlsError> {
+    let bytes = [read(certificate)?, read(key)?];
+    let chain = certificates(certificate, &bytes[0])?;
+    let allowed = "a private key in PKCS #8, PKCS #1 or SEC 1, without a passphrase";
+    let private = PrivateKeyDer::from_pem_slice(&bytes[1]).map_err(|source| TlsError::Pem {
+        path: key.to_owned(),
+        source,
+        allowed,
+    })?;
+    let pair = CertifiedKey::from_der(chain, private, &provider()).map_err(|source| {
+        TlsError::Pair { certificate: certificate.to_owned(), key: key.to_owned(), source }
+    })?;
+    Ok(Read { bytes, pair: Arc::new(pair) })
+}
+
+fn certificates(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let allowed = "the server's certificate and those that vouch for it";
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
     let chain = chain.map_err(|source| TlsError::Pem { path: path.to_owned(), source, allowed })?;
     if chain.is_empty() {
         return Err(TlsError::NoCertificate { path: path.to_owned() });
@@ -140,7 +198,7 @@ impl TlsListener {
     /// The listener has no address.
     pub(crate) fn new(listener: TcpListener, identity: &TlsIdentity) -> io::Result<Self> {
         let address = listener.local_addr()?;
-        let acceptor = TlsAcceptor::from(Arc::clone(&identity.0));
+        let acceptor = TlsAcceptor::from(Arc::clone(&identity.config));
         let (sender, agreed) = mpsc::channel(AGREED);
         let accepting = tokio::spawn(accept_all(listener, acceptor, sender));
         Ok(Self { agreed, address, accepting })

@@ -1,5 +1,6 @@
 //! `cart serve`.
 
+mod certificate;
 mod keeping;
 mod models;
 mod watching;
@@ -16,9 +17,7 @@ use cart_engine::runtime::RuntimeOptions;
 use cart_engine::{KvFormat, LoadOptions};
 use cart_format::ManifestId;
 use cart_server::postgres::{Address, PostgresSource};
-use cart_server::{
-    Admin, AdminToken, ApiKeys, AppState, KeySource, RequestLog, ServerOptions, TlsIdentity,
-};
+use cart_server::{Admin, AdminToken, ApiKeys, AppState, KeySource, RequestLog, ServerOptions};
 use cart_store::Store;
 use clap::{Args, ValueEnum, ValueHint};
 
@@ -140,7 +139,10 @@ enum Log {
 
 pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
     let admin = admin(context, args)?;
-    let (keys, tls) = (keys(args)?, tls(args)?);
+    let (keys, tls) = (keys(args)?, certificate::read(args)?);
+    if let Some(identity) = &tls {
+        certificate::renew(identity.clone());
+    }
     let store = context.store_or_new()?;
     let long_term = long_term(args, &store)?;
     let sessions = args.sessions.kept_in(&store)?;
@@ -253,12 +255,6 @@ fn keys(args: &ServeArgs) -> Result<ApiKeys, Failure> {
         keys.add_file(path).map_err(Failure::refused)?;
     }
     Ok(keys)
-}
-
-fn tls(args: &ServeArgs) -> Result<Option<TlsIdentity>, Failure> {
-    let files = args.tls_cert.as_deref().zip(args.tls_key.as_deref());
-    let identity = files.map(|(certificate, key)| TlsIdentity::read(certificate, key));
-    identity.transpose().map_err(Failure::refused)
 }
 
 fn admin(context: &Context, args: &ServeArgs) -> Result<Admin, Failure> {
