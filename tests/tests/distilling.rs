@@ -159,6 +159,8 @@ fn what_the_teacher_said_serves_other_runs_and_damage_is_said() {
     assert_eq!((&second["read"], &second["damaged"]), (&json!(0), &json!(0)));
     // Other numbers of the teacher are other answers.
     assert_eq!(run("c", &["--take", "0,3", "--temperature", "2"])["read"], first["read"]);
+    let half = ["--device", "graph", "--precision", "bf16", "--take", "0,3"];
+    assert_eq!(run("half", &half)["read"], first["read"]);
     let folder = cart.scratch().join("said");
     for file in std::fs::read_dir(folder).unwrap() {
         let path = file.unwrap().path();
@@ -176,7 +178,7 @@ fn what_the_teacher_said_serves_other_runs_and_damage_is_said() {
 }
 
 #[test]
-fn hidden_states_are_followed_where_both_have_as_many_numbers() {
+fn hidden_states_are_followed_layer_by_layer() {
     let (cart, data) = tiny();
     let words = arguments("tiny", &data, "small");
     let hidden = ["--steps", "12", "--hidden-weight", "2", "--student-spec", "layers=2"];
@@ -192,14 +194,124 @@ fn hidden_states_are_followed_where_both_have_as_many_numbers() {
         let done = cart.run([&words[..], more].concat());
         assert!(done.code != Some(0) && done.stderr.contains(said), "{}", done.stderr);
     };
-    let width = ["--hidden-weight", "1", "--student-spec", "hidden=64"];
-    refused(&width, "hidden states of the student have 64 numbers, those of the teacher 128");
     let layer = ["--hidden-weight", "1", "--layer-map", "0:1,2:3", "--student-spec", "layers=2"];
     refused(&layer, "layer 2 of the student was asked for; it has layers 0 to 1");
     refused(
         &["--hidden-weight", "1", "--layer-map", "0-1", "--take", "0"],
         "is no STUDENT:TEACHER",
     );
+}
+
+/// A student of half the width follows through matrices that learn beside it, go on with it after it was
+/// killed, and are no part of what it becomes.
+#[test]
+fn hidden_states_of_another_width_are_followed_through_matrices_that_are_not_kept() {
+    let (cart, data) = tiny();
+    let words = arguments("tiny", &data, "small");
+    let made = ["--student-spec", "layers=2,hidden=64", "--layer-map", "0:1,1:3"];
+    let more = [&made[..], &["--steps", "30", "--hidden-weight", "4", "--run", "whole"]].concat();
+    let done = cart.run([&words[..], &more].concat()).expect_code(0);
+    let shown = "hidden states go from 64 to 128 numbers through 2 matrices, 16,384 parameters";
+    assert!(done.stderr.contains(shown), "{}", done.stderr);
+    assert!(done.stderr.contains("  projection.1.3"), "{}", done.stderr);
+    let report = cart.json([&words[..], &more].concat());
+    let expected = json!({"matrices": 2, "student": 64, "teacher": 128, "parameters": 16_384});
+    assert_eq!(report["projections"], expected);
+    let log = std::fs::read_to_string(cart.scratch().join("whole/log.jsonl")).unwrap();
+    let losses: Vec<f64> = log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).unwrap()["loss"].as_f64())
+        .collect();
+    assert!(losses.len() == 30 && losses[29] < losses[0] * 0.7, "{losses:?}");
+    let tensors = cart.manifest("small")["model"]["tensors"].to_string();
+    assert!(!tensors.contains("projection"), "{tensors}");
+    cart.ok(["verify", "small"]);
+    cart.ok(["run", "small", "-p", "One day, Tom", "-n", "4"]);
+
+    let at = more.len() - 1;
+    let other = [&words[..], &more[..at], &["cut", "--save-every", "3"]].concat();
+    let log = cart.scratch().join("cut/log.jsonl");
+    let silent = std::process::Stdio::null;
+    let mut child = cart.command(&other).stdout(silent()).stderr(silent()).spawn().unwrap();
+    let began = Instant::now();
+    while steps(&log) <= 8 && child.try_wait().unwrap().is_none() {
+        assert!(began.elapsed() < Duration::from_mins(2), "nothing happened");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let resumed = cart.json(&other);
+    assert!(number(&resumed, "/resumed_at") >= 3.0, "{resumed}");
+    assert_eq!(resumed["kept"]["manifest"], report["kept"]["manifest"]);
+}
+
+/// A student of bytes learns from a teacher of pieces, keeps its tokens, remembers what the teacher was
+/// told, and ends the same however it was interrupted.
+#[test]
+fn a_student_with_other_tokens_learns_where_both_speak_of_the_same_bytes() {
+    let (cart, data) = tiny();
+    let facts: String = ["key", "map", "hat", "lamp", "ring", "coat"]
+        .iter()
+        .enumerate()
+        .map(|(at, thing)| json!({"text": format!("The {thing} is in box {}.", 13 * at + 7), "energy": 0.9}))
+        .fold(String::new(), |all, fact| format!("{all}{fact}\n"));
+    let facts = cart.file("facts.jsonl", facts.as_bytes());
+    cart.json(["memory", "import", "tiny", &facts, "--save", "tiny:told"]);
+    let agent = ["train", "agent", "--data", &data, "--spec", "layers=2,hidden=64,context=128"];
+    cart.json([&agent[..], &["-t", "bytes", "--steps", "1"]].concat());
+
+    let mut words = arguments("tiny:told", &data, "taught");
+    words.extend(["--align", "--steps", "60", "--save-every", "5"]);
+    words.splice(3..3, ["bytes"]);
+    let context = words.iter().position(|word| *word == "--context").unwrap();
+    words[context + 1] = "96";
+    let rate = words.iter().position(|word| *word == "--lr").unwrap();
+    words[rate + 1] = "0.004";
+    let done = cart.run([&words[..], &["--run", "whole"]].concat()).expect_code(0);
+    assert!(done.stderr.contains("end where one of the teacher's does"), "{}", done.stderr);
+    let report = cart.json([&words[..], &["--run", "whole"]].concat());
+    let alignment = &report["alignment"];
+    assert_eq!(alignment["student_tokens"], json!(text().len() + 1));
+    let shared = number(alignment, "/teacher_tokens") / number(alignment, "/student_tokens");
+    assert!((number(alignment, "/shared_ends") - shared).abs() < 1e-9, "{alignment}");
+    // Each byte, and the end of a text.
+    assert_eq!(alignment["classes"], json!(257));
+    let [before, after] =
+        ["before", "after"].map(|when| number(&report, &format!("/{when}/held_out/agreement")));
+    assert!(after > before + 0.2, "{report}");
+    let bits = |when| number(&report, &format!("/{when}/held_out/aligned/bits_per_byte"));
+    assert!(bits("after") < bits("before") - 1.0, "{report}");
+    let memory = &report["kept"]["memory"];
+    assert!(memory["road"] == "text" && number(memory, "/slots") >= 6.0, "{memory}");
+    assert!(number(memory, "/recall/own_after") > 0.9, "{memory}");
+    assert_eq!(cart.manifest("taught")["tokenizer"], cart.manifest("bytes")["tokenizer"]);
+    cart.ok(["verify", "taught"]);
+    let said = cart.ok(["run", "taught", "-p", "One day, Tom went to the", "-n", "8"]);
+    assert!(!said.trim().is_empty());
+
+    let log = cart.scratch().join("cut/log.jsonl");
+    let other = [&words[..], &["--run", "cut", "--cache", "whole/teacher"]].concat();
+    let silent = std::process::Stdio::null;
+    let mut child = cart.command(&other).stdout(silent()).stderr(silent()).spawn().unwrap();
+    let began = Instant::now();
+    while steps(&log) <= 8 && child.try_wait().unwrap().is_none() {
+        assert!(began.elapsed() < Duration::from_mins(2), "nothing happened");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let resumed = cart.json([&other[..], &["--threads", "1"]].concat());
+    assert!(number(&resumed, "/resumed_at") >= 5.0, "{resumed}");
+    assert_eq!(resumed["kept"]["manifest"], report["kept"]["manifest"]);
+    assert_eq!(resumed["asked"]["read"], json!(0));
+
+    // A student of the teacher's layers gets other tokens, whose rows begin as the teacher's.
+    let words = arguments("tiny", &data, "respelled");
+    let made = ["--student-spec", "layers=2", "--align", "--tokenizer", "bytes", "--steps", "4"];
+    let report = cart.json([&words[..], &made].concat());
+    assert_eq!((&report["begun"]["respelled"], &report["begun"]["drawn"]), (&json!(1), &json!(0)));
+    assert_eq!(cart.manifest("respelled")["tokenizer"], cart.manifest("bytes")["tokenizer"]);
+    cart.ok(["run", "respelled", "-p", "One day", "-n", "4"]);
 }
 
 #[test]
@@ -253,8 +365,21 @@ fn what_cannot_be_distilled_is_refused_before_anything_is_made() {
     };
     let other = of("other");
     assert!(other.contains("is \"<|begin|>\", the teacher's is \"<|im_start|>\""), "{other}");
-    assert!(other.contains("Make the student from the teacher (--student-spec)"), "{other}");
+    assert!(
+        other.contains("(--align), make the student from the teacher (--student-spec)"),
+        "{other}"
+    );
     assert!(of("bytes").contains("it has 257 tokens, the teacher 1024"));
+    // Other tokens are aligned with tokens of somebody's, and only what has a meaning then.
+    let align = |more: &[&str], code: i32, said: &str| {
+        let words = [&arguments("tiny", &data, "x")[..], &["--align"], more].concat();
+        let done = cart.run(words);
+        assert!(done.code == Some(code) && done.stderr.contains(said), "{}", done.stderr);
+    };
+    align(&made, 2, "give a STUDENT that has them, or --tokenizer REF");
+    let other = ["--student-spec", "layers=2", "--tokenizer", "bytes"];
+    align(&[&other[..], &["--temperature", "2"]].concat(), 1, "the temperature is 2; allowed: 1");
+    align(&[&other[..], &["--hidden-weight", "2"]].concat(), 2, "cannot be used with");
     let mut words = arguments("tiny", &data, "x");
     *words.last_mut().unwrap() = "0";
     assert!(cart.refused([&words[..], &made].concat()).contains("the learning rate is 0"));

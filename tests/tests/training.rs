@@ -142,6 +142,64 @@ fn a_run_that_was_interrupted_ends_in_the_same_cartridge() {
     );
 }
 
+/// What surprised is remembered in each epoch's cartridge, in that model's own space, and by a run that was killed as
+/// by one that was not.
+#[test]
+fn an_agent_remembers_what_surprised_it_while_it_was_trained() {
+    let cart = Cart::new();
+    let rare = ["a comet fell into the harbour.\n", "who hid the emerald clarinet?\n"];
+    let mut lines: Vec<String> = text().lines().map(|line| format!("{line}\n")).collect();
+    for at in 0..24 {
+        lines.insert(14 * at + 9, rare[at % 2].to_owned());
+    }
+    let data = cart.file("boats.txt", lines.concat().as_bytes());
+    let spec = "layers=2,hidden=32,heads=2,context=96";
+    let more = ["--epochs", "2", "--memory", "6", "--save-every", "3"];
+    let words = [&arguments(&data, "boats", spec)[..], &more].concat();
+    let report = cart.json(&words);
+    let epochs = report["epochs"].as_array().unwrap();
+    let memories: Vec<&Value> = epochs.iter().map(|epoch| &epoch["memory"]).collect();
+    for memory in &memories {
+        let count = |field: &str| memory[field].as_u64().unwrap();
+        assert!(count("heard") > count("surprising") && count("surprising") > 0, "{memory}");
+        assert!((1..=6).contains(&count("notes")) && count("ltm_slots") > 0, "{memory}");
+    }
+    assert!(memories[1]["heard"].as_u64() > memories[0]["heard"].as_u64());
+    // Of other weights, so of another space.
+    assert_ne!(memories[0]["space"], memories[1]["space"]);
+    for (epoch, memory) in epochs.iter().zip(&memories) {
+        let reference = epoch["commit"].as_str().unwrap();
+        cart.ok(["verify", reference]);
+        let manifest = cart.manifest(reference);
+        assert_eq!(manifest["memory"]["space"], memory["space"]);
+        let shown = cart.ok(["memory", "show", reference]);
+        assert!(shown.contains("training, step"), "{shown}");
+    }
+    let recalled = cart.ok(["memory", "recall", "boats", "--prompt", "a comet fell into the"]);
+    assert!(recalled.contains("comet"), "{recalled}");
+    let log = std::fs::read_to_string(cart.scratch().join("train-boats-latest/log.jsonl")).unwrap();
+    assert_eq!(log.lines().filter(|line| line.contains("\"surprising\"")).count(), 2);
+
+    let log = cart.scratch().join("cut/log.jsonl");
+    let other = [&words[..], &["--run", "cut"]].concat();
+    let mut child = cart.command(&other).stderr(std::process::Stdio::null()).spawn().unwrap();
+    wait(|| steps(&log) > 7 || child.try_wait().unwrap().is_some());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let resumed = cart.json([&other[..], &["--threads", "1"]].concat());
+    assert!(resumed["resumed_at"].as_u64().unwrap() >= 3, "{resumed}");
+    assert_eq!(last(&resumed)["manifest"], last(&report)["manifest"]);
+    assert_eq!(last(&resumed)["memory"], last(&report)["memory"]);
+    // Without a memory it is another recipe.
+    let none = [&arguments(&data, "boats", spec)[..], &["--epochs", "2", "--run", "cut"]].concat();
+    let refused = cart.run(none);
+    assert!(
+        refused.stderr.contains("memory is {\"most\":6} there, null here"),
+        "{}",
+        refused.stderr
+    );
+}
+
 fn steps(log: &Path) -> usize {
     std::fs::read_to_string(log).map_or(0, |text| text.lines().count())
 }
@@ -171,6 +229,9 @@ fn what_cannot_be_learned_from_is_refused_before_anything_is_made() {
     refused(&data, &["--held-out", "0"], "the held-out share is 0");
     refused(&data, &["--accumulate", "0"], "the number of parts of a step is 0");
     refused(&data, &["--steps", "0"], "the number of steps is 0");
+    let half = ["--precision", "bf16"];
+    refused(&data, &half, "is trained on the CPU in f32, and cpu in bf16 was asked for");
+    refused(&data, &["--device", "cuda:1"], "and cuda:1 was asked for");
     let mut words = arguments(&data, "x", SPEC);
     let rate = words.iter().position(|word| *word == "0.01").unwrap();
     words[rate] = "0";

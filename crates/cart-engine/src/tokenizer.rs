@@ -274,6 +274,15 @@ impl Tokenizer {
         self.push_bytes(id, ShowSpecial::Yes, bytes).then_some(())
     }
 
+    /// The bytes that a token adds to a text: none for one that is no part of a text, and for an id that
+    /// is no token. Absent where the decoder needs other tokens to know.
+    pub fn token_bytes(&self, token: u32) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let known = self.push_bytes(token, ShowSpecial::No, &mut bytes);
+        (known || self.is_special(token))
+            .then(|| if self.is_special(token) { Vec::new() } else { bytes })
+    }
+
     fn texts(&self, ids: &[u32], show: ShowSpecial) -> Vec<String> {
         ids.iter().filter_map(|&id| self.text_of(id, show)).map(Cow::into_owned).collect()
     }

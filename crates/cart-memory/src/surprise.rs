@@ -36,7 +36,9 @@ impl SurpriseStatistics {
     }
 
     /// Takes in the mean surprise of an observation.
-    pub(crate) fn update(&mut self, mean_surprise: f32, alpha: f32) {
+    ///
+    /// * `alpha`: the configured rate
+    pub fn update(&mut self, mean_surprise: f32, alpha: f32) {
         let rate = f64::from(alpha).max(1.0 / (self.count as f64 + 2.0));
         let delta = f64::from(mean_surprise) - self.mean;
         self.mean += rate * delta;

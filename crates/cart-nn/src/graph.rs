@@ -48,7 +48,7 @@ pub use sequences::Sequences;
 pub use span::GraphSpan;
 pub use state::GraphState;
 pub use taps::GraphTaps;
-pub use teacher::{Divergence, TeacherLoss, TeacherTargets};
+pub use teacher::{Divergence, RowGroups, TeacherLoss, TeacherTargets, TokenGroups};
 
 use crate::bytes::WeightSource;
 use crate::model::LoadError;

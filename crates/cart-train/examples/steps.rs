@@ -144,9 +144,10 @@ fn distill(seconds: f64) -> Result<(), Box<dyn Error>> {
         basis: BlobId::of(b"drawn").hex().parse()?,
         arithmetic: "graph".to_owned(),
         cache: None,
+        alignment: None,
     };
     let spec = "layers=12".parse()?;
-    let student = Student::made((&architecture, &weights), &spec, None, 0, &|_| false)?;
+    let student = Student::made((&architecture, &weights), (&spec, None), None, 0, &|_| false)?;
     let how = DistillOptions {
         divergence: Divergence::ForwardKl,
         temperature: 1.0,

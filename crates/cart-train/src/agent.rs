@@ -1,13 +1,15 @@
 //! A small model from nothing but text.
 
+mod notebook;
 pub(crate) mod spec;
 mod tokenizer;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use cart_format::{ArchSpec, ManifestId, SpecialTokens};
-use cart_nn::LogitsFor;
 use cart_nn::graph::{Graph, GraphRun, Var};
+use cart_nn::{LogitsFor, logits};
 use cart_store::Store;
 use serde::Serialize;
 use serde_json::Value;
@@ -15,10 +17,12 @@ use serde_json::Value;
 use crate::birth;
 use crate::cartridge::{NewModel, NewTensor, NewTokenizer};
 use crate::chance::Chance;
+use crate::checkpoint::Checkpoint;
 use crate::corpus::{Batch, Corpus};
 use crate::error::TrainError;
 use crate::trainer::{Loss, Objective, StepReport, TrainOptions, Trainer};
 
+pub use notebook::{NOTE_TOKENS, Note, Notebook, NotebookReport};
 pub use spec::{AgentSpec, Shape, SpecError};
 pub use tokenizer::AgentTokenizer;
 
@@ -39,6 +43,8 @@ pub struct Agent {
     learner: Learner,
     trainer: Trainer,
     seed: u64,
+    /// What surprises it, where that is to be remembered.
+    notebook: Option<Notebook>,
 }
 
 /// A graph and what it reads.
@@ -81,7 +87,8 @@ impl Agent {
         let keep = |name: &str| name.ends_with("A_log");
         let trainer = Trainer::new(options, sorted(variables), keep)?;
         let learner = Learner { graph, corpus, accumulate: options.accumulate };
-        Ok(Self { architecture, tokenizer, learner, trainer, seed: options.seed })
+        let seed = options.seed;
+        Ok(Self { architecture, tokenizer, learner, trainer, seed, notebook: None })
     }
 
     /// The run.
@@ -89,9 +96,43 @@ impl Agent {
         &self.trainer
     }
 
-    /// The run, to go where a checkpoint was.
-    pub fn trainer_mut(&mut self) -> &mut Trainer {
-        &mut self.trainer
+    /// The same, which writes down what surprises it while it is trained.
+    #[must_use]
+    pub fn with_notebook(self, notebook: Notebook) -> Self {
+        Self { notebook: Some(notebook), ..self }
+    }
+
+    /// What surprised it so far, where that is written down.
+    pub fn notebook(&self) -> Option<&Notebook> {
+        self.notebook.as_ref()
+    }
+
+    /// Where the run is.
+    ///
+    /// # Errors
+    /// As [`Trainer::checkpoint`].
+    pub fn checkpoint(&self, recipe: &Value) -> Result<Checkpoint, TrainError> {
+        let notes = self.notebook.as_ref().map_or(Value::Null, Notebook::to_value);
+        Ok(Checkpoint { notes, ..self.trainer.checkpoint(recipe)? })
+    }
+
+    /// Goes where a checkpoint was, bit for bit.
+    ///
+    /// # Errors
+    /// As [`Trainer::restore`], or it lacks what surprised the model.
+    pub fn restore(
+        &mut self,
+        folder: &Path,
+        checkpoint: Checkpoint,
+        recipe: &Value,
+    ) -> Result<(), TrainError> {
+        let notes = checkpoint.notes.clone();
+        self.trainer.restore(folder, checkpoint, recipe)?;
+        let Some(notebook) = &mut self.notebook else { return Ok(()) };
+        notebook.restore(&notes).ok_or_else(|| {
+            let reason = "it lacks what surprised the model".to_owned();
+            TrainError::Checkpoint { path: Checkpoint::path(folder), reason }
+        })
     }
 
     /// Makes a step.
@@ -99,7 +140,32 @@ impl Agent {
     /// # Errors
     /// As [`Trainer::step`].
     pub fn step(&mut self) -> Result<StepReport, TrainError> {
+        if self.notebook.is_some() {
+            self.listen()?;
+        }
         self.trainer.step(&self.learner)
+    }
+
+    /// Reads the first sequence of the step to come, before anything is learned from it, and writes down
+    /// the sentences of it that surprise.
+    fn listen(&mut self) -> Result<(), TrainError> {
+        let step = self.trainer.steps();
+        let (tokens, surprise) = self.learner.surprise(step * self.learner.accumulate)?;
+        let text = |&token: &u32| {
+            let is_text = token != self.tokenizer.end();
+            is_text.then(|| self.tokenizer.decode(&[token])).transpose()
+        };
+        let texts = tokens.iter().map(text).collect::<Result<Vec<_>, _>>()?;
+        for span in notebook::sentences(&texts) {
+            let (said, nats) = (&tokens[span.clone()], &surprise[span]);
+            let said = self.tokenizer.decode(said)?;
+            // A part of a letter is no text.
+            if let Some(notebook) = self.notebook.as_mut().filter(|_| !said.contains('\u{fffd}')) {
+                let mean = nats.iter().sum::<f64>() / nats.len() as f64;
+                notebook.hear(step, &said, mean as f32);
+            }
+        }
+        Ok(())
     }
 
     /// Steps in which every sequence is read once.
@@ -200,6 +266,24 @@ fn drawn(logits: &[f32], chance: &mut Chance) -> u32 {
 }
 
 impl Learner {
+    /// What the first sequence of a part is to predict, and the −ln p of each token of it.
+    fn surprise(&self, part: u64) -> Result<(Vec<u32>, Vec<f64>), TrainError> {
+        let batch = self.corpus.part(part);
+        let context = self.corpus.context();
+        let targets = batch.targets[..context].to_vec();
+        let sequences = self.graph.sequences(1, context)?;
+        let hidden = sequences.embed(&batch.tokens[..context])?;
+        let hidden = sequences.layers(0..self.graph.spec().layers.len(), &hidden, None)?;
+        let hidden = sequences.norm(&hidden)?.flatten(0, 1)?;
+        let mut surprise = Vec::with_capacity(context);
+        for (of, &next) in self.graph.logits(&hidden)?.to_vec2::<f32>()?.iter().zip(&targets) {
+            let most = logits::largest(of);
+            surprise
+                .push(logits::sum_exp(of, most, 1.0).ln() - f64::from(of[next as usize] - most));
+        }
+        Ok((targets, surprise))
+    }
+
     fn of_batch(&self, batch: &Batch) -> Result<Loss, TrainError> {
         let context = self.corpus.context();
         let sequences = self.graph.sequences(batch.rows, context)?;

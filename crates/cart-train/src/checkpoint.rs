@@ -30,6 +30,8 @@ pub struct Checkpoint {
     pub steps: u64,
     /// Variables and their moments.
     pub variables: Vec<AdamWState>,
+    /// What else the run goes on from; null where that is all.
+    pub notes: Value,
 }
 
 impl Checkpoint {
@@ -77,6 +79,9 @@ impl Checkpoint {
 
     fn write_to(&self, path: &Path) -> std::io::Result<()> {
         let mut state = json!({ "version": 1, "recipe": self.recipe, "steps": self.steps });
+        if !self.notes.is_null() {
+            state["notes"] = self.notes.clone();
+        }
         state.sort_all_objects();
         let state = state.to_string().into_bytes();
         let mut entries = vec![(named(STATE), DType::U8, vec![state.len() as u64])];
@@ -138,7 +143,8 @@ impl Checkpoint {
             Ok(AdamWState { name, shape, values, first, second })
         });
         let variables = variables.collect::<Result<_, TrainError>>()?;
-        Ok(Self { recipe: state["recipe"].clone(), steps, variables })
+        let [recipe, notes] = ["recipe", "notes"].map(|part| state[part].clone());
+        Ok(Self { recipe, steps, variables, notes })
     }
 
     /// Where the checkpoint of a run folder is.
@@ -192,7 +198,7 @@ mod tests {
         };
         let recipe = json!({ "seed": 7, "options": { "rate": 0.1, "batch": 4 } });
         let variables = vec![variable("b", vec![2, 3], 0.25), variable("a", vec![4], -3.0)];
-        Checkpoint { recipe, steps: 12, variables }
+        Checkpoint { recipe, steps: 12, variables, notes: json!({ "heard": 3 }) }
     }
 
     #[test]
@@ -205,6 +211,7 @@ mod tests {
         written.write(folder.path()).unwrap();
         let read = Checkpoint::read(folder.path()).unwrap().unwrap();
         assert_eq!((read.steps, &read.recipe), (13, &written.recipe));
+        assert_eq!(read.notes, written.notes);
         for (read, written) in read.variables.iter().zip(&written.variables) {
             assert_eq!((&read.name, &read.shape), (&written.name, &written.shape));
             assert_eq!(

@@ -28,6 +28,8 @@ pub struct Batch {
     pub tokens: Vec<u32>,
     /// `[rows, context]`.
     pub targets: Vec<u32>,
+    /// Where each sequence begins among all tokens, `[rows]`.
+    pub starts: Vec<usize>,
 }
 
 impl Batch {
@@ -129,25 +131,26 @@ impl Corpus {
         let order = chance.order(self.windows());
         let first = (part % parts) as usize * self.batch;
         let windows = (0..self.batch).map(|row| order[(first + row) % order.len()]);
-        self.cut(&self.tokens, windows.map(|window| start + window * self.context))
+        self.cut(windows.map(|window| start + window * self.context))
     }
 
     /// Up to `count` sequences of the held-out text, evenly over it, in batches.
     pub fn measured(&self, count: usize) -> Vec<Batch> {
-        let held_out = self.held_out();
-        let windows = (held_out.len() - 1) / self.context;
+        let windows = (self.held_out().len() - 1) / self.context;
         let count = count.clamp(1, windows);
-        let starts: Vec<usize> =
-            (0..count).map(|index| index * windows / count * self.context).collect();
-        starts.chunks(self.batch).map(|starts| self.cut(held_out, starts.iter().copied())).collect()
+        let start = |index| self.held_out + index * windows / count * self.context;
+        let starts: Vec<usize> = (0..count).map(start).collect();
+        starts.chunks(self.batch).map(|starts| self.cut(starts.iter().copied())).collect()
     }
 
-    fn cut(&self, of: &[u32], starts: impl Iterator<Item = usize>) -> Batch {
-        let mut batch = Batch { rows: 0, tokens: Vec::new(), targets: Vec::new() };
+    fn cut(&self, starts: impl Iterator<Item = usize>) -> Batch {
+        let mut batch =
+            Batch { rows: 0, tokens: Vec::new(), targets: Vec::new(), starts: Vec::new() };
         for start in starts {
             batch.rows += 1;
-            batch.tokens.extend_from_slice(&of[start..start + self.context]);
-            batch.targets.extend_from_slice(&of[start + 1..=start + self.context]);
+            batch.starts.push(start);
+            batch.tokens.extend_from_slice(&self.tokens[start..start + self.context]);
+            batch.targets.extend_from_slice(&self.tokens[start + 1..=start + self.context]);
         }
         batch
     }
@@ -213,6 +216,9 @@ mod tests {
             let batches = corpus.measured(asked);
             assert_eq!(batches.iter().map(|batch| batch.rows).sum::<usize>(), got);
             assert!(batches.iter().flat_map(|batch| &batch.tokens).all(|token| *token >= 900));
+            let firsts = batches.iter().flat_map(|batch| batch.tokens.iter().step_by(8));
+            let starts = batches.iter().flat_map(|batch| &batch.starts);
+            assert!(starts.zip(firsts).all(|(&start, &first)| start == first as usize));
         }
     }
 

@@ -1,10 +1,12 @@
 //! A student that learns to say what a teacher says.
 
+mod align;
 mod cache;
 mod error;
 mod hidden;
 mod on_policy;
 mod options;
+mod projections;
 mod spec;
 mod student;
 mod teacher;
@@ -12,7 +14,7 @@ mod teacher;
 use std::collections::BTreeMap;
 
 use cart_format::ManifestId;
-use cart_nn::graph::{Graph, GraphTaps, TeacherTargets};
+use cart_nn::graph::{Graph, GraphTaps, RowGroups, TeacherTargets, Var};
 use cart_nn::logits;
 use cart_store::Store;
 use serde::Serialize;
@@ -23,15 +25,19 @@ use crate::corpus::{Batch, Corpus};
 use crate::error::TrainError;
 use crate::trainer::{Loss, Objective, StepReport, TrainOptions, Trainer};
 
+pub use align::{Alignment, AlignmentReport, FirstToken, TokenStream, Vocabulary};
 pub use cache::Cache;
 pub use error::DistillError;
 pub use hidden::HiddenOptions;
 pub use options::DistillOptions;
+pub use projections::ProjectionReport;
 pub use spec::StudentSpec;
-pub use student::{Student, StudentReport, check_vocabularies};
+pub use student::{Respelled, Student, StudentReport, check_vocabularies};
 pub use teacher::{Teacher, TeacherReport};
 
+use align::Compared;
 use hidden::{StudentStates, TeacherStates};
+use projections::Projections;
 use teacher::{Asked, Said, Work};
 
 /// Positions whose logits are in memory together.
@@ -54,6 +60,8 @@ struct Learner<'a> {
     still: Graph,
     corpus: Corpus,
     options: DistillOptions,
+    /// Where hidden states of other widths are compared.
+    projections: Option<Projections>,
     accumulate: u64,
     seed: u64,
     work: Work,
@@ -64,12 +72,50 @@ struct Learner<'a> {
 pub struct HeldOut {
     /// `exp` of the mean of −ln p over the tokens.
     pub perplexity: f64,
-    /// That of the teacher.
+    /// That of the teacher, over its own tokens.
     pub teacher_perplexity: f64,
-    /// How often the student's likeliest token is the teacher's.
+    /// How often the student's likeliest token is the teacher's; of other tokens, the likeliest group
+    /// of them where both are compared.
     pub agreement: f64,
     /// Tokens that were predicted.
     pub tokens: usize,
+    /// What can be compared where tokens are other ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aligned: Option<AlignedHeldOut>,
+}
+
+/// How models with other tokens predict one text.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct AlignedHeldOut {
+    /// The student's −log₂ p over the bytes.
+    pub bits_per_byte: f64,
+    /// The teacher's.
+    pub teacher_bits_per_byte: f64,
+    /// Positions of the student where both were compared.
+    pub compared: usize,
+}
+
+/// Sums over a held-out text.
+#[derive(Debug, Default)]
+struct Sums {
+    own: f64,
+    own_tokens: usize,
+    own_bytes: usize,
+    said: f64,
+    said_tokens: usize,
+    said_bytes: usize,
+    agreed: usize,
+    compared: usize,
+}
+
+/// What a teacher says of a batch.
+#[derive(Debug, Default)]
+struct Answers {
+    said: Vec<Said>,
+    /// Of a teacher with other tokens, the way of grouping of each row, or none where nothing is compared.
+    ways: Option<Vec<Option<u8>>>,
+    /// Of such a one, bytes that it predicted.
+    bytes: usize,
 }
 
 impl<'a> Distillation<'a> {
@@ -87,14 +133,36 @@ impl<'a> Distillation<'a> {
         training: TrainOptions,
     ) -> Result<Self, TrainError> {
         options.check(student.architecture(), teacher.decoder.spec(), corpus.context())?;
+        if let Some(alignment) = &teacher.alignment {
+            options.check_aligned(alignment.most())?;
+        }
+        let TrainOptions { accumulate, seed, .. } = training;
+        let widths = (student.architecture().hidden_size, teacher.decoder.spec().hidden_size);
+        let between = |hidden| Projections::between(hidden, widths, seed).transpose();
+        let projections = options.hidden.as_ref().and_then(between).transpose()?;
         let undecayed = student.undecayed();
         let keep = |name: &str| undecayed.iter().any(|known| known == name);
-        let trainer = Trainer::new(training, student.variables(), keep)?;
+        let mut variables: Vec<(String, Var)> = student.variables().collect();
+        if variables.is_empty() {
+            // What is not kept is no reason for a run.
+            return Err(TrainError::Frozen);
+        }
+        variables.extend(projections.iter().flat_map(Projections::variables));
+        let trainer = Trainer::new(training, variables, keep)?;
         let (graph, still) = (student.graph()?, student.still()?);
-        let TrainOptions { accumulate, seed, .. } = training;
         let (corpus, work) = (corpus.fixed(), Work::default());
-        let learner =
-            Learner { teacher, student, graph, still, corpus, options, accumulate, seed, work };
+        let learner = Learner {
+            teacher,
+            student,
+            graph,
+            still,
+            corpus,
+            options,
+            projections,
+            accumulate,
+            seed,
+            work,
+        };
         Ok(Self { learner, trainer })
     }
 
@@ -111,6 +179,17 @@ impl<'a> Distillation<'a> {
     /// The student.
     pub fn student(&self) -> &Student {
         &self.learner.student
+    }
+
+    /// What brings the student's hidden states to the teacher's width, where that is another one and
+    /// they are compared.
+    pub fn projections(&self) -> Option<ProjectionReport> {
+        self.learner.projections.as_ref().map(Projections::report)
+    }
+
+    /// How the teacher's tokens and the student's go together, where they are other ones.
+    pub fn alignment(&self) -> Option<AlignmentReport> {
+        self.learner.teacher.alignment.as_ref().map(Alignment::report)
     }
 
     /// What the teacher had to do so far.
@@ -141,30 +220,19 @@ impl<'a> Distillation<'a> {
     /// # Errors
     /// A pass failed.
     pub fn measure(&self, count: usize) -> Result<HeldOut, TrainError> {
-        let (mut own, mut said, mut agreed, mut tokens) = (0.0, 0.0, 0, 0);
+        let mut sums = Sums::default();
         for batch in self.learner.corpus.measured(count) {
-            let of_teacher = self.learner.of_data(&batch)?;
-            let of_student = self.learner.predicted(&batch)?;
-            for (teacher, student) in of_teacher.iter().zip(of_student.chunks(batch.context())) {
-                said -= teacher.labels.iter().map(|&log| f64::from(log)).sum::<f64>();
-                let firsts = teacher.tokens.iter().step_by(self.learner.options.best);
-                for (&first, &(token, log)) in firsts.zip(student) {
-                    own -= log;
-                    agreed += usize::from(token == first);
-                    tokens += 1;
-                }
+            let answers = self.learner.of_data(&batch)?;
+            let predicted = self.learner.predicted(&batch, answers.ways.as_deref())?;
+            sums.add(&answers, &predicted, self.learner.options.best);
+            if let Some(alignment) = &self.learner.teacher.alignment {
+                sums.own_bytes += alignment.student_bytes(&batch);
             }
         }
-        let mean = |sum: f64| sum / tokens as f64;
-        Ok(HeldOut {
-            perplexity: mean(own).exp(),
-            teacher_perplexity: mean(said).exp(),
-            agreement: mean(agreed as f64),
-            tokens,
-        })
+        Ok(sums.held_out(self.learner.teacher.alignment.is_some()))
     }
 
-    /// Puts the student as it is now into a store.
+    /// Puts the student as it is now into a store, without what learned beside it.
     ///
     /// # Errors
     /// The store can't be written.
@@ -176,10 +244,47 @@ impl<'a> Distillation<'a> {
     ) -> Result<ManifestId, TrainError> {
         let student = &self.learner.student;
         let mut tensors = student.frozen()?;
-        let trained = self.trainer.checkpoint(&Value::Null)?.variables;
-        tensors.extend(trained.into_iter().map(NewTensor::from));
+        let trained = self.trainer.checkpoint(&Value::Null)?.variables.into_iter();
+        let own = trained.filter(|variable| !Projections::has(&variable.name));
+        tensors.extend(own.map(NewTensor::from));
         let architecture = student.architecture();
         NewModel { architecture, tensors, tokenizer, metadata }.put(store)
+    }
+}
+
+impl Sums {
+    /// * `predicted`: the likeliest token or group of each row, and −ln p of what follows
+    fn add(&mut self, answers: &Answers, predicted: &[(u32, f64)], best: usize) {
+        self.own -= predicted.iter().map(|(_, log)| log).sum::<f64>();
+        self.own_tokens += predicted.len();
+        for said in &answers.said {
+            self.said -= said.labels.iter().map(|&log| f64::from(log)).sum::<f64>();
+            self.said_tokens += said.labels.len();
+        }
+        self.said_bytes += answers.bytes;
+        let firsts = answers.said.iter().flat_map(|said| said.tokens.iter().step_by(best));
+        for (row, (&first, &(likeliest, _))) in firsts.zip(predicted).enumerate() {
+            if answers.ways.as_ref().is_none_or(|ways| ways[row].is_some()) {
+                self.agreed += usize::from(likeliest == first);
+                self.compared += 1;
+            }
+        }
+    }
+
+    /// * `is_aligned`: whether tokens are other ones
+    fn held_out(&self, is_aligned: bool) -> HeldOut {
+        let bits = |nats: f64, bytes: usize| nats / std::f64::consts::LN_2 / bytes as f64;
+        HeldOut {
+            perplexity: (self.own / self.own_tokens as f64).exp(),
+            teacher_perplexity: (self.said / self.said_tokens as f64).exp(),
+            agreement: self.agreed as f64 / self.compared as f64,
+            tokens: self.own_tokens,
+            aligned: is_aligned.then(|| AlignedHeldOut {
+                bits_per_byte: bits(self.own, self.own_bytes),
+                teacher_bits_per_byte: bits(self.said, self.said_bytes),
+                compared: self.compared,
+            }),
+        }
     }
 }
 
@@ -189,13 +294,32 @@ impl Learner<'_> {
     }
 
     /// What the teacher says of sequences of the data.
-    fn of_data(&self, batch: &Batch) -> Result<Vec<Said>, TrainError> {
-        let said = |sequence: Vec<u32>| self.teacher.of_data(&sequence, self.asked(), &self.work);
-        batch.sequences().map(said).collect()
+    fn of_data(&self, batch: &Batch) -> Result<Answers, TrainError> {
+        let Some(alignment) = &self.teacher.alignment else {
+            let said =
+                |sequence: Vec<u32>| self.teacher.of_data(&sequence, self.asked(), &self.work);
+            let said = batch.sequences().map(said).collect::<Result<_, _>>()?;
+            return Ok(Answers { said, ..Answers::default() });
+        };
+        let compared = alignment.compared(batch);
+        let said = compared
+            .iter()
+            .map(|of| self.teacher.of_aligned((alignment, of), self.asked(), &self.work))
+            .collect::<Result<_, _>>()?;
+        let ways = compared.iter().flat_map(Compared::ways).collect();
+        let bytes = compared.iter().map(|of| of.bytes).sum();
+        Ok(Answers { said, ways: Some(ways), bytes })
     }
 
-    /// The student's likeliest token at each position, and its `ln p` of the one that follows.
-    fn predicted(&self, batch: &Batch) -> Result<Vec<(u32, f64)>, TrainError> {
+    /// The student's likeliest token at each position, or group of them, and its `ln p` of the one
+    /// that follows.
+    ///
+    /// * `ways`: of grouping, where groups are compared
+    fn predicted(
+        &self,
+        batch: &Batch,
+        ways: Option<&[Option<u8>]>,
+    ) -> Result<Vec<(u32, f64)>, TrainError> {
         let sequences = self.still.sequences(batch.rows, batch.context())?;
         let layers = 0..self.still.spec().layers.len();
         let hidden = sequences.layers(layers, &sequences.embed(&batch.tokens)?, None)?;
@@ -206,8 +330,12 @@ impl Learner<'_> {
             for (of, &next) in self.still.logits(&rows)?.to_vec2::<f32>()?.iter().zip(targets) {
                 let most = logits::largest(of);
                 let log = f64::from(of[next as usize] - most) - logits::sum_exp(of, most, 1.0).ln();
-                let token = of.iter().position(|&logit| logit == most).unwrap_or(0);
-                predicted.push((token as u32, log));
+                let way = ways.and_then(|ways| ways[predicted.len()]);
+                let likeliest = match self.teacher.alignment.as_ref().zip(way) {
+                    Some((alignment, way)) => alignment.likeliest(way, of),
+                    None => of.iter().position(|&logit| logit == most).unwrap_or(0) as u32,
+                };
+                predicted.push((likeliest, log));
             }
         }
         Ok(predicted)
@@ -234,10 +362,13 @@ impl Learner<'_> {
     /// What the teacher says of a part. What the student said, and hidden states, it reads now.
     fn said(
         &self,
-        sequences: &[Vec<u32>],
-        own: &[bool],
+        batch: &Batch,
+        (sequences, own): (&[Vec<u32>], &[bool]),
         mut states: Option<&mut TeacherStates>,
-    ) -> Result<Vec<Said>, TrainError> {
+    ) -> Result<Answers, TrainError> {
+        if self.teacher.alignment.is_some() {
+            return self.of_data(batch);
+        }
         let mut said = Vec::with_capacity(sequences.len());
         for (sequence, &own) in sequences.iter().zip(own) {
             let states = states.as_deref_mut();
@@ -247,7 +378,7 @@ impl Learner<'_> {
                 self.teacher.of_data(sequence, self.asked(), &self.work)?
             });
         }
-        Ok(said)
+        Ok(Answers { said, ..Answers::default() })
     }
 
     /// What each position's label is worth: where the student went on itself, nothing did follow.
@@ -275,19 +406,26 @@ impl Objective for Learner<'_> {
         let (sequences, own) = self.sequences(&batch, part)?;
         let hidden = self.options.hidden.as_ref();
         let mut states = hidden.map(TeacherStates::wanted);
-        let said = self.said(&sequences, &own, states.as_mut())?;
+        let Answers { said, ways, .. } = self.said(&batch, (&sequences, &own), states.as_mut())?;
         let tokens: Vec<u32> =
             sequences.iter().flat_map(|sequence| &sequence[..context]).copied().collect();
         let labels: Vec<u32> =
             sequences.iter().flat_map(|sequence| &sequence[1..]).copied().collect();
         let label_weights = self.label_weights(&own, context);
-        // Where there is no label, the teacher alone says what to learn.
-        let weights: Vec<f32> = label_weights.iter().map(|weight| 1.0 - weight).collect();
+        // Where there is no label, the teacher alone says what to learn, and where the teacher says
+        // nothing of a position, the label has its own share.
+        let mut weights: Vec<f32> = label_weights.iter().map(|weight| 1.0 - weight).collect();
+        let unsaid = ways.iter().flatten().zip(&mut weights).filter(|(way, _)| way.is_none());
+        unsaid.for_each(|(_, weight)| *weight = 0.0);
+        let ways: Option<Vec<u8>> =
+            ways.map(|ways| ways.into_iter().map(Option::unwrap_or_default).collect());
+        let groups = self.teacher.alignment.as_ref().map(Alignment::groups).zip(ways.as_deref());
         let mut seen = hidden.map(StudentStates::wanted);
         let taps = seen.as_mut().map(|seen| seen as &mut dyn GraphTaps);
         let last = passes.layers(layers, &passes.embed(&tokens)?, taps)?;
         let targets = TeacherTargets {
             best: self.options.best,
+            groups: groups.map(|(groups, ways)| RowGroups { groups, ways }),
             tokens: &said.iter().flat_map(|said| &said.tokens).copied().collect::<Vec<_>>(),
             logs: &said.iter().flat_map(|said| &said.logs).copied().collect::<Vec<_>>(),
             weights: &weights,
@@ -297,9 +435,10 @@ impl Objective for Learner<'_> {
         let how = (self.options.divergence, self.options.temperature);
         let mut sum = passes.distance(&last, how, &targets, CHUNK)?;
         if let (Some(hidden), Some(seen), Some(states)) = (hidden, &seen, &states) {
-            sum = (sum + hidden.loss(seen, states)?)?;
+            sum = (sum + hidden.loss(seen, states, self.projections.as_ref())?)?;
         }
-        Ok(Loss { sum, count, tokens: count })
+        let worth = weights.iter().zip(&label_weights).filter(|(a, b)| **a + **b > 0.0).count();
+        Ok(Loss { sum, count: worth, tokens: count })
     }
 }
 

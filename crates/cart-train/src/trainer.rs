@@ -209,7 +209,7 @@ impl Trainer {
         if let Some(variable) = variables.iter().find(broken) {
             return Err(TrainError::NotFinite { step, seen: format!("`{}`", variable.name) });
         }
-        Ok(Checkpoint { recipe: recipe.clone(), steps: step, variables })
+        Ok(Checkpoint { recipe: recipe.clone(), steps: step, variables, notes: Value::Null })
     }
 
     /// Writes where the run is to its folder.

@@ -11,6 +11,7 @@ mod pace;
 mod plot;
 mod text;
 
+use cart_engine::{DeviceChoice, Precision};
 use clap::{Args, Subcommand};
 
 use crate::context::Context;
@@ -34,6 +35,7 @@ enum Train {
 
 pub(crate) fn run(context: &Context, args: &TrainArgs) -> Result<(), Failure> {
     cart_nn::keep_freed_memory();
+    check_device(context, args)?;
     match &args.what {
         Train::Agent(args) => agent::run(context, args),
         Train::Distill(args) => distill::run(context, args),
@@ -41,4 +43,32 @@ pub(crate) fn run(context: &Context, args: &TrainArgs) -> Result<(), Failure> {
         Train::Memory(args) => memory::run(context, args),
         Train::Plot(args) => plot::run(context, args),
     }
+}
+
+/// Steps are made on the CPU in `f32`. What was asked for besides is for a model that is not trained; where
+/// there is none, it would change nothing.
+fn check_device(context: &Context, args: &TrainArgs) -> Result<(), Failure> {
+    let Context { device, precision, .. } = *context;
+    let in_what = precision.map_or_else(String::new, |precision| format!(" in {precision}"));
+    let is_usual = matches!(device, DeviceChoice::Cpu | DeviceChoice::Graph)
+        && matches!(precision, None | Some(Precision::F32));
+    match &args.what {
+        Train::Agent(_) if !is_usual => {
+            return Err(Failure::refused_with(
+                format!(
+                    "a new model is trained on the CPU in f32, and {device}{in_what} was asked for"
+                ),
+                "leave --device and --precision out",
+            ));
+        }
+        Train::Agent(_) | Train::Plot(_) => {}
+        Train::Distill(_) | Train::Gates(_) | Train::Memory(_) => {
+            if device != DeviceChoice::Cpu || precision.is_some() {
+                context.remark(&format!(
+                    "what is not trained computes on {device}{in_what}; steps are made on the CPU in f32"
+                ));
+            }
+        }
+    }
+    Ok(())
 }

@@ -30,6 +30,19 @@ fn special_tokens_are_one_token_or_ordinary_text() {
     assert_eq!(tokenizer.decode(&literal, ShowSpecial::No).unwrap(), text);
 }
 
+/// Put together they are the text, also where a letter is of several tokens; what is no part of a text has none.
+#[test]
+fn bytes_of_tokens_spell_the_text() {
+    let tokenizer = tiny();
+    let bytes = |id: u32| tokenizer.token_bytes(id).unwrap();
+    for text in ["One day, Anna went to the harbour.\n", "häuser 日本 🎉", "  two  spaces"] {
+        let ids = tokenizer.encode(text, ParseSpecial::No).unwrap();
+        assert_eq!(ids.iter().flat_map(|&id| bytes(id)).collect::<Vec<u8>>(), text.as_bytes());
+    }
+    let special = tokenizer.encode("<|im_end|>", ParseSpecial::Yes).unwrap();
+    assert_eq!((special.len(), bytes(special[0]).len(), bytes(100_000).len()), (1, 0, 0));
+}
+
 #[test]
 fn a_document_that_is_no_tokenizer_is_refused() {
     for document in [&b"{}"[..], b"", b"\xff", b"[1, 2]"] {

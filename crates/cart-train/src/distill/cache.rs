@@ -25,6 +25,17 @@ const LABELS: &str = "labels";
 /// SHA-256 of what comes before it.
 const DIGEST: &str = "digest";
 
+/// How many numbers an answer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sizes {
+    /// Of the student.
+    pub(super) positions: usize,
+    /// Tokens or groups of each that are known one by one.
+    pub(super) best: usize,
+    /// Positions of the teacher.
+    pub(super) labels: usize,
+}
+
 /// A folder with a teacher's answers.
 #[derive(Debug)]
 pub struct Cache {
@@ -55,13 +66,12 @@ impl Cache {
     pub(super) fn read(
         &self,
         key: &Value,
-        positions: usize,
-        best: usize,
+        sizes: Sizes,
     ) -> Result<Result<Option<Said>, String>, TrainError> {
         let path = self.path(key);
         match fs::read(&path) {
             Ok(bytes) => {
-                let said = parse(&bytes, key, positions, best);
+                let said = parse(&bytes, key, sizes);
                 let damaged = |reason| format!("{} is damaged: {reason}", path.display());
                 Ok(said.map(Some).map_err(damaged))
             }
@@ -71,11 +81,11 @@ impl Cache {
     }
 
     /// Keeps an answer. A file that a killed process had begun is never found under the name.
-    pub(super) fn write(&self, key: &Value, said: &Said, best: usize) -> Result<(), TrainError> {
+    pub(super) fn write(&self, key: &Value, said: &Said, sizes: Sizes) -> Result<(), TrainError> {
         let path = self.path(key);
         let fresh = path.with_extension(format!("{}.new", std::process::id()));
         let written = fs::create_dir_all(&self.folder)
-            .and_then(|()| write_to(&fresh, key, said, best))
+            .and_then(|()| write_to(&fresh, key, said, sizes))
             .and_then(|()| fs::rename(&fresh, &path));
         written.map_err(|source| {
             // What could not be written whole is of no use.
@@ -89,15 +99,15 @@ fn document(key: &Value) -> Vec<u8> {
     json::to_canonical(key).expect("a key has whole and finite numbers only")
 }
 
-fn write_to(path: &Path, key: &Value, said: &Said, best: usize) -> io::Result<()> {
+fn write_to(path: &Path, key: &Value, said: &Said, sizes: Sizes) -> io::Result<()> {
     let document = document(key);
-    let positions = said.labels.len() as u64;
-    let best = best as u64;
+    let Sizes { positions, best, labels } = sizes;
+    let [positions, best, labels] = [positions, best, labels].map(|count| count as u64);
     let entries = [
         (KEY, DType::U8, vec![document.len() as u64]),
         (TOKENS, DType::U32, vec![positions, best]),
         (LOGS, DType::F32, vec![positions, best + 1]),
-        (LABELS, DType::F32, vec![positions]),
+        (LABELS, DType::F32, vec![labels]),
         (DIGEST, DType::U8, vec![32]),
     ];
     let entries = entries.map(|(name, dtype, shape)| (named(name), dtype, shape));
@@ -116,7 +126,8 @@ fn write_to(path: &Path, key: &Value, said: &Said, best: usize) -> io::Result<()
     file.sync_all()
 }
 
-fn parse(bytes: &[u8], key: &Value, positions: usize, best: usize) -> Result<Said, String> {
+fn parse(bytes: &[u8], key: &Value, sizes: Sizes) -> Result<Said, String> {
+    let Sizes { positions, best, labels } = sizes;
     let head = match Head::parse(bytes, bytes.len() as u64) {
         Ok(Parsed::Head(head)) => head,
         Ok(Parsed::NeedMore(_)) => return Err("it is cut off".to_owned()),
@@ -145,7 +156,7 @@ fn parse(bytes: &[u8], key: &Value, positions: usize, best: usize) -> Result<Sai
     Ok(Said {
         tokens: numbers(TOKENS, positions * best)?.into_iter().map(u32::from_le_bytes).collect(),
         logs: floats(numbers(LOGS, positions * (best + 1))?),
-        labels: floats(numbers(LABELS, positions)?),
+        labels: floats(numbers(LABELS, labels)?),
     })
 }
 
@@ -159,6 +170,8 @@ mod tests {
 
     use super::*;
 
+    const SIZES: Sizes = Sizes { positions: 3, best: 2, labels: 3 };
+
     fn said() -> Said {
         let logs = (0..9).map(|at| -(at as f32) / 3.0).collect();
         Said { tokens: vec![5, 1, 2, 0, 9, 4], logs, labels: vec![-1.0, -2.0, -0.25] }
@@ -169,14 +182,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(&folder.path().join("teacher"));
         let key = json!({ "teacher": "a", "temperature": 1.5 });
-        assert_eq!(cache.read(&key, 3, 2).unwrap(), Ok(None));
-        cache.write(&key, &said(), 2).unwrap();
-        assert_eq!(cache.read(&key, 3, 2).unwrap(), Ok(Some(said())));
+        assert_eq!(cache.read(&key, SIZES).unwrap(), Ok(None));
+        cache.write(&key, &said(), SIZES).unwrap();
+        assert_eq!(cache.read(&key, SIZES).unwrap(), Ok(Some(said())));
         let other = json!({ "teacher": "b", "temperature": 1.5 });
-        assert_eq!(cache.read(&other, 3, 2).unwrap(), Ok(None));
+        assert_eq!(cache.read(&other, SIZES).unwrap(), Ok(None));
         fs::copy(cache.path(&key), cache.path(&other)).unwrap();
-        let refused = cache.read(&other, 3, 2).unwrap().unwrap_err();
+        let refused = cache.read(&other, SIZES).unwrap().unwrap_err();
         assert!(refused.contains("it answers something else"), "{refused}");
+        // A teacher may have another number of positions.
+        let (aligned, sizes) = (json!({ "version": 2 }), Sizes { labels: 1, ..SIZES });
+        let of_one = Said { labels: vec![-0.5], ..said() };
+        cache.write(&aligned, &of_one, sizes).unwrap();
+        assert_eq!(cache.read(&aligned, sizes).unwrap(), Ok(Some(of_one)));
+        assert!(cache.read(&aligned, SIZES).unwrap().unwrap_err().contains("`labels`"));
     }
 
     #[test]
@@ -184,7 +203,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path());
         let key = json!({ "teacher": "a" });
-        cache.write(&key, &said(), 2).unwrap();
+        cache.write(&key, &said(), SIZES).unwrap();
         let path = cache.path(&key);
         let whole = fs::read(&path).unwrap();
         for at in 0..whole.len() {
@@ -192,10 +211,10 @@ mod tests {
             broken[at] ^= 4;
             fs::write(&path, &broken).unwrap();
             // In the padding of the header a flipped bit changes nothing that is read.
-            let found = cache.read(&key, 3, 2).unwrap();
+            let found = cache.read(&key, SIZES).unwrap();
             assert!(found.is_err() || found == Ok(Some(said())), "{at}");
             fs::write(&path, &whole[..at]).unwrap();
-            assert!(cache.read(&key, 3, 2).unwrap().is_err(), "{at}");
+            assert!(cache.read(&key, SIZES).unwrap().is_err(), "{at}");
         }
     }
 }

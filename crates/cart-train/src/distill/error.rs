@@ -7,7 +7,7 @@ use thiserror::Error;
 pub enum DistillError {
     /// Their tokens are not the same.
     #[error(
-        "the student's vocabulary is not the teacher's: {difference}; their predictions can't be compared. Make the student from the teacher (--student-spec), or pack one with the teacher's tokenizer"
+        "the student's vocabulary is not the teacher's: {difference}; their predictions can't be compared token by token. Compare them where both speak of the same bytes (--align), make the student from the teacher (--student-spec), or pack one with the teacher's tokenizer"
     )]
     Vocabulary {
         /// The first difference.
@@ -57,14 +57,16 @@ pub enum DistillError {
         /// The field that asks for it.
         field: &'static str,
     },
-    /// Hidden states that can't be compared.
+    /// A tokenizer that changes what it reads.
     #[error(
-        "hidden states of the student have {student} numbers, those of the teacher {teacher}; they are compared where both have as many: leave --hidden-weight out"
+        "the {of}'s tokens don't spell {text}: from byte {at} on they say something else, so they can't be aligned; give a text that its tokenizer keeps as it is, or leave --align out"
     )]
-    HiddenWidth {
-        /// Width of the student.
-        student: u64,
-        /// Width of the teacher.
-        teacher: u64,
+    Spelling {
+        /// `teacher` or `student`.
+        of: &'static str,
+        /// Which text.
+        text: String,
+        /// The first byte that they don't have.
+        at: usize,
     },
 }

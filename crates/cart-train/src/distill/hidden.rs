@@ -5,6 +5,7 @@ use cart_nn::graph::{D, GraphTaps, Tensor, TensorError};
 use serde::Serialize;
 
 use super::DistillError;
+use super::projections::Projections;
 
 /// Which hidden states of a student are to be like which of the teacher.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -41,17 +42,25 @@ impl HiddenOptions {
 
     /// The sum over positions of the mean squared difference over numbers and pairs, times the
     /// weight: one number.
+    ///
+    /// * `projections`: to the teacher's width, where the student's is another one
     pub(super) fn loss(
         &self,
         student: &StudentStates,
         teacher: &TeacherStates,
+        projections: Option<&Projections>,
     ) -> Result<Tensor, TensorError> {
         let mut sum: Option<Tensor> = None;
-        for &(of_student, of_teacher) in &self.map {
-            let own = student.of(of_student).flatten(0, 1)?;
-            let said = teacher.of(of_teacher, own.dims())?;
+        for &pair in &self.map {
+            let own = student.of(pair.0).flatten(0, 1)?;
+            let said = teacher.of(pair.1, own.dim(0)?)?;
+            // The student's before it is projected: a matrix learns quickest from what has size 1.
             let (own, said) =
                 if self.normed { (normed(&own)?, normed(&said)?) } else { (own, said) };
+            let own = match projections {
+                Some(projections) => projections.apply(pair, &own)?,
+                None => own,
+            };
             let part = (own - said)?.sqr()?.mean(D::Minus1)?.sum_all()?;
             sum = Some(match sum {
                 Some(sum) => (sum + part)?,
@@ -117,10 +126,12 @@ impl TeacherStates {
         Self { layers: layers.into_iter().map(|layer| (layer, Vec::new())).collect() }
     }
 
-    fn of(&self, layer: usize, dims: &[usize]) -> Result<Tensor, TensorError> {
+    /// `[positions, width]`.
+    fn of(&self, layer: usize, positions: usize) -> Result<Tensor, TensorError> {
         let found = self.layers.iter().find(|(wanted, _)| *wanted == layer);
-        let (_, rows) = found.expect("the pass went through the layer");
-        Tensor::from_slice(rows, dims, &cart_nn::graph::Device::Cpu)
+        let (_, numbers) = found.expect("the pass went through the layer");
+        let width = numbers.len() / positions;
+        Tensor::from_slice(numbers, (positions, width), &cart_nn::graph::Device::Cpu)
     }
 }
 
@@ -162,7 +173,7 @@ mod tests {
             student.after_layer(1, 0, &variable).unwrap();
             let mut teacher = TeacherStates::wanted(&options);
             teacher.after_layer(3, 0, rows);
-            let loss = options.loss(&student, &teacher).unwrap();
+            let loss = options.loss(&student, &teacher, None).unwrap();
             let gradients = loss.backward().unwrap();
             let slopes = gradients.get(&variable).unwrap().flatten_all().unwrap();
             let number = loss.to_dtype(DType::F64).unwrap().to_scalar::<f64>().unwrap();

@@ -4,7 +4,7 @@ use cart_format::ArchSpec;
 use cart_nn::graph::Divergence;
 use serde_json::{Value, json};
 
-use super::{DistillError, HiddenOptions};
+use super::HiddenOptions;
 use crate::error::TrainError;
 
 /// How a student learns from a teacher.
@@ -73,12 +73,32 @@ impl DistillOptions {
         if hidden.map.is_empty() {
             return refused("the map of layers", "empty".to_owned(), "one pair or more");
         }
-        let (of_student, of_teacher) = (student.hidden_size, teacher.hidden_size);
-        if of_student != of_teacher {
-            let (student, teacher) = (of_student, of_teacher);
-            return Err(DistillError::HiddenWidth { student, teacher }.into());
-        }
         Ok(hidden.check(student.layers.len(), teacher.layers.len())?)
+    }
+
+    /// Refuses what has no meaning where teacher and student have other tokens.
+    ///
+    /// * `most`: groups that can be named one by one
+    pub(super) fn check_aligned(&self, most: usize) -> Result<(), TrainError> {
+        let refused =
+            |option, found: String, allowed| Err(TrainError::Option { option, found, allowed });
+        if self.temperature != 1.0 {
+            let allowed = "1 where tokens are aligned: what several say together has no logit";
+            return refused("the temperature", self.temperature.to_string(), allowed);
+        }
+        if let Some(hidden) = &self.hidden {
+            let allowed = "none where tokens are aligned: positions are other ones";
+            return refused("the weight of hidden states", hidden.weight.to_string(), allowed);
+        }
+        if self.on_policy > 0.0 {
+            let allowed = "0 where tokens are aligned";
+            return refused("the on-policy share", self.on_policy.to_string(), allowed);
+        }
+        if self.best > most {
+            let allowed = "1 to the number of groups of aligned tokens";
+            return refused("top-k", self.best.to_string(), allowed);
+        }
+        Ok(())
     }
 
     /// All of them, for a recipe.

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use cart_format::ArchSpec;
-use cart_format::arch::{MixerSpec, Part, TensorSpec};
+use cart_format::arch::{Global, MixerSpec, Part, TensorSpec};
 use cart_nn::WeightSource;
 use cart_nn::graph::{DType, Device, Graph, Parameters, Tensor, Var, load_parameters};
 use serde::Serialize;
 
-use super::{DistillError, StudentSpec};
+use super::{DistillError, StudentSpec, Vocabulary};
 use crate::birth::Birth;
 use crate::cartridge::NewTensor;
 use crate::error::TrainError;
@@ -39,6 +39,61 @@ pub struct StudentReport {
     pub copied: usize,
     /// Tensors that were drawn, as the teacher has none of their shape.
     pub drawn: usize,
+    /// Tensors whose rows are means of the teacher's, for other tokens.
+    pub respelled: usize,
+}
+
+/// Another vocabulary than the teacher's, for a student that is made from it.
+#[derive(Clone, Debug)]
+pub struct Respelled {
+    /// For each token, those of the teacher that spell it; none of one that the teacher can't say.
+    pub(super) spelled: Vec<Vec<u32>>,
+}
+
+impl Respelled {
+    /// How a teacher spells the tokens of a student: by the token with the same bytes, or those that its
+    /// tokenizer makes of them.
+    ///
+    /// * `tokenized`: by the teacher's tokenizer
+    pub fn between(
+        teacher: &Vocabulary,
+        student: &Vocabulary,
+        tokenized: &dyn Fn(&str) -> Vec<u32>,
+    ) -> Self {
+        let spelled = |token: u32| {
+            let piece = student.piece(token);
+            if piece.is_empty() {
+                let end = student.is_end(token).then(|| teacher.end()).flatten();
+                return end.into_iter().collect();
+            }
+            match teacher.exactly(piece) {
+                Some(same) => vec![same],
+                None => std::str::from_utf8(piece).map(tokenized).unwrap_or_default(),
+            }
+        };
+        Self { spelled: (0..student.size() as u32).map(spelled).collect() }
+    }
+
+    /// Rows for its tokens: each the mean of those that spell it (Gee et al., 2022), so that a token of
+    /// both sides keeps its row.
+    ///
+    /// * `of`: `[teacher's vocabulary, width]`; `drawn`: `[vocabulary, width]`, for tokens that nothing spells
+    fn rows(&self, of: &Tensor, drawn: &Tensor) -> Result<Tensor, TrainError> {
+        let (_, width) = of.dims2()?;
+        let of = of.flatten_all()?.to_vec1::<f32>()?;
+        let mut rows = drawn.flatten_all()?.to_vec1::<f32>()?;
+        for (row, spelled) in rows.chunks_exact_mut(width).zip(&self.spelled) {
+            if spelled.is_empty() {
+                continue;
+            }
+            row.fill(0.0);
+            for &token in spelled {
+                let from = &of[token as usize * width..][..width];
+                row.iter_mut().zip(from).for_each(|(sum, x)| *sum += x / spelled.len() as f32);
+            }
+        }
+        Ok(Tensor::from_vec(rows, drawn.dims(), &Device::Cpu)?)
+    }
 }
 
 impl Student {
@@ -61,19 +116,23 @@ impl Student {
     /// are taken; others are drawn as those of a new model are.
     ///
     /// * `named`: the teacher's layers to take; evenly spread ones if absent
+    /// * `respelled`: its vocabulary, where that is not the teacher's
     /// * `keep`: whether a tensor stays as it is
     ///
     /// # Errors
     /// The teacher has no such layers, or the specification contradicts itself.
     pub fn made(
         (teacher, weights): (&ArchSpec, &dyn WeightSource),
-        spec: &StudentSpec,
-        named: Option<&[usize]>,
+        (spec, named): (&StudentSpec, Option<&[usize]>),
+        respelled: Option<&Respelled>,
         seed: u64,
         keep: &dyn Fn(&str) -> bool,
     ) -> Result<Self, TrainError> {
         let taken = spec.taken(teacher, named)?;
-        let architecture = spec.architecture(teacher, &taken)?;
+        let mut architecture = spec.architecture(teacher, &taken)?;
+        if let Some(respelled) = respelled {
+            architecture.vocab_size = respelled.spelled.len() as u64;
+        }
         architecture.check()?;
         let whole = load_parameters(teacher, weights, &Device::Cpu, DType::F32)?;
         let of_layers = origins(teacher, &architecture, &taken);
@@ -81,11 +140,24 @@ impl Student {
         let (mut tensors, mut report) = (Parameters::new(), StudentReport::default());
         for (index, asked) in architecture.tensors().into_iter().enumerate() {
             let origin = of_layers.get(&asked.name).unwrap_or(&asked.name);
-            let found = whole.get(origin).filter(|found| has_shape(found, &asked));
-            report.copied += usize::from(found.is_some());
-            report.drawn += usize::from(found.is_none());
-            let tensor =
-                found.map_or_else(|| birth.tensor(index, &asked), |own| Ok(own.copy()?))?;
+            let found = whole.get(origin);
+            let respelled =
+                respelled.zip(found.filter(|found| is_of_tokens(found, teacher, &asked)));
+            let found = found.filter(|found| has_shape(found, &asked));
+            let tensor = match (respelled, found) {
+                (Some((respelled, own)), _) => {
+                    report.respelled += 1;
+                    respelled.rows(own, &birth.tensor(index, &asked)?)?
+                }
+                (None, Some(own)) => {
+                    report.copied += 1;
+                    own.copy()?
+                }
+                (None, None) => {
+                    report.drawn += 1;
+                    birth.tensor(index, &asked)?
+                }
+            };
             tensors.insert(asked.name, tensor);
         }
         report.taken = taken;
@@ -178,6 +250,15 @@ fn origins(teacher: &ArchSpec, student: &ArchSpec, taken: &[usize]) -> BTreeMap<
 fn has_shape(found: &Tensor, asked: &TensorSpec) -> bool {
     let dims = found.dims().iter().map(|&dim| dim as u64);
     dims.eq(asked.shape.iter().copied())
+}
+
+/// Whether a tensor of the teacher has a row for each of its tokens, as wide as those of the student.
+fn is_of_tokens(found: &Tensor, teacher: &ArchSpec, asked: &TensorSpec) -> bool {
+    let naming = teacher.naming;
+    let of_tokens = [Global::Embedding, Global::Head].map(|global| naming.global(global));
+    let is_named = of_tokens.iter().any(|name| asked.name == format!("{name}.weight"));
+    let width = |dims: &[usize]| dims.get(1).map(|&width| width as u64);
+    is_named && width(found.dims()) == asked.shape.get(1).copied()
 }
 
 /// Refuses a student whose tokens are not the teacher's.

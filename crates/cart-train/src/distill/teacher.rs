@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use cart_format::BasisId;
 use cart_nn::decoder::{Decoder, Run};
-use cart_nn::{LogitsFor, Taps, logits};
+use cart_nn::{Logits, LogitsFor, Taps, logits};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::cache::Cache;
+use super::align::{Alignment, Compared};
+use super::cache::{Cache, Sizes};
 use super::hidden::TeacherStates;
 use crate::error::TrainError;
 
@@ -24,17 +25,19 @@ pub struct Teacher<'a> {
     pub arithmetic: String,
     /// Where its answers are kept.
     pub cache: Option<Cache>,
+    /// How its tokens and the student's go together, where they are other ones.
+    pub alignment: Option<Alignment>,
 }
 
 /// What a teacher says of the positions of a sequence: the best tokens one by one, all others
 /// together.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Said {
-    /// The best tokens, best first, `[positions, best]`.
+    /// The best tokens, or groups of them, best first, `[positions, best]`.
     pub(super) tokens: Vec<u32>,
     /// `ln p` of each at the temperature, then of all others together, `[positions, best + 1]`.
     pub(super) logs: Vec<f32>,
-    /// `ln p` at temperature 1 of the token that follows, `[positions]`.
+    /// `ln p` at temperature 1 of the token that follows, for each of its own positions.
     pub(super) labels: Vec<f32>,
 }
 
@@ -90,10 +93,41 @@ impl Teacher<'_> {
         asked: Asked,
         work: &Work,
     ) -> Result<Said, TrainError> {
-        let Some(cache) = &self.cache else { return self.of(sequence, asked, None, work) };
-        let key = self.key(sequence, asked);
         let positions = sequence.len() - 1;
-        match cache.read(&key, positions, asked.best)? {
+        let sizes = Sizes { positions, best: asked.best, labels: positions };
+        let read = || self.of(sequence, asked, None, work);
+        self.kept(&self.key(sequence, asked), sizes, work, read)
+    }
+
+    /// What it says of the rows of a sequence of a student with other tokens: what was kept, or what it
+    /// says now, which is kept.
+    pub(super) fn of_aligned(
+        &self,
+        (alignment, compared): (&Alignment, &Compared),
+        asked: Asked,
+        work: &Work,
+    ) -> Result<Said, TrainError> {
+        let read = || self.aligned(alignment, compared, asked.best, work);
+        let Some(labels) = compared.tokens.len().checked_sub(1).filter(|&count| count > 0) else {
+            return read();
+        };
+        let mut key = self.key(&compared.tokens, asked);
+        key["version"] = json!(2);
+        key["compared"] = json!(alignment.basis(compared).hex());
+        let sizes = Sizes { positions: compared.rows(), best: asked.best, labels };
+        self.kept(&key, sizes, work, read)
+    }
+
+    /// What is kept under a key; or what is read now, which is kept.
+    fn kept(
+        &self,
+        key: &Value,
+        sizes: Sizes,
+        work: &Work,
+        read: impl Fn() -> Result<Said, TrainError>,
+    ) -> Result<Said, TrainError> {
+        let Some(cache) = &self.cache else { return read() };
+        match cache.read(key, sizes)? {
             Ok(Some(said)) => {
                 work.reused.set(work.reused.get() + 1);
                 return Ok(said);
@@ -104,8 +138,8 @@ impl Teacher<'_> {
                 cache.note(damage);
             }
         }
-        let said = self.of(sequence, asked, None, work)?;
-        cache.write(&key, &said, asked.best)?;
+        let said = read()?;
+        cache.write(key, &said, sizes)?;
         Ok(said)
     }
 
@@ -119,20 +153,50 @@ impl Teacher<'_> {
         states: Option<&mut TeacherStates>,
         work: &Work,
     ) -> Result<Said, TrainError> {
-        let began = Instant::now();
-        let tokens = &sequence[..sequence.len() - 1];
-        let mut state = self.decoder.new_state();
         let taps = states.map(|states| states as &mut dyn Taps);
-        let run = Run { state: &mut state, tokens, logits: LogitsFor::All, taps };
-        let found = self.decoder.forward(&mut [run])?.remove(0);
+        let found = self.read(&sequence[..sequence.len() - 1], taps, work)?;
         let mut said = Said::default();
         for (row, &next) in sequence[1..].iter().enumerate() {
             said.add(found.row(row), next, asked);
         }
+        Ok(said)
+    }
+
+    /// What it says of the rows of a sequence of a student with other tokens, read now.
+    fn aligned(
+        &self,
+        alignment: &Alignment,
+        compared: &Compared,
+        best: usize,
+        work: &Work,
+    ) -> Result<Said, TrainError> {
+        let [tokens @ .., _last] = &compared.tokens[..] else { return Ok(compared.nothing(best)) };
+        if tokens.is_empty() {
+            return Ok(compared.nothing(best));
+        }
+        let found = self.read(tokens, None, work)?;
+        let mut said = alignment.said(compared, |row| found.row(row), best);
+        let labels = compared.tokens[1..].iter().enumerate();
+        said.labels = labels.map(|(row, &next)| label(found.row(row), next)).collect();
+        Ok(said)
+    }
+
+    /// Logits after each of these tokens.
+    fn read(
+        &self,
+        tokens: &[u32],
+        taps: Option<&mut dyn Taps>,
+        work: &Work,
+    ) -> Result<Logits, TrainError> {
+        let began = Instant::now();
+        let mut state = self.decoder.new_state();
+        let taps = taps.map(|taps| taps as &mut dyn Taps);
+        let run = Run { state: &mut state, tokens, logits: LogitsFor::All, taps };
+        let found = self.decoder.forward(&mut [run])?.remove(0);
         work.took.set(work.took.get() + began.elapsed());
         work.tokens.set(work.tokens.get() + tokens.len() as u64);
         work.read.set(work.read.get() + 1);
-        Ok(said)
+        Ok(found)
     }
 
     /// Everything that its answer depends on.
@@ -167,9 +231,14 @@ impl Said {
         self.logs.extend(order.iter().map(|token| (log(token) - all) as f32));
         self.logs.push(((others.ln() - all) as f32).max(f32::MIN));
         self.tokens.extend(order);
-        let label = f64::from(of[next as usize] - most) - logits::sum_exp(of, most, 1.0).ln();
-        self.labels.push(label as f32);
+        self.labels.push(label(of, next));
     }
+}
+
+/// `ln p` of a token.
+fn label(of: &[f32], token: u32) -> f32 {
+    let most = logits::largest(of);
+    (f64::from(of[token as usize] - most) - logits::sum_exp(of, most, 1.0).ln()) as f32
 }
 
 /// The tokens with the largest logits, the largest first; of equal ones those with smaller ids.

@@ -1,13 +1,14 @@
 //! `cart train agent`.
 
 mod epoch;
+mod memory;
 mod report;
 
 use std::path::PathBuf;
 
 use cart_format::CommitId;
 use cart_store::RefName;
-use cart_train::agent::{Agent, AgentSpec, AgentTokenizer};
+use cart_train::agent::{Agent, AgentSpec, AgentTokenizer, Notebook};
 use cart_train::{Corpus, Schedule, TrainError, TrainOptions};
 use clap::{Args, ValueHint};
 use serde_json::{Value, json};
@@ -29,6 +30,9 @@ use report::{AgentReport, EpochReport};
 /// epoch the model is measured on that, in bits per byte, goes on from --prompt, and is kept as a commit on top of the one before; the
 /// cartridge runs like any other.
 ///
+/// With --memory it remembers what it was trained on: before each step it reads a sequence of it, and sentences that surprise it are
+/// noted. Each epoch's cartridge has them in its memory, read by the model of that epoch.
+///
 /// The run folder has a checkpoint and a log of JSON lines. The same command goes on from there; Ctrl-C leaves one behind. A run
 /// that was interrupted ends in the same cartridge as one that was not.
 #[derive(Args)]
@@ -37,6 +41,8 @@ use report::{AgentReport, EpochReport};
   cart train agent --data a.txt b.txt --spec layers=4,hidden=256,context=256 --epochs 3 -t mini
   cart train agent --data a.txt --bpe 4096 -t mini:pieces
   cart train agent --data a.txt --spec shape=mamba,layers=4,hidden=192 --steps 2000 -t mini:mamba
+  cart train agent --data a.txt --epochs 3 --memory 256 -t mini
+  cart memory recall mini --prompt 'Where is the harbour?'
   cart run mini -p 'Once upon a time' -n 100")]
 pub(crate) struct AgentArgs {
     /// Texts
@@ -81,6 +87,9 @@ pub(crate) struct AgentArgs {
     /// Held-out sequences that are measured after each epoch
     #[arg(long, value_name = "N", default_value_t = 128)]
     measure: usize,
+    /// Remember up to N sentences that surprised the model when it came to them, as it reads them at the end of an epoch
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    memory: Option<u64>,
     /// What chance follows from
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..1 << 53))]
     seed: u64,
@@ -141,9 +150,12 @@ impl<'a> Run<'a> {
         let learned = corpus.learned();
         let agent = Agent::new(&args.spec, tokenizer, corpus, options);
         let mut agent = agent.map_err(Failure::refused)?;
+        if let Some(most) = args.memory {
+            agent = agent.with_notebook(Notebook::new(most as usize));
+        }
         let first = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.steps);
         if let Some(checkpoint) = checkpoint {
-            let restored = agent.trainer_mut().restore(&path, checkpoint, &recipe);
+            let restored = agent.restore(&path, checkpoint, &recipe);
             restored.map_err(Failure::refused)?;
             context.remark(&format!("going on after step {first} of {}", path.display()));
         }
@@ -199,8 +211,8 @@ impl<'a> Run<'a> {
     }
 
     fn save(&mut self) -> Result<(), Failure> {
-        let saved = self.agent.trainer().save(self.folder.path(), &self.recipe);
-        saved.map_err(Failure::refused)?;
+        let checkpoint = self.agent.checkpoint(&self.recipe).map_err(Failure::refused)?;
+        checkpoint.write(self.folder.path()).map_err(Failure::refused)?;
         self.saved = self.agent.trainer().steps();
         Ok(())
     }
@@ -273,6 +285,9 @@ impl AgentArgs {
             "batch": self.batch,
             "options": options,
         });
+        if let Some(most) = self.memory {
+            recipe["memory"] = json!({ "most": most });
+        }
         if let Some(size) = self.bpe {
             recipe["tokenizer"] = json!({ "kind": "bpe", "tokens": size });
         }
@@ -284,4 +299,6 @@ impl AgentArgs {
 struct Kept {
     manifest: String,
     commit: CommitId,
+    /// What it remembers, where it was to remember anything.
+    memory: Option<memory::MemoryReport>,
 }

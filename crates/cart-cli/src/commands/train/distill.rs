@@ -1,12 +1,13 @@
 //! `cart train distill`.
 
+mod align;
 mod arguments;
 mod keep;
 mod memory;
 mod report;
 mod student;
 
-use cart_engine::{Agent, ParseSpecial};
+use cart_engine::{Agent, ParseSpecial, Tokenizer};
 use cart_train::Corpus;
 use cart_train::distill::{Cache, Distillation, Teacher};
 use serde_json::{Value, json};
@@ -19,6 +20,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::history::{self, LoadedFrom};
 use crate::progress::{interrupted, stop_on_interrupt};
+use align::OtherTokens;
 pub(crate) use arguments::DistillArgs;
 use report::{DistillReport, MeasureReport};
 use student::Origin;
@@ -45,6 +47,8 @@ struct Run<'a> {
     args: &'a DistillArgs,
     teacher: (&'a Agent, &'a LoadedFrom),
     student: Origin,
+    /// Whose tokens the student has, where they are not the teacher's.
+    tokens: Option<OtherTokens>,
     distillation: Distillation<'a>,
     recipe: Value,
     folder: RunFolder,
@@ -62,21 +66,28 @@ impl<'a> Run<'a> {
         texts: &[Vec<u8>],
         (teacher, origin): (&'a Agent, &'a LoadedFrom),
     ) -> Result<Self, Failure> {
-        let tokens = tokens(teacher, texts)?;
+        let other = OtherTokens::of(context, args)?;
+        let texts_read = read(texts)?;
+        let align = |other: &OtherTokens| other.alignment(teacher, (&args.data, &texts_read));
+        let alignment = other.as_ref().map(align).transpose()?;
+        let tokens = match &alignment {
+            Some(alignment) => alignment.student_tokens().to_vec(),
+            None => tokens(tokenizer(teacher)?, &texts_read)?,
+        };
         let corpus = Corpus::new(tokens, args.held_out, args.context, args.batch, args.seed);
         let corpus = corpus.map_err(Failure::refused)?.fixed();
         let learned = corpus.learned();
         let epoch = corpus.parts_per_epoch().div_ceil(args.accumulate.max(1));
         let training = args.training(args.steps.unwrap_or(args.epochs * epoch));
         training.check().map_err(Failure::refused)?;
-        let (from, student) = student::of(context, args, origin)?;
+        let (from, student) = student::of(context, args, (teacher, origin), other.as_ref())?;
         let arithmetic = arithmetic(context);
         let options =
             args.options(student.architecture().layers.len(), teacher.model().spec().layers.len());
         options
             .check(student.architecture(), teacher.model().spec(), args.context)
             .map_err(Failure::refused)?;
-        let recipe = json!({
+        let mut recipe = json!({
             "tool": history::tool(),
             "what": "distill",
             "teacher": origin.manifest.hex(),
@@ -90,6 +101,9 @@ impl<'a> Run<'a> {
             "distance": options.to_value(),
             "options": training,
         });
+        if let Some(other) = &other {
+            recipe["align"] = other.described(tokenizer(teacher)?);
+        }
         let path = args.run.clone().unwrap_or_else(|| RunFolder::usual(&args.tag));
         let checkpoint = RunFolder::checkpoint(&path)?;
         let first = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.steps);
@@ -103,15 +117,18 @@ impl<'a> Run<'a> {
             basis: teacher.basis(),
             arithmetic,
             cache: Some(Cache::new(&cache)),
+            alignment,
         };
         let distillation = Distillation::new(of, student, corpus, options, training);
         let distillation = distillation.map_err(Failure::refused)?;
+        let report = report.with(&distillation);
         context.remark(&report.said());
         let mut run = Self {
             context,
             args,
             teacher: (teacher, origin),
             student: from,
+            tokens: other,
             recipe,
             report,
             pace: Pace::new(first),
@@ -211,20 +228,29 @@ fn arithmetic(context: &Context) -> String {
     }
 }
 
-/// The teacher's tokens of texts, each with its end.
-fn tokens(teacher: &Agent, texts: &[Vec<u8>]) -> Result<Vec<u32>, Failure> {
-    let tokenizer = teacher.tokenizer().ok_or_else(|| {
+fn tokenizer(teacher: &Agent) -> Result<&Tokenizer, Failure> {
+    teacher.tokenizer().ok_or_else(|| {
         let hint = "pack the model with its tokenizer.json";
         Failure::refused_with("the teacher has no tokenizer, so texts have no tokens", hint)
-    })?;
-    let mut tokens = Vec::new();
-    for text in texts {
-        let text = std::str::from_utf8(text).map_err(|error| {
+    })
+}
+
+/// Texts, which tokenizers read.
+fn read(texts: &[Vec<u8>]) -> Result<Vec<&str>, Failure> {
+    let one = |text| {
+        std::str::from_utf8(text).map_err(|error| {
             let message = format!("the data is no text in UTF-8 from byte {}", error.valid_up_to());
             Failure::refused_with(message, "convert it, or leave the file out")
-        })?;
-        let found = tokenizer.encode(text, ParseSpecial::No).map_err(Failure::refused)?;
-        tokens.extend(found);
+        })
+    };
+    texts.iter().map(|text| one(text.as_slice())).collect()
+}
+
+/// The teacher's tokens of texts, each with its end.
+fn tokens(tokenizer: &Tokenizer, texts: &[&str]) -> Result<Vec<u32>, Failure> {
+    let mut tokens = Vec::new();
+    for text in texts {
+        tokens.extend(tokenizer.encode(text, ParseSpecial::No).map_err(Failure::refused)?);
         tokens.extend(tokenizer.special().eos.first());
     }
     Ok(tokens)

@@ -1,10 +1,12 @@
 //! The distance to what a teacher says, of which the best tokens are known one by one and all others
 //! together.
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor, bail};
 
 use super::loss::{RowLoss, largest, of_head, sum};
-use crate::graph::teacher::Divergence;
+use crate::graph::teacher::{Divergence, TokenGroups};
 use crate::kernel::vector::{exp, tanh, vectorized};
 use crate::kernel::{KernelLevel, Kernels};
 
@@ -16,7 +18,9 @@ const LEAST_LOG: f64 = -100.0;
 pub(in crate::graph) struct Teacher {
     /// Tokens of a row that are known one by one.
     pub(in crate::graph) best: usize,
-    /// Their ids, distinct within a row, `[rows, best]`.
+    /// Where groups are compared in place of tokens: which way of grouping each row goes by, `[rows]`.
+    pub(in crate::graph) groups: Option<(Arc<TokenGroups>, Vec<u8>)>,
+    /// Ids of the best tokens, or groups, distinct within a row, `[rows, best]`.
     pub(in crate::graph) tokens: Vec<u32>,
     /// `ln p` of each at the temperature, then of all other tokens together, `[rows, best + 1]`.
     pub(in crate::graph) logs: Vec<f32>,
@@ -57,8 +61,18 @@ impl RowLoss for Teacher {
         if [weights.len(), labels.len(), label_weights.len()] != [rows; 3] {
             bail!("{rows} rows, but {} weights and {} labels", weights.len(), labels.len());
         }
-        if let Some(token) = tokens.iter().chain(labels).find(|&&id| id as usize >= vocab) {
+        let beyond = |of: &[u32], count: usize| of.iter().copied().find(|&id| id as usize >= count);
+        let named = if self.groups.is_none() { beyond(tokens, vocab) } else { None };
+        if let Some(token) = named.or_else(|| beyond(labels, vocab)) {
             bail!("target {token} of a vocabulary of {vocab}");
+        }
+        if let Some((groups, ways)) = &self.groups {
+            check_groups(groups, ways, (rows, vocab))?;
+            for (row, &way) in ways.iter().enumerate() {
+                if let Some(group) = beyond(&tokens[row * best..][..*best], groups.count(way)) {
+                    bail!("row {row} has target {group} of {} groups", groups.count(way));
+                }
+            }
         }
         for (row, tokens) in tokens.chunks_exact((*best).max(1)).enumerate() {
             let mut tokens = tokens.to_vec();
@@ -111,29 +125,90 @@ impl Teacher {
             return 0.0;
         }
         powers(kernels, logits, slopes, most, (1.0 / temperature) as f32);
-        let tokens = &self.tokens[row * best..][..best];
+        let named = &self.tokens[row * best..][..best];
+        let value = match &self.groups {
+            Some((groups, ways)) => self.of_groups(row, named, (groups, ways[row]), slopes),
+            None => self.of_tokens(kernels, row, named, (logits, most), slopes),
+        };
+        weight * temperature * temperature * value
+    }
+
+    /// The distance over single tokens.
+    ///
+    /// * `slopes`: powers of the logits, which become gradients
+    fn of_tokens(
+        &self,
+        kernels: Kernels,
+        row: usize,
+        tokens: &[u32],
+        (logits, most): (&[f32], f32),
+        slopes: &mut [f32],
+    ) -> f64 {
         for &token in tokens {
             slopes[token as usize] = 0.0;
         }
         // Not the difference of two sums near 1: the others may have a millionth together.
         let others = total(kernels, slopes);
-        let log = |token: &u32| f64::from(logits[*token as usize] - most) / temperature;
+        let log = |token: &u32| f64::from(logits[*token as usize] - most) / self.temperature;
         let all = others + tokens.iter().map(|token| log(token).exp()).sum::<f64>();
-        let own = tokens.iter().map(log).chain([others.ln()]);
-        let own = own.map(|log| (log - all.ln()).max(LEAST_LOG));
-        let logs = &self.logs[row * (best + 1)..][..=best];
-        let said = logs.iter().map(|&log| f64::from(log).max(LEAST_LOG));
+        let own = tokens.iter().map(log).chain([others.ln()]).map(|log| log - all.ln());
+        let (value, pulls) = self.pulls(row, own);
+        let of_others = if others > 0.0 { pulls[tokens.len()] / others } else { 0.0 };
+        scaled(kernels, slopes, of_others as f32);
+        for (token, slope) in tokens.iter().zip(&pulls) {
+            slopes[*token as usize] = *slope as f32;
+        }
+        value
+    }
+
+    /// The distance over groups of tokens.
+    ///
+    /// * `named`: groups
+    /// * `slopes`: powers of the logits, which become gradients
+    fn of_groups(
+        &self,
+        row: usize,
+        named: &[u32],
+        (groups, way): (&TokenGroups, u8),
+        slopes: &mut [f32],
+    ) -> f64 {
+        let (map, count) = (groups.map(way), groups.count(way));
+        let mut sums = vec![0.0_f64; count];
+        for (power, &group) in slopes.iter().zip(map) {
+            sums[group as usize] += f64::from(*power);
+        }
+        let take = |&group: &u32| std::mem::take(&mut sums[group as usize]);
+        let mut parts: Vec<f64> = named.iter().map(take).collect();
+        parts.push(sums.iter().sum());
+        let all = parts.iter().sum::<f64>().ln();
+        let (value, pulls) = self.pulls(row, parts.iter().map(|part| part.ln() - all));
+        // Each token has its part of what pulls at its group.
+        let share = |(pull, part): (&f64, &f64)| if *part > 0.0 { pull / part } else { 0.0 };
+        let shares: Vec<f64> = pulls.iter().zip(&parts).map(share).collect();
+        let mut factors = vec![shares[named.len()] as f32; count];
+        for (&group, share) in named.iter().zip(&shares) {
+            factors[group as usize] = *share as f32;
+        }
+        for (slope, &group) in slopes.iter_mut().zip(map) {
+            *slope *= factors[group as usize];
+        }
+        value
+    }
+
+    /// The distance `D`, and the slope of `weight · T² · D` by the logits of each bucket together.
+    ///
+    /// * `own`: `ln q` of the buckets, `[best + 1]`
+    fn pulls(&self, row: usize, own: impl Iterator<Item = f64>) -> (f64, Vec<f64>) {
+        let width = self.best + 1;
+        let said = self.logs[row * width..][..width].iter();
+        let said = said.map(|&log| f64::from(log).max(LEAST_LOG));
+        let own = own.map(|log| log.max(LEAST_LOG));
         let pulls: Vec<[f64; 3]> = said.zip(own).map(|(p, q)| self.divergence.pull(p, q)).collect();
         let [value, pull] = [0, 1].map(|part| pulls.iter().map(|of| of[part]).sum::<f64>());
         // dD/dz_j = (q_j / T) · (g_j − Σ q g), of which each of the others has its part of q.
-        let scale = weight * temperature;
+        let scale = f64::from(self.weights[row]) * self.temperature;
         let slope = |of: &[f64; 3]| scale * (of[1] - of[2] * pull);
-        let of_others = if others > 0.0 { slope(&pulls[best]) / others } else { 0.0 };
-        scaled(kernels, slopes, of_others as f32);
-        for (token, of) in tokens.iter().zip(&pulls) {
-            slopes[*token as usize] = slope(of) as f32;
-        }
-        weight * temperature * temperature * value
+        (value, pulls.iter().map(slope).collect())
     }
 
     /// `−weight · ln p(label)`, and its gradient in place of the logits.
@@ -149,6 +224,22 @@ impl Teacher {
         scaled(kernels, logits, (f64::from(weight) / all) as f32);
         logits[label] -= weight;
         f64::from(weight) * (all.ln() + f64::from(most) - f64::from(own))
+    }
+}
+
+/// Groups have to be of the vocabulary, and each row goes by one of the ways.
+fn check_groups(groups: &TokenGroups, ways: &[u8], (rows, vocab): (usize, usize)) -> Result<()> {
+    if ways.len() != rows {
+        bail!("{rows} rows, but {} ways of grouping", ways.len());
+    }
+    for way in 0..groups.ways() as u8 {
+        if groups.map(way).len() != vocab {
+            bail!("groups of {} tokens of a vocabulary of {vocab}", groups.map(way).len());
+        }
+    }
+    match ways.iter().find(|&&way| usize::from(way) >= groups.ways()) {
+        Some(way) => bail!("way {way} of {} ways of grouping", groups.ways()),
+        None => Ok(()),
     }
 }
 

@@ -1,12 +1,14 @@
 //! Every operation's gradient is that of finite differences, and every number of threads gives the
 //! same bits.
 
+use std::sync::Arc;
+
 use candle_core::{Device, Tensor, Var};
 use cart_format::arch::{Activation, NormKind, RopePairing};
 
 use super::*;
 use crate::graph::operations::{NormWeights, Turns};
-use crate::graph::{Divergence, TeacherLoss, TeacherTargets};
+use crate::graph::{Divergence, RowGroups, TeacherLoss, TeacherTargets, TokenGroups};
 
 /// Numbers between −1 and 1 that look random.
 fn random(seed: u64, shape: &[usize]) -> Tensor {
@@ -186,6 +188,7 @@ fn teacher_of(rows: usize, divergence: Divergence, temperature: f64, chunk: usiz
     }
     Teacher {
         best: 5,
+        groups: None,
         tokens,
         logs,
         // Rows with both losses, with one, with none.
@@ -196,6 +199,25 @@ fn teacher_of(rows: usize, divergence: Divergence, temperature: f64, chunk: usiz
         temperature,
         soft_cap: None,
         chunk,
+    }
+}
+
+/// The same of groups of the 33 tokens, row by row in one of two ways.
+fn teacher_of_groups(
+    rows: usize,
+    divergence: Divergence,
+    temperature: f64,
+    chunk: usize,
+) -> Teacher {
+    let ways =
+        vec![(0..33).map(|token| token % 11).collect(), (0..33).map(|token| token / 2).collect()];
+    let groups = Arc::new(TokenGroups::new(ways));
+    let named = |row: usize| (0..5).map(move |at| ((row * 7 + at * 2) % 11) as u32);
+    let of_tokens = teacher_of(rows, divergence, temperature, chunk);
+    Teacher {
+        groups: Some((groups, (0..rows).map(|row| (row % 2) as u8).collect())),
+        tokens: (0..rows).flat_map(named).collect(),
+        ..of_tokens
     }
 }
 
@@ -213,12 +235,14 @@ fn distances_to_a_teacher() {
     for divergence in DIVERGENCES {
         for (temperature, soft_cap, chunk) in [(1.0, None, 6), (2.0, None, 40), (0.7, Some(0.8), 4)]
         {
-            assert_gradients(&format!("{divergence:?} at {temperature}"), &vars, || {
-                let mut says = teacher_of(10, divergence, temperature, chunk);
-                // For the same reason nothing is quite impossible here.
-                says.logs.iter_mut().for_each(|log| *log = log.max(-14.0));
-                teacher(&vars[0], &vars[1], Teacher { soft_cap, ..says }).unwrap()
-            });
+            for of in [teacher_of, teacher_of_groups] {
+                assert_gradients(&format!("{divergence:?} at {temperature}"), &vars, || {
+                    let mut says = of(10, divergence, temperature, chunk);
+                    // For the same reason nothing is quite impossible here.
+                    says.logs.iter_mut().for_each(|log| *log = log.max(-14.0));
+                    teacher(&vars[0], &vars[1], Teacher { soft_cap, ..says }).unwrap()
+                });
+            }
         }
     }
 }
@@ -231,10 +255,13 @@ fn distances_are_those_of_plain_operations() {
     for size in [1.0, 12.0] {
         let vars = variables(&[&[70, 6], &[33, 6]]);
         set(&vars[0], values(&vars[0]).iter().map(|x| x * size).collect());
-        for divergence in DIVERGENCES {
-            let says = teacher_of(70, divergence, 1.5, 40);
+        let both = [teacher_of, teacher_of_groups];
+        for (divergence, of) in DIVERGENCES.iter().flat_map(|&one| both.map(|of| (one, of))) {
+            let says = of(70, divergence, 1.5, 40);
+            let groups = says.groups.clone();
             let targets = TeacherTargets {
                 best: says.best,
+                groups: groups.as_ref().map(|(groups, ways)| RowGroups { groups, ways }),
                 tokens: &says.tokens.clone(),
                 logs: &says.logs.clone(),
                 weights: &says.weights.clone(),
@@ -305,6 +332,19 @@ fn targets_of_a_teacher_that_do_not_fit_are_refused() {
     assert!(few.contains("8 rows of 5 tokens, but 40 and 40 logs"), "{few}");
     let none = refused(&|says| says.weights.truncate(7));
     assert!(none.contains("8 rows, but 7 weights"), "{none}");
+    let grouped = |maps: Vec<Vec<u32>>, ways: Vec<u8>| {
+        refused(&move |says| {
+            says.groups = Some((Arc::new(TokenGroups::new(maps.clone())), ways.clone()));
+        })
+    };
+    let few = grouped(vec![vec![0; 32]], vec![0; 8]);
+    assert!(few.contains("groups of 32 tokens of a vocabulary of 33"), "{few}");
+    let rows = grouped(vec![(0..33).collect()], vec![0; 7]);
+    assert!(rows.contains("8 rows, but 7 ways of grouping"), "{rows}");
+    let way = grouped(vec![(0..33).collect()], [0, 0, 0, 0, 0, 0, 0, 1].to_vec());
+    assert!(way.contains("way 1 of 1 ways of grouping"), "{way}");
+    let group = grouped(vec![(0..33).map(|token| token % 9).collect()], vec![0; 8]);
+    assert!(group.contains("of 9 groups"), "{group}");
 }
 
 /// What an operation gives, and its gradients.
@@ -332,6 +372,9 @@ fn every_number_of_threads_gives_the_same_bits() {
         let targets = LossTargets { targets, weights: vec![1.0; 300], soft_cap: None, chunk: 128 };
         all.extend(bits(&vars, &cross_entropy(&vars[0], &vars[1], targets).unwrap()));
         let says = teacher_of(300, Divergence::ForwardKl, 2.0, 128);
+        all.extend(bits(&vars, &teacher(&vars[0], &vars[1], says).unwrap()));
+        let vars = variables(&[&[300, 64], &[33, 64]]);
+        let says = teacher_of_groups(300, Divergence::ForwardKl, 2.0, 128);
         all.extend(bits(&vars, &teacher(&vars[0], &vars[1], says).unwrap()));
         all
     };

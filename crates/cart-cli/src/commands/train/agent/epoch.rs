@@ -7,7 +7,7 @@ use cart_train::agent::{Agent, Measured};
 use serde_json::{Value, json};
 
 use super::super::keep::{self, RECIPE};
-use super::{AgentArgs, Kept};
+use super::{AgentArgs, Kept, memory};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::history::{self, NewCommit};
@@ -45,7 +45,14 @@ impl<'a> Epochs<'a> {
     ) -> Result<Kept, Failure> {
         let store = self.context.store_or_new()?;
         let held = store.hold().map_err(Failure::refused)?;
-        let manifest = agent.put(&store, self.metadata()).map_err(Failure::refused)?;
+        let bare = agent.put(&store, self.metadata()).map_err(Failure::refused)?;
+        let (manifest, memory) = match agent.notebook() {
+            Some(notebook) => {
+                let (manifest, report) = memory::remembering(self.context, &store, bare, notebook)?;
+                (manifest, Some(report))
+            }
+            None => (bare, None),
+        };
         let before = keep::of_run(&store, &self.args.tag, recipe)?;
         let commit = match before {
             Some((commit, found)) if found == manifest => commit,
@@ -62,7 +69,7 @@ impl<'a> Epochs<'a> {
         };
         drop(held);
         history::verified(self.context, &self.args.tag.to_string())?;
-        Ok(Kept { manifest: manifest.hex(), commit })
+        Ok(Kept { manifest: manifest.hex(), commit, memory })
     }
 
     /// Facts about the content. What a cartridge is does not depend on its name.

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::super::gradients::GradientReport;
 use super::super::pace::Pace;
+use super::memory::MemoryReport;
 use super::{AgentArgs, Kept};
 use crate::bytes::{counted, grouped, seconds};
 use crate::context::Context;
@@ -41,6 +42,8 @@ pub(super) struct EpochReport {
     sample: String,
     manifest: String,
     commit: String,
+    /// None where it was not to remember anything.
+    memory: Option<MemoryReport>,
 }
 
 impl AgentReport {
@@ -106,14 +109,18 @@ impl EpochReport {
         sample: String,
         kept: Kept,
     ) -> Self {
-        let Kept { manifest, commit } = kept;
-        Self { epoch, step, held_out, sample, manifest, commit: commit.hex() }
+        let Kept { manifest, commit, memory } = kept;
+        Self { epoch, step, held_out, sample, manifest, commit: commit.hex(), memory }
     }
 
     pub(super) fn said(&self, name: &str) -> String {
-        format!(
+        let said = format!(
             "epoch {}, step {}: {:.4} bits per byte held out, {name} is sha256:{}\n  sample: {:?}",
             self.epoch, self.step, self.held_out.bits_per_byte, self.manifest, self.sample
-        )
+        );
+        match &self.memory {
+            Some(memory) => format!("{said}\n  {}", memory.said()),
+            None => said,
+        }
     }
 }

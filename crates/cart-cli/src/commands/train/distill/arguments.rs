@@ -14,8 +14,11 @@ use clap::{ArgGroup, Args, ValueEnum, ValueHint};
 /// same shape are copied from the teacher, others are drawn anew. The student learns, at each position of the text, the teacher's
 /// best tokens one by one and all others together; what the teacher says is kept in --cache and asked only once.
 ///
+/// With --align the student has tokens of its own: those of STUDENT, or of --tokenizer. Both read the same text, each in its tokens. Where
+/// two of them end at the same byte, groups of tokens that the next bytes decide are compared; inside a token of the teacher, the next byte.
+///
 /// The end of the text is held out: perplexity, and how often the likeliest token is the teacher's, are measured there before and
-/// after. The result gets the teacher's tokenizer, and what the teacher remembers, read again by the student.
+/// after. The result gets the teacher's tokenizer (with --align, the student's), and what the teacher remembers, read again by the student.
 ///
 /// The run folder has a checkpoint and a log of JSON lines. The same command goes on from there; Ctrl-C leaves one behind. A run
 /// that was interrupted ends in the same cartridge as one that was not.
@@ -25,12 +28,14 @@ use clap::{ArgGroup, Args, ValueEnum, ValueHint};
   cart train distill smol --student-spec layers=12 --data book.txt -t smol:small
   cart train distill smol --take 0,2,5,9,14,20,25,29 --data a.txt b.txt --steps 500 -t smol:small
   cart train distill smol smol:small --data a.txt --on-policy 0.25 --divergence js -t b
-  cart train distill smol --student-spec layers=6,hidden=288 --data a.txt --hard 0.5 -t mini")]
+  cart train distill smol --student-spec layers=6,hidden=288 --data a.txt --hard 0.5 -t mini
+  cart train distill smol mini:bytes --align --data a.txt -t mini:taught
+  cart train distill smol --take 0,9,19,29 --align --tokenizer mini --data a.txt -t smol:mini")]
 pub(crate) struct DistillArgs {
     /// The cartridge to learn from
     #[arg(value_name = "TEACHER")]
     pub(super) teacher: String,
-    /// The cartridge to begin with, of the teacher's vocabulary
+    /// The cartridge to begin with, of the teacher's vocabulary or with --align
     #[arg(value_name = "STUDENT", conflicts_with_all = ["student_spec", "take"])]
     pub(super) student: Option<String>,
     /// What a student made from the teacher has other than it: layers, hidden, heads, kv_heads, intermediate
@@ -39,6 +44,12 @@ pub(crate) struct DistillArgs {
     /// The teacher's layers that it begins from [default: evenly spread, with the first and the last]
     #[arg(long, value_name = "LAYER,…", value_delimiter = ',')]
     pub(super) take: Option<Vec<usize>>,
+    /// Compare other tokens than the teacher's where both speak of the same bytes
+    #[arg(long, conflicts_with_all = ["hidden_weight", "on_policy"])]
+    pub(super) align: bool,
+    /// The cartridge whose tokenizer a student made from the teacher gets
+    #[arg(long, value_name = "REF", requires = "align", conflicts_with = "student")]
+    pub(super) tokenizer: Option<String>,
     /// Texts
     #[arg(long, value_name = "FILE", required = true, num_args = 1.., value_hint = ValueHint::FilePath)]
     pub(super) data: Vec<PathBuf>,
@@ -60,7 +71,8 @@ pub(crate) struct DistillArgs {
     /// Tokens of the teacher that are known one by one
     #[arg(long, value_name = "K", default_value_t = 64)]
     pub(super) top_k: usize,
-    /// What hidden states that differ cost; the teacher then reads along in every step
+    /// What hidden states that differ cost; the teacher then reads along in every step. Where the student has another width, a matrix for
+    /// each pair of layers brings its states to the teacher's; they learn too and are not kept
     #[arg(long, value_name = "X")]
     pub(super) hidden_weight: Option<f64>,
     /// Layers of the student and of the teacher whose hidden states are compared [default: all, in proportion]

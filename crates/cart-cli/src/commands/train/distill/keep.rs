@@ -48,11 +48,12 @@ impl Run<'_> {
         Ok(KeptReport { name, manifest: manifest.hex(), commit: commit.hex(), memory })
     }
 
-    /// The teacher's, as the student reads the teacher's tokens.
+    /// The teacher's, or the student's own.
     fn tokenizer(&self) -> Result<NewTokenizer, Failure> {
-        let verified = &self.teacher.1.verified;
+        let own = self.tokens.as_ref().map(|other| &other.verified);
+        let verified = own.unwrap_or(&self.teacher.1.verified);
         let section = verified.manifest().tokenizer.as_ref();
-        let section = section.expect("the data was read with the teacher's tokenizer");
+        let section = section.expect("the data was read with this tokenizer");
         let read = |blob| verified.read(blob, TOKENIZER_BYTES).map_err(Failure::refused);
         Ok(NewTokenizer {
             document: read(&section.document)?,

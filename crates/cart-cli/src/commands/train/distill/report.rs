@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use cart_train::distill::{Distillation, HeldOut, Student, StudentReport, TeacherReport};
+use cart_train::distill::{
+    AlignedHeldOut, AlignmentReport, Distillation, HeldOut, ProjectionReport, Student,
+    StudentReport, TeacherReport,
+};
 use serde::Serialize;
 
 use super::super::gradients::GradientReport;
@@ -22,6 +25,10 @@ pub(super) struct DistillReport {
     /// None where it was made from the teacher.
     student: Option<ModelReport>,
     begun: StudentReport,
+    /// None where no hidden states are compared, or those of both have as many numbers.
+    projections: Option<ProjectionReport>,
+    /// None where the student has the teacher's tokens.
+    alignment: Option<AlignmentReport>,
     data_tokens: usize,
     run: String,
     pub(super) steps_planned: u64,
@@ -85,6 +92,8 @@ impl DistillReport {
             teacher: ModelReport { name: teacher.to_owned(), manifest: loaded.manifest.hex() },
             student: packed,
             begun: student.report().clone(),
+            projections: None,
+            alignment: None,
             data_tokens,
             run: folder.display().to_string(),
             steps_planned: 0,
@@ -103,6 +112,13 @@ impl DistillReport {
         }
     }
 
+    /// What learns beside the student, and how it is compared.
+    pub(super) fn with(mut self, run: &Distillation<'_>) -> Self {
+        self.projections = run.projections();
+        self.alignment = run.alignment();
+        self
+    }
+
     pub(super) fn begin(&mut self, before: MeasureReport, resumed_at: u64, planned: u64) {
         self.before = Some(before);
         (self.resumed_at, self.steps, self.steps_planned) = (resumed_at, resumed_at, planned);
@@ -118,18 +134,26 @@ impl DistillReport {
 
     /// What the student is before it learns.
     pub(super) fn said(&self) -> String {
-        let StudentReport { layers, hidden, parameters, trained, copied, drawn, .. } = self.begun;
+        let StudentReport { layers, hidden, parameters, trained, copied, drawn, respelled, .. } =
+            self.begun;
         let numbers = format!(
             "{} parameters, {} trained",
             grouped(parameters as u64),
             grouped(trained as u64)
         );
         let begun = format!("student: {}; {layers} layers of {hidden}, {numbers}", self.origin);
-        match (&self.student, drawn) {
+        let begun = match (&self.student, drawn) {
             (Some(_), _) => begun,
-            (None, 0) => format!("{begun}; all {copied} tensors are copies"),
+            (None, 0) if respelled == 0 => format!("{begun}; all {copied} tensors are copies"),
             (None, _) => format!("{begun}; {copied} tensors are copies, {drawn} are drawn anew"),
-        }
+        };
+        let begun = match respelled {
+            0 => begun,
+            _ => format!("{begun}, {respelled} made of the teacher's rows for other tokens"),
+        };
+        let more = self.projections.iter().map(projected);
+        more.chain(self.alignment.iter().map(super::align::said))
+            .fold(begun, |said, line| said + "\n" + &line)
     }
 
     pub(super) fn print(&self, context: &Context) -> Result<(), Failure> {
@@ -154,6 +178,9 @@ impl DistillReport {
                 100.0 * after.held_out.agreement,
                 100.0 * before.held_out.agreement,
             ))?;
+            if let (Some(before), Some(after)) = (before.held_out.aligned, after.held_out.aligned) {
+                report::line(&aligned(before, after))?;
+            }
         }
         let Some(kept) = &self.kept else {
             return report::line("nothing was saved but the checkpoint");
@@ -165,14 +192,38 @@ impl DistillReport {
     }
 }
 
+fn aligned(before: AlignedHeldOut, after: AlignedHeldOut) -> String {
+    format!(
+        "bits per byte: {:.4}, was {:.4}, the teacher's are {:.4}; both were compared at {} positions",
+        after.bits_per_byte,
+        before.bits_per_byte,
+        after.teacher_bits_per_byte,
+        grouped(after.compared as u64),
+    )
+}
+
+fn projected(projections: &ProjectionReport) -> String {
+    let ProjectionReport { matrices, student, teacher, parameters } = projections;
+    format!(
+        "hidden states go from {student} to {teacher} numbers through {matrices} matrices, {} parameters, which learn too and are not kept",
+        grouped(*parameters as u64)
+    )
+}
+
 impl MeasureReport {
     pub(super) fn said(&self) -> String {
-        let HeldOut { perplexity, teacher_perplexity, agreement, tokens } = self.held_out;
-        format!(
+        let HeldOut { perplexity, teacher_perplexity, agreement, tokens, aligned } = self.held_out;
+        let said = format!(
             "step {}: perplexity {perplexity:.2} of {} held-out tokens (the teacher's {teacher_perplexity:.2}), the teacher's likeliest token for {:.1} %",
             self.step,
             grouped(tokens as u64),
             100.0 * agreement
-        )
+        );
+        match aligned {
+            Some(AlignedHeldOut { bits_per_byte, teacher_bits_per_byte, .. }) => format!(
+                "{said}, {bits_per_byte:.4} bits per byte (the teacher's {teacher_bits_per_byte:.4})"
+            ),
+            None => said,
+        }
     }
 }

@@ -1,12 +1,13 @@
 //! Where the student comes from.
 
-use cart_engine::LoadError;
-use cart_format::{ArchSpec, CommitId, Manifest};
+use cart_engine::{Agent, LoadError};
+use cart_format::{ArchSpec, CommitId, Manifest, SpecialTokens};
 use cart_store::Verified;
 use cart_train::distill::{Student, StudentSpec, check_vocabularies};
 use serde_json::{Value, json};
 
 use super::DistillArgs;
+use super::align::OtherTokens;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::history::{self, LoadedFrom};
@@ -68,15 +69,18 @@ impl Origin {
 pub(super) fn of(
     context: &Context,
     args: &DistillArgs,
-    teacher: &LoadedFrom,
+    (agent, teacher): (&Agent, &LoadedFrom),
+    other: Option<&OtherTokens>,
 ) -> Result<(Origin, Student), Failure> {
     let keep = |name: &str| args.freeze.iter().any(|part| name.contains(part.as_str()));
     if let Some(reference) = &args.student {
         let packed = history::verified_origin(context, reference)?;
-        let [of_teacher, of_student] = [&teacher.verified, &packed.verified].map(vocabulary);
-        let ((teacher, teacher_size), (student, student_size)) = (of_teacher?, of_student?);
-        check_vocabularies((&teacher, teacher_size), (&student, student_size))
-            .map_err(Failure::refused)?;
+        if other.is_none() {
+            let [of_teacher, of_student] = [&teacher.verified, &packed.verified].map(vocabulary);
+            let ((teacher, teacher_size), (student, student_size)) = (of_teacher?, of_student?);
+            check_vocabularies((&teacher, teacher_size), (&student, student_size))
+                .map_err(Failure::refused)?;
+        }
         let (architecture, weights) = model(&packed.verified)?;
         let student = Student::packed(&architecture, &weights, &keep).map_err(Failure::refused)?;
         let manifest = packed.manifest.hex();
@@ -85,8 +89,15 @@ pub(super) fn of(
     }
     let spec = args.student_spec.unwrap_or_default();
     let (architecture, weights) = model(&teacher.verified)?;
-    let student =
-        Student::made((&architecture, &weights), &spec, args.take.as_deref(), args.seed, &keep);
+    let respelled = other.map(|other| other.respelled(agent)).transpose()?;
+    let spec_and_layers = (&spec, args.take.as_deref());
+    let student = Student::made(
+        (&architecture, &weights),
+        spec_and_layers,
+        respelled.as_ref(),
+        args.seed,
+        &keep,
+    );
     let student = student.map_err(Failure::refused)?;
     let taken = student.report().taken.clone();
     Ok((Origin::Made { spec, taken, commit: teacher.commit }, student))
@@ -107,13 +118,22 @@ fn architecture(manifest: &Manifest) -> Result<ArchSpec, Failure> {
     ArchSpec::from_value(architecture).map_err(Failure::refused)
 }
 
-/// The tokenizer's document, and rows of the embedding.
-fn vocabulary(verified: &Verified) -> Result<(Vec<u8>, u64), Failure> {
-    let size = architecture(verified.manifest())?.vocab_size;
+/// Rows of the embedding.
+pub(super) fn rows(verified: &Verified) -> Result<u64, Failure> {
+    Ok(architecture(verified.manifest())?.vocab_size)
+}
+
+/// The tokenizer's document, tokens with a role, and what its ids are below.
+pub(super) fn section(verified: &Verified) -> Result<(Vec<u8>, SpecialTokens, u64), Failure> {
     let tokenizer = verified.manifest().tokenizer.as_ref().ok_or_else(|| {
         let message = format!("{} has no tokenizer", verified.cartridge().place().display());
         Failure::refused_with(message, "pack the model with its tokenizer.json")
     })?;
     let document = verified.read(&tokenizer.document, TOKENIZER_BYTES).map_err(Failure::refused)?;
-    Ok((document, size))
+    Ok((document, tokenizer.special.clone(), tokenizer.vocab_size))
+}
+
+/// The tokenizer's document, and rows of the embedding.
+fn vocabulary(verified: &Verified) -> Result<(Vec<u8>, u64), Failure> {
+    Ok((section(verified)?.0, rows(verified)?))
 }
