@@ -1,6 +1,5 @@
 //! The watch itself, between the steps of the token loop.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,12 +11,12 @@ use super::super::resident::Resident;
 use super::super::running::{Moved, Running};
 use super::collapse::{Meter, Reading};
 use super::retelling::Retelling;
-use super::{Probed, Retold, RolledBack, Trip, WatchOptions, Watching, probing};
-use crate::Session;
+use super::{CollapseOptions, Probed, Retold, RolledBack, Trip, WatchOptions, Watching, probing};
 use crate::swap::InFlight;
 use crate::swap::candidate::millis_since;
+use crate::{Session, StepError, StepEvent, step_many};
 
-/// Most streams that wait to be compared with the generation before.
+/// Most streams that are compared with the generation before at once.
 const SUSPECTS: usize = 8;
 
 /// The watch over the active generation.
@@ -31,7 +30,7 @@ pub(in crate::runtime) struct Watch {
     probing: bool,
     /// Whether the window is over and the last probes run.
     ending: bool,
-    suspects: VecDeque<Suspect>,
+    suspects: Vec<Suspect>,
     state: Watching,
 }
 
@@ -41,6 +40,38 @@ struct Suspect {
     left: usize,
     meter: Meter,
     found: Reading,
+}
+
+/// What the generation before says of a stream that has collapsed.
+enum Verdict {
+    /// It does so too: the prompt leads there.
+    Cleared,
+    /// It does not.
+    Collapsed,
+}
+
+impl Suspect {
+    /// Takes in a step; none as long as nothing is known. A session that fails compares with nothing, and convicts nobody.
+    fn absorb(
+        &mut self,
+        stepped: Result<StepEvent, StepError>,
+        options: &CollapseOptions,
+    ) -> Option<Verdict> {
+        let ended = match stepped {
+            Ok(StepEvent::Prefilled { .. }) => self.session.finished().is_some(),
+            Ok(StepEvent::Generated(event)) => {
+                let entropy = self.session.entropy().unwrap_or(f64::INFINITY);
+                let reading = self.meter.take(event.token, entropy, options);
+                if reading.is_some_and(|reading| reading.collapsed) {
+                    return Some(Verdict::Cleared);
+                }
+                self.left = self.left.saturating_sub(1);
+                self.left == 0 || event.finished.is_some()
+            }
+            Err(_) => return Some(Verdict::Cleared),
+        };
+        ended.then_some(Verdict::Collapsed)
+    }
 }
 
 impl Watch {
@@ -61,7 +92,7 @@ impl Watch {
             next_probes: if active.probes().is_empty() { now } else { now + options.probes_every },
             probing: false,
             ending: false,
-            suspects: VecDeque::new(),
+            suspects: Vec::new(),
             state: Watching {
                 generation: active.generation(),
                 window_seconds: window.as_secs_f64(),
@@ -145,46 +176,39 @@ impl Owner {
                 continue;
             };
             if let Some((session, left)) = stream.as_on(before) {
-                watch.suspects.push_back(Suspect { session, left, meter: Meter::default(), found });
+                watch.suspects.push(Suspect { session, left, meter: Meter::default(), found });
             }
         }
     }
 
-    /// One step of the generation before on the prompt of a stream that has collapsed.
+    /// One step of the generation before on the prompts of streams that have collapsed, all in one batch: the sooner it is
+    /// known, the less they say.
     fn compare(&mut self) -> Option<Trip> {
         let options = &self.shared.options.watch.collapse;
         let before = self.generations.previous()?;
         let watch = self.watch.as_mut()?;
-        let suspect = watch.suspects.front_mut()?;
-        let mut collapsed_too = false;
-        // A session that fails compares with nothing, and convicts nobody.
-        let ended = match suspect.session.step(before.agent()) {
-            Ok(crate::StepEvent::Prefilled { .. }) => suspect.session.finished().is_some(),
-            Ok(crate::StepEvent::Generated(event)) => {
-                let entropy = suspect.session.entropy().unwrap_or(f64::INFINITY);
-                let reading = suspect.meter.take(event.token, entropy, options);
-                collapsed_too = reading.is_some_and(|reading| reading.collapsed);
-                suspect.left = suspect.left.saturating_sub(1);
-                suspect.left == 0 || event.finished.is_some()
-            }
-            Err(_) => {
-                collapsed_too = true;
-                true
-            }
-        };
-        if !ended && !collapsed_too {
+        if watch.suspects.is_empty() {
             return None;
         }
-        let found = suspect.found;
-        watch.suspects.pop_front();
-        if collapsed_too {
-            watch.state.cleared += 1;
-            return None;
-        }
-        watch.state.collapsed += 1;
+        let mut sessions: Vec<_> = watch.suspects.iter_mut().map(|one| &mut one.session).collect();
+        let stepped = step_many(before.agent(), &mut sessions);
+        let mut convicted = None;
+        let mut stepped = stepped.into_iter();
+        watch.suspects.retain_mut(|suspect| {
+            let Some(stepped) = stepped.next() else { return true };
+            match suspect.absorb(stepped, options) {
+                None => return true,
+                Some(Verdict::Cleared) => watch.state.cleared += 1,
+                Some(Verdict::Collapsed) => {
+                    watch.state.collapsed += 1;
+                    convicted = Some(suspect.found);
+                }
+            }
+            false
+        });
         let enough = watch.state.collapsed >= options.streams.get();
         let most = 2 * watch.state.collapsed >= watch.state.judged;
-        (enough && most).then(|| watch.trip(found))
+        convicted.filter(|_| enough && most).map(|found| watch.trip(found))
     }
 
     fn run_probes(&mut self) {
