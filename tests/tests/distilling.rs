@@ -230,16 +230,7 @@ fn hidden_states_of_another_width_are_followed_through_matrices_that_are_not_kep
 
     let at = more.len() - 1;
     let other = [&words[..], &more[..at], &["cut", "--save-every", "3"]].concat();
-    let log = cart.scratch().join("cut/log.jsonl");
-    let silent = std::process::Stdio::null;
-    let mut child = cart.command(&other).stdout(silent()).stderr(silent()).spawn().unwrap();
-    let began = Instant::now();
-    while steps(&log) <= 8 && child.try_wait().unwrap().is_none() {
-        assert!(began.elapsed() < Duration::from_mins(2), "nothing happened");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill_after_eight_steps(&cart, &other);
     let resumed = cart.json(&other);
     assert!(number(&resumed, "/resumed_at") >= 3.0, "{resumed}");
     assert_eq!(resumed["kept"]["manifest"], report["kept"]["manifest"]);
@@ -289,17 +280,8 @@ fn a_student_with_other_tokens_learns_where_both_speak_of_the_same_bytes() {
     let said = cart.ok(["run", "taught", "-p", "One day, Tom went to the", "-n", "8"]);
     assert!(!said.trim().is_empty());
 
-    let log = cart.scratch().join("cut/log.jsonl");
     let other = [&words[..], &["--run", "cut", "--cache", "whole/teacher"]].concat();
-    let silent = std::process::Stdio::null;
-    let mut child = cart.command(&other).stdout(silent()).stderr(silent()).spawn().unwrap();
-    let began = Instant::now();
-    while steps(&log) <= 8 && child.try_wait().unwrap().is_none() {
-        assert!(began.elapsed() < Duration::from_mins(2), "nothing happened");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill_after_eight_steps(&cart, &other);
     let resumed = cart.json([&other[..], &["--threads", "1"]].concat());
     assert!(number(&resumed, "/resumed_at") >= 5.0, "{resumed}");
     assert_eq!(resumed["kept"]["manifest"], report["kept"]["manifest"]);
@@ -409,4 +391,18 @@ fn a_distillation_stops_at_another_recipe_and_before_what_is_not_finite() {
     assert_eq!(done.code, Some(1));
     assert!(done.stderr.contains("not finite at step"), "{}", done.stderr);
     assert_eq!(cart.run(["verify", "y"]).code, Some(1), "what diverged got no name");
+}
+
+/// Begins a run in the folder `cut`, and kills it when it has made more than eight steps.
+fn kill_after_eight_steps(cart: &Cart, words: &[&str]) {
+    let log = cart.scratch().join("cut/log.jsonl");
+    let silent = std::process::Stdio::null;
+    let mut child = cart.command(words).stdout(silent()).stderr(silent()).spawn().unwrap();
+    let began = Instant::now();
+    while steps(&log) <= 8 && child.try_wait().unwrap().is_none() {
+        assert!(began.elapsed() < Duration::from_mins(2), "nothing happened");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
