@@ -90,17 +90,22 @@ impl Narrow for [u8; 2] {
 }
 
 /// Compares values of A and B; as many of each, fewer than 2^32 in one `counts`.
-pub(crate) fn compare<T: Narrow>(a: &[T], b: &[T], counts: &mut Counts) -> Sums {
+///
+/// * `counts`: where differences are counted by their sizes, if they are
+pub(crate) fn compare<T: Narrow>(a: &[T], b: &[T], mut counts: Option<&mut Counts>) -> Sums {
     let mut sums = Sums::default();
+    let mut deltas = [0.0; BLOCK];
     for (a, b) in a.chunks(BLOCK).zip(b.chunks(BLOCK)) {
-        let mut deltas = [0.0; BLOCK];
-        let block = of_block(a, b, &mut deltas);
+        let block = match counts {
+            Some(_) => of_block(a, b, &mut Kept(&mut deltas)),
+            None => of_block(a, b, &mut Dropped),
+        };
         let all = block.a_square + block.b_square + block.square;
         if !all.is_finite() {
-            carefully(a, b, &mut sums, counts);
+            carefully(a, b, &mut sums, counts.as_deref_mut());
             continue;
         }
-        if block.changed > 0 {
+        if let Some(counts) = counts.as_deref_mut().filter(|_| block.changed > 0) {
             counts.block(&deltas[..a.len()]);
         }
         sums.add(&block);
@@ -108,19 +113,42 @@ pub(crate) fn compare<T: Narrow>(a: &[T], b: &[T], counts: &mut Counts) -> Sums 
     sums
 }
 
+/// What becomes of the differences of a block.
+trait Deltas {
+    /// Takes eight of them, which begin at element `first`.
+    fn take(&mut self, first: usize, eight: [f32; LANES]);
+}
+
+struct Kept<'d>(&'d mut [f32; BLOCK]);
+
+impl Deltas for Kept<'_> {
+    #[inline(always)]
+    fn take(&mut self, first: usize, eight: [f32; LANES]) {
+        self.0[first..first + LANES].copy_from_slice(&eight);
+    }
+}
+
+struct Dropped;
+
+impl Deltas for Dropped {
+    #[inline(always)]
+    fn take(&mut self, _: usize, _: [f32; LANES]) {}
+}
+
 /// One by one, where something is not finite, or a difference is too large for an f32.
 #[cold]
-fn carefully<T: Narrow>(a: &[T], b: &[T], sums: &mut Sums, counts: &mut Counts) {
+fn carefully<T: Narrow>(a: &[T], b: &[T], sums: &mut Sums, mut counts: Option<&mut Counts>) {
     for (x, y) in a.iter().zip(b) {
         let (x, y) = (x.value(), y.value());
         let changed = x != y && x.to_bits() != y.to_bits();
-        if let Some(delta) = sums.pair(f64::from(x), f64::from(y), changed) {
+        let delta = sums.pair(f64::from(x), f64::from(y), changed);
+        if let (Some(delta), Some(counts)) = (delta, counts.as_deref_mut()) {
             counts.one(delta as f32);
         }
     }
 }
 
-fn of_block<T: Narrow>(a: &[T], b: &[T], deltas: &mut [f32; BLOCK]) -> Sums {
+fn of_block<T: Narrow>(a: &[T], b: &[T], deltas: &mut impl Deltas) -> Sums {
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") {
@@ -132,21 +160,21 @@ fn of_block<T: Narrow>(a: &[T], b: &[T], deltas: &mut [f32; BLOCK]) -> Sums {
             return unsafe { of_block_avx2(a, b, deltas) };
         }
     }
-    of_block_portable::<T, false>(a, b, deltas)
+    of_block_portable::<T, _, false>(a, b, deltas)
 }
 
 /// The same operations in the same lanes, more of them at once.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,fma")]
-unsafe fn of_block_avx512<T: Narrow>(a: &[T], b: &[T], deltas: &mut [f32; BLOCK]) -> Sums {
-    of_block_portable::<T, true>(a, b, deltas)
+unsafe fn of_block_avx512<T: Narrow, D: Deltas>(a: &[T], b: &[T], deltas: &mut D) -> Sums {
+    of_block_portable::<T, _, true>(a, b, deltas)
 }
 
 /// The same operations in the same lanes, more of them at once.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn of_block_avx2<T: Narrow>(a: &[T], b: &[T], deltas: &mut [f32; BLOCK]) -> Sums {
-    of_block_portable::<T, true>(a, b, deltas)
+unsafe fn of_block_avx2<T: Narrow, D: Deltas>(a: &[T], b: &[T], deltas: &mut D) -> Sums {
+    of_block_portable::<T, _, true>(a, b, deltas)
 }
 
 /// `sum + x · y`, where the product is exact in f64.
@@ -156,19 +184,20 @@ fn plus_product<const FUSED: bool>(sum: f64, x: f64, y: f64) -> f64 {
 }
 
 #[inline(always)]
-fn of_block_portable<T: Narrow, const FUSED: bool>(
+fn of_block_portable<T: Narrow, D: Deltas, const FUSED: bool>(
     a: &[T],
     b: &[T],
-    deltas: &mut [f32; BLOCK],
+    deltas: &mut D,
 ) -> Sums {
     let (mut changed, mut largest) = ([0_u32; LANES], [0.0_f32; LANES]);
     let [mut signed, mut absolute, mut square] = [[0.0_f64; LANES]; 3];
     let [mut a_square, mut b_square, mut product] = [[0.0_f64; LANES]; 3];
-    let mut eight = |a: &[T; LANES], b: &[T; LANES], deltas: &mut [f32; LANES]| {
+    let mut eight = |a: &[T; LANES], b: &[T; LANES]| {
+        let mut differences = [0.0; LANES];
         for lane in 0..LANES {
             let (a, b) = (a[lane].value(), b[lane].value());
             let delta = b - a;
-            deltas[lane] = delta;
+            differences[lane] = delta;
             changed[lane] += u32::from(a != b);
             let size = delta.abs();
             largest[lane] = if size > largest[lane] { size } else { largest[lane] };
@@ -180,19 +209,19 @@ fn of_block_portable<T: Narrow, const FUSED: bool>(
             b_square[lane] = plus_product::<FUSED>(b_square[lane], y, y);
             product[lane] = plus_product::<FUSED>(product[lane], x, y);
         }
+        differences
     };
     let (of_a, a_rest) = a.as_chunks::<LANES>();
     let (of_b, b_rest) = b.as_chunks::<LANES>();
-    let (of_deltas, _) = deltas.as_chunks_mut::<LANES>();
-    for ((a, b), deltas) in of_a.iter().zip(of_b).zip(of_deltas.iter_mut()) {
-        eight(a, b, deltas);
+    for (index, (a, b)) in of_a.iter().zip(of_b).enumerate() {
+        deltas.take(index * LANES, eight(a, b));
     }
     if !a_rest.is_empty() {
         // What is missing to eight is zero on both sides and changes no sum.
         let (mut a, mut b) = ([T::ZERO; LANES], [T::ZERO; LANES]);
         a[..a_rest.len()].copy_from_slice(a_rest);
         b[..b_rest.len()].copy_from_slice(b_rest);
-        eight(&a, &b, &mut of_deltas[of_a.len()]);
+        deltas.take(of_a.len() * LANES, eight(&a, &b));
     }
     Sums {
         changed: changed.iter().copied().map(u64::from).sum(),
@@ -221,9 +250,14 @@ mod tests {
         for len in [1, 7, 8, 200, 256] {
             let (a, b) = (values(0.37, len), values(0.71, len));
             let (mut quick, mut plain) = ([0.0; BLOCK], [0.0; BLOCK]);
-            let found = of_block(&a, &b, &mut quick);
-            assert_eq!(found, of_block_portable::<f32, false>(&a, &b, &mut plain), "{len}");
+            let found = of_block(&a, &b, &mut Kept(&mut quick));
+            assert_eq!(
+                found,
+                of_block_portable::<_, _, false>(&a, &b, &mut Kept(&mut plain)),
+                "{len}"
+            );
             assert_eq!(quick[..len], plain[..len]);
+            assert_eq!(found, of_block(&a, &b, &mut Dropped));
         }
     }
 
@@ -241,11 +275,11 @@ mod tests {
             values.iter().map(|value| half::bf16::from_f32(*value).to_f32()).collect()
         };
         let (mut of_words, mut of_values) = (Counts::new(), Counts::new());
-        let found = compare(&stored(&a), &stored(&b), &mut of_words);
-        assert_eq!(found, compare(&a, &b, &mut of_values));
+        let found = compare(&stored(&a), &stored(&b), Some(&mut of_words));
+        assert_eq!(found, compare(&a, &b, Some(&mut of_values)));
         assert_eq!(of_words.0, of_values.0);
-        let found = compare(&short(&a), &short(&b), &mut Counts::new());
-        assert_eq!(found, compare(&rounded(&a), &rounded(&b), &mut Counts::new()));
+        let found = compare(&short(&a), &short(&b), None);
+        assert_eq!(found, compare(&rounded(&a), &rounded(&b), None));
     }
 
     #[test]
@@ -253,7 +287,7 @@ mod tests {
         let (a, mut b) = (values(0.37, 1000), values(0.37, 1000));
         (0..1000).step_by(3).for_each(|index| b[index] += 0.25);
         let mut counts = Counts::new();
-        let found = compare(&a, &b, &mut counts);
+        let found = compare(&a, &b, Some(&mut counts));
         let mut plain = Sums::default();
         for (x, y) in a.iter().zip(&b) {
             plain.pair(f64::from(*x), f64::from(*y), x != y);
@@ -279,7 +313,7 @@ mod tests {
         (a[6], b[7]) = (f32::INFINITY, f32::NAN);
         (a[8], b[8]) = (3e38, -3e38);
         b[290] += 1.0;
-        let found = compare(&a, &b, &mut Counts::new());
+        let found = compare(&a, &b, None);
         assert_eq!(found.not_finite, [2, 2]);
         assert_eq!(found.changed, 4);
         assert_eq!(found.finite, 297);

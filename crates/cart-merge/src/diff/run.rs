@@ -26,6 +26,8 @@ const SLICE: usize = 8 << 10;
 pub struct DiffOptions {
     /// Whether to estimate effective ranks, and from which seed. Tensors are read once more.
     pub rank: Option<u64>,
+    /// Whether to count differences by their sizes, which takes about half as long again.
+    pub histograms: bool,
 }
 
 /// How a tensor differs.
@@ -78,7 +80,7 @@ pub struct Numbers {
     pub not_finite_a: u64,
     /// Elements of B that are infinite or no number.
     pub not_finite_b: u64,
-    /// Sizes of differences.
+    /// Sizes of differences; empty where they were not asked for.
     pub histogram: Histogram,
     #[serde(skip)]
     pub(crate) sums: Sums,
@@ -121,7 +123,7 @@ impl DiffPlan {
     ) -> Result<Vec<TensorDelta>, DiffError> {
         let one = |pair: &Pair| {
             let opened = Opened::new(pair, tensors)?;
-            let mut delta = delta(&opened, watch)?;
+            let mut delta = delta(&opened, options.histograms, watch)?;
             if let (Some(seed), Some(numbers)) = (options.rank, &mut delta.numbers)
                 && numbers.norm > 0.0
                 && numbers.not_finite_a + numbers.not_finite_b == 0
@@ -134,7 +136,11 @@ impl DiffPlan {
     }
 }
 
-fn delta(opened: &Opened<'_>, watch: &dyn Watch) -> Result<TensorDelta, DiffError> {
+fn delta(
+    opened: &Opened<'_>,
+    histograms: bool,
+    watch: &dyn Watch,
+) -> Result<TensorDelta, DiffError> {
     let pair = opened.pair;
     let means = Means::of(pair.dtypes);
     let all = Mutex::new([0; BINS]);
@@ -144,9 +150,11 @@ fn delta(opened: &Opened<'_>, watch: &dyn Watch) -> Result<TensorDelta, DiffErro
             return Err(DiffError::Cancelled);
         }
         let range = index * PIECE..((index + 1) * PIECE).min(elements);
-        let mut counts = Counts::new();
-        let sums = sums(opened, means, range.clone(), &mut counts)?;
-        counts.add_to(&mut all.lock().expect("no thread panics holding it"));
+        let mut counts = histograms.then(Counts::new);
+        let sums = sums(opened, means, range.clone(), counts.as_mut())?;
+        if let Some(counts) = counts {
+            counts.add_to(&mut all.lock().expect("no thread panics holding it"));
+        }
         opened.release(range.start, range.len());
         let bytes = pair.dtypes.map(|dtype| elements::bytes_of(dtype, range.len()) as u64);
         watch.add(bytes.iter().sum());
@@ -175,7 +183,7 @@ fn sums(
     opened: &Opened<'_>,
     means: Means,
     range: std::ops::Range<usize>,
-    counts: &mut Counts,
+    mut counts: Option<&mut Counts>,
 ) -> Result<Sums, DiffError> {
     let dtypes = opened.pair.dtypes;
     let mut buffers = Buffers::new();
@@ -183,6 +191,7 @@ fn sums(
     let mut sums = Sums::default();
     for first in range.clone().step_by(SLICE) {
         let len = SLICE.min(range.end - first);
+        let counts = counts.as_deref_mut();
         let slice = opened.with((first, len), &mut buffers, |bytes| match means {
             // Where both are stored alike, nothing is copied.
             Means::Narrow if dtypes == [DType::F32; 2] => of_words::<4>(bytes, counts),
@@ -201,7 +210,7 @@ fn sums(
     Ok(sums)
 }
 
-fn of_words<const N: usize>(bytes: [&[u8]; 2], counts: &mut Counts) -> Sums
+fn of_words<const N: usize>(bytes: [&[u8]; 2], counts: Option<&mut Counts>) -> Sums
 where
     [u8; N]: kernel::Narrow,
 {
@@ -210,7 +219,12 @@ where
 }
 
 /// One number after the other, in f64. Of one type, bytes decide what changed, so that large integers count too.
-fn wide(dtypes: [DType; 2], bytes: [&[u8]; 2], len: usize, counts: &mut Counts) -> Sums {
+fn wide(
+    dtypes: [DType; 2],
+    bytes: [&[u8]; 2],
+    len: usize,
+    mut counts: Option<&mut Counts>,
+) -> Sums {
     let values = |side: usize| {
         let mut values = vec![0.0; len * reading::parts(dtypes[side])];
         reading::widen(dtypes[side], bytes[side], &mut values);
@@ -227,7 +241,8 @@ fn wide(dtypes: [DType; 2], bytes: [&[u8]; 2], len: usize, counts: &mut Counts) 
         } else {
             x != y && x.to_bits() != y.to_bits()
         };
-        if let Some(delta) = sums.pair(*x, *y, changed) {
+        let delta = sums.pair(*x, *y, changed);
+        if let (Some(delta), Some(counts)) = (delta, counts.as_deref_mut()) {
             counts.one(delta as f32);
         }
     }

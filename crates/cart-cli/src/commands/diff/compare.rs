@@ -75,7 +75,9 @@ fn weights(
 ) -> Result<Weights, Failure> {
     let bar = Bar::new(context, "comparing");
     bar.total(plan.work());
-    let options = DiffOptions { rank: args.rank.then_some(RANK_SEED) };
+    // In a terminal nobody sees histograms.
+    let histograms = context.json || args.html.is_some();
+    let options = DiffOptions { rank: args.rank.then_some(RANK_SEED), histograms };
     let held = Held(cartridges.to_vec());
     let deltas = plan.run(&options, &held, &Watching(&bar)).map_err(Failure::refused)?;
     let totals = RollUp::new(plan, &deltas);
