@@ -58,7 +58,7 @@ pub(crate) fn text_digest() -> BlobId {
 /// state is an outlier in most models.
 pub(crate) fn normalization(agent: &Agent) -> Result<Normalization, CalibrationError> {
     let tokens = tokens(agent, MOST_TOKENS)?;
-    let mut tap = HiddenTap::new(agent.tap_layer());
+    let mut tap = HiddenTap::new(agent.tap_layer()).ending();
     let mut state = agent.new_state();
     agent.forward(&mut [Run {
         state: &mut state,

@@ -2,19 +2,7 @@
 
 use cart_format::TokenLogprob;
 use cart_nn::logits;
-
-/// `ln Σ exp(logit)`.
-///
-/// * `logits`: `[vocab]`, at least one of them finite
-pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
-    let largest = logits::largest(logits);
-    f64::from(largest) + logits::sum_exp(logits, largest, 1.0).ln()
-}
-
-/// ln p of one token.
-pub(crate) fn logprob(logits: &[f32], token: u32) -> f64 {
-    f64::from(logits[token as usize]) - log_sum_exp(logits)
-}
+pub(crate) use cart_nn::logits::{log_sum_exp, logprob};
 
 /// `−Σ p · ln p`, in nats. Tokens of more than 30 nats under the best are left out: of any vocabulary they add less
 /// than 10⁻⁵.

@@ -16,11 +16,13 @@ pub(crate) struct HiddenTap {
     shift: Option<Vec<f32>>,
     /// Memory layers, with what they attend to.
     attending: Option<Arc<Attending>>,
+    /// Whether nothing is read after what is read next, so that layers after this one need not run.
+    ends: bool,
 }
 
 impl HiddenTap {
     pub(crate) fn new(layer: usize) -> Self {
-        Self { layer, rows: Vec::new(), shift: None, attending: None }
+        Self { layer, rows: Vec::new(), shift: None, attending: None, ends: false }
     }
 
     /// As this tap, but with a shift, `[hidden_size]`.
@@ -31,6 +33,12 @@ impl HiddenTap {
     /// As this tap, but with memory layers.
     pub(crate) fn attending(self, attending: Option<Arc<Attending>>) -> Self {
         Self { attending, ..self }
+    }
+
+    /// As this tap, where nothing is read after what is read with it: only hidden states are wanted, and the state of the run is
+    /// lost.
+    pub(crate) fn ending(self) -> Self {
+        Self { ends: true, ..self }
     }
 
     /// Hidden states since [`HiddenTap::clear`], `[positions, hidden_size]`, flat.
@@ -47,6 +55,10 @@ impl Taps for HiddenTap {
     fn wants(&self, layer: usize) -> bool {
         layer == self.layer
             || self.attending.as_ref().is_some_and(|attending| attending.follows(layer))
+    }
+
+    fn ends_after(&self) -> Option<usize> {
+        self.ends.then_some(self.layer)
     }
 
     fn after_layer(&mut self, layer: usize, _first_position: usize, hidden: &[f32]) {

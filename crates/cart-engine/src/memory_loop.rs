@@ -165,9 +165,15 @@ impl MemoryLoop {
         (Some(&mut self.tap), beside)
     }
 
-    /// Whether the logits of every token of the prompt are needed, not only of the last.
-    pub(crate) fn wants_prompt_logits(&self) -> bool {
-        self.writer.is_some()
+    /// From now on only hidden states are wanted, of what is read last.
+    pub(crate) fn ending(&mut self) {
+        self.tap = self.tap.clone().ending();
+    }
+
+    /// Where in the text the first token is that memory is told, if it is told any: from there on ln p of every token
+    /// is needed.
+    pub(crate) fn first_told(&self) -> Option<usize> {
+        self.writer.as_ref().map(Writer::first)
     }
 
     /// Whether memory changes hidden states, by a prefix or by memory layers, so that the bare model has

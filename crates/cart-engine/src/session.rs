@@ -217,11 +217,13 @@ impl Session {
         let left = self.tokens.len() - self.read;
         let tokens = left.min(self.next_cut() - self.read);
         let ends_prompt = tokens == left;
-        let told = self.memory.as_ref().is_some_and(MemoryLoop::wants_prompt_logits);
-        let logits = match (told && left > 1, ends_prompt) {
-            (true, _) => LogitsFor::All,
-            (false, true) => LogitsFor::Last,
-            (false, false) => LogitsFor::None,
+        let told = self.memory.as_ref().and_then(MemoryLoop::first_told);
+        let told = told.filter(|told| left > 1 && *told <= self.read + tokens);
+        let logits = match (told, ends_prompt) {
+            // The logits of a token are in the row before it.
+            (Some(told), _) => LogitsFor::Following { from: told.saturating_sub(self.read + 1) },
+            (None, true) => LogitsFor::Last,
+            (None, false) => LogitsFor::None,
         };
         Reading { tokens, logits, ends_prompt }
     }
@@ -292,17 +294,17 @@ impl Session {
         let Some(memory) = &mut self.memory else { return Ok(()) };
         let agent = &agent.with_cell(&self.cell);
         let tokens = &self.tokens[first..first + reading.tokens];
-        let following = &self.tokens[first + 1..];
-        let mut next: Vec<Option<f32>> = if reading.logits == LogitsFor::All {
-            let surprise = |(row, &token): (usize, &u32)| {
-                Some(-distribution::logprob(logits.row(row), token) as f32)
-            };
-            following.iter().take(tokens.len()).enumerate().map(surprise).collect()
-        } else {
-            vec![None; tokens.len()]
-        };
-        next.resize(tokens.len(), None);
-        if let (Some(last), Some(chosen)) = (next.last_mut(), chosen) {
+        let mut next: Vec<Option<f32>> = vec![None; tokens.len()];
+        let (last, before) = next.split_last_mut().expect("a reading has a token");
+        if matches!(reading.logits, LogitsFor::Following { .. }) {
+            let unknown = before.len() - logits.following.len();
+            for (next, logprob) in before[unknown..].iter_mut().zip(&logits.following) {
+                *next = Some(-logprob as f32);
+            }
+            let after = self.tokens.get(self.read).zip(logits.last());
+            *last = after.map(|(&token, row)| -distribution::logprob(row, token) as f32);
+        }
+        if let Some(chosen) = chosen {
             *last = Some(-chosen as f32);
         }
         Ok(memory.after_read(agent, first, tokens, &next)?)
@@ -310,13 +312,16 @@ impl Session {
 
     /// Reads the last generated token, so that memory gets its hidden state too.
     fn read_last(&mut self, agent: &Agent) -> Result<(), StepError> {
-        let told = self.memory.as_ref().is_some_and(MemoryLoop::wants_prompt_logits);
+        let told = self.memory.as_ref().and_then(MemoryLoop::first_told).is_some();
         let ended_by_itself = self.finished == Some(FinishReason::Eos);
         let room = self.state.len() < agent.context_length();
         if !told || ended_by_itself || !room || self.tokens.len() != self.read + 1 {
             return Ok(());
         }
         let reading = Reading { tokens: 1, logits: LogitsFor::None, ends_prompt: false };
+        if let Some(memory) = &mut self.memory {
+            memory.ending();
+        }
         let mut runs: Vec<Run<'_>> = self.runs(reading).collect();
         let logits = agent.forward(&mut runs)?;
         drop(runs);

@@ -2,13 +2,13 @@
 
 mod error;
 mod piece;
+mod rows;
 
 use std::cell::RefCell;
 
 use candle_core::{Device, Tensor};
 
 use crate::kernel::Kernels;
-use crate::kernel::vector::soft_cap;
 use crate::model::{DenseMlp, Layer, Mixer, MixerLayer, Mlp, MlpLayer, Model};
 use crate::ops::{
     Attend, Embed, ExpertsAdd, LinearAdd, NormLinear, NormMlp, Normalize, Recur, Recurrence,
@@ -20,21 +20,10 @@ use crate::state::{OtherLayers, State};
 use crate::taps::Taps;
 pub use error::ForwardError;
 use piece::{Piece, next_chunk, recurrent_segments, segments};
+pub use rows::{Logits, LogitsFor};
 
 /// Rows whose logits are computed together.
 const HEAD_ROWS: usize = 64;
-
-/// Which rows of a run need logits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogitsFor {
-    /// No row: the run only fills the state.
-    None,
-    /// The last row.
-    #[default]
-    Last,
-    /// Every row.
-    All,
-}
 
 /// Tokens for one session.
 pub struct Run<'a> {
@@ -46,29 +35,6 @@ pub struct Run<'a> {
     pub logits: LogitsFor,
     /// Listener on the hidden states of this run.
     pub taps: Option<&'a mut dyn Taps>,
-}
-
-/// Logits of a run's rows, before softmax.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Logits {
-    /// Number of rows.
-    pub rows: usize,
-    /// Numbers in a row: the vocabulary's size.
-    pub vocab: usize,
-    /// `[rows, vocab]`, row after row.
-    pub data: Vec<f32>,
-}
-
-impl Logits {
-    /// Logits of row `index`, `[vocab]`. Panics where there is no such row.
-    pub fn row(&self, index: usize) -> &[f32] {
-        &self.data[index * self.vocab..(index + 1) * self.vocab]
-    }
-
-    /// Logits of the last row, if any.
-    pub fn last(&self) -> Option<&[f32]> {
-        self.rows.checked_sub(1).map(|index| self.row(index))
-    }
 }
 
 impl Model {
@@ -89,10 +55,11 @@ impl Model {
         }
         let before: Vec<usize> = runs.iter().map(|run| run.state.len()).collect();
         let result = self.threads.run(|| self.forward_checked(runs));
-        if result.is_err() {
-            for (run, len) in runs.iter_mut().zip(before) {
-                run.state.lost = run.state.truncate(len).is_err();
-            }
+        for (run, len) in runs.iter_mut().zip(before) {
+            run.state.lost = match result {
+                Ok(_) => run.ends_after().is_some(),
+                Err(_) => run.state.truncate(len).is_err(),
+            };
         }
         result
     }
@@ -133,7 +100,7 @@ impl Model {
         let vocab = self.spec.vocab_size as usize;
         let mut logits = vec![Logits { vocab, ..Logits::default() }; runs.len()];
         for (run, logits) in runs.iter().zip(&mut logits) {
-            logits.data.reserve_exact(run.logits.rows(run.tokens.len()) * vocab);
+            logits.data.reserve_exact(run.logits.kept(run.tokens.len()) * vocab);
         }
         let mut done = vec![0; runs.len()];
         loop {
@@ -161,11 +128,17 @@ impl Model {
             .collect();
         let kernels = self.kernels;
         let mut hidden = self.embed(runs, pieces)?;
+        // The last layer that anybody wants; none where some want all.
+        let ends = pieces.iter().map(|piece| runs[piece.run].ends_after());
+        let ends = ends.reduce(|a, b| Some(a?.max(b?))).flatten();
         for (index, layer) in self.layers.iter().enumerate() {
             hidden = Self::layer((index, layer), kernels, &hidden, &tables, runs, pieces)?;
             tap(index, &hidden, runs, pieces)?;
             hidden = shift(index, hidden, runs, pieces)?;
             hidden = replace(index, hidden, runs, pieces)?;
+            if ends == Some(index) {
+                return Ok(());
+            }
         }
         if pieces.iter().any(|piece| runs[piece.run].wants(self.layers.len())) {
             let norm = Normalize { kernels: self.kernels, norm: &self.final_norm };
@@ -295,14 +268,12 @@ impl Model {
                     rows.apply_op1_no_bwd(&head)
                 })?;
                 with_floats(&rows, |rows| {
-                    for (row, (run, _)) in rows.chunks_exact(vocab).zip(part) {
-                        let logits = &mut logits[*run];
-                        let start = logits.data.len();
-                        logits.data.extend_from_slice(row);
-                        logits.rows += 1;
-                        if let Some(cap) = self.spec.logit_softcap {
-                            soft_cap(kernels, &mut logits.data[start..], cap as f32);
-                        }
+                    let mut rows = rows.chunks_exact(vocab);
+                    for of_run in part.chunk_by(|a, b| a.0 == b.0) {
+                        let run = of_run[0].0;
+                        let rows: Vec<&[f32]> = rows.by_ref().take(of_run.len()).collect();
+                        let cap = self.spec.logit_softcap.map(|cap| (kernels, cap as f32));
+                        logits[run].take((runs[run].logits, runs[run].tokens), &rows, cap);
                     }
                 })?;
             }
@@ -311,18 +282,12 @@ impl Model {
     }
 }
 
-impl LogitsFor {
-    /// How many of `total` rows, counted from the last.
-    pub(crate) fn rows(self, total: usize) -> usize {
-        match self {
-            Self::None => 0,
-            Self::Last => total.min(1),
-            Self::All => total,
-        }
-    }
-}
-
 impl Run<'_> {
+    /// The last layer that it has to go through, if it need not go through all.
+    fn ends_after(&self) -> Option<usize> {
+        self.taps.as_ref()?.ends_after().filter(|_| self.logits == LogitsFor::None)
+    }
+
     fn wants(&self, layer: usize) -> bool {
         self.taps.as_ref().is_some_and(|taps| taps.wants(layer))
     }

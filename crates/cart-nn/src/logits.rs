@@ -23,6 +23,21 @@ pub fn sum_exp(logits: &[f32], largest: f32, temperature: f32) -> f64 {
     sum_exp_lanes(Kernels::detect(), logits, largest, 1.0 / temperature)
 }
 
+/// `ln Σ exp(logit)`, to within what [`sum_exp`] says.
+///
+/// * `logits`: at least one of them finite
+pub fn log_sum_exp(logits: &[f32]) -> f64 {
+    let largest = largest(logits);
+    f64::from(largest) + sum_exp(logits, largest, 1.0).ln()
+}
+
+/// ln p of one token, in nats.
+///
+/// * `logits`: `[vocab]`, at least one of them finite
+pub fn logprob(logits: &[f32], token: u32) -> f64 {
+    f64::from(logits[token as usize]) - log_sum_exp(logits)
+}
+
 /// Whether every logit is a number.
 pub fn all_finite(logits: &[f32]) -> bool {
     all_finite_lanes(Kernels::detect(), logits)

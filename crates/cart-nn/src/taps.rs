@@ -16,6 +16,12 @@ pub trait Taps: Send {
         false
     }
 
+    /// The last layer whose hidden states are wanted of a run that asks for no logits. Layers after it may be left out, and
+    /// the run's state is lost then: nothing can be read after it. None has all layers run.
+    fn ends_after(&self) -> Option<usize> {
+        None
+    }
+
     /// The residual stream after `layer`, for consecutive positions from `first_position`.
     ///
     /// * `hidden`: `[n, hidden_size]`, row after row

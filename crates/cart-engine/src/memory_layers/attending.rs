@@ -227,6 +227,10 @@ impl Taps for Inputs<'_> {
         self.place(layer).is_some()
     }
 
+    fn ends_after(&self) -> Option<usize> {
+        self.layers.iter().max()?.checked_sub(1)
+    }
+
     fn after_layer(&mut self, layer: usize, _first_position: usize, hidden: &[f32]) {
         if let Some(place) = self.place(layer) {
             self.rows[place].extend_from_slice(hidden);

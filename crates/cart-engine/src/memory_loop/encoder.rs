@@ -225,7 +225,7 @@ impl Observations<'_> {
 
 /// The hidden states of these tokens, read alone, `[tokens, dim]`, flat.
 fn hidden_of(agent: &Agent, tokens: &[u32]) -> Result<Vec<f32>, ForwardError> {
-    let mut tap = HiddenTap::new(agent.tap_layer());
+    let mut tap = HiddenTap::new(agent.tap_layer()).ending();
     agent.forward(&mut [Run {
         state: &mut agent.new_state(),
         tokens,

@@ -33,7 +33,7 @@ pub(super) fn query_rows(agent: &Agent, query: &[u32]) -> Result<Vec<f32>, Forwa
     if query.is_empty() {
         return Ok(Vec::new());
     }
-    let mut tap = HiddenTap::new(agent.tap_layer());
+    let mut tap = HiddenTap::new(agent.tap_layer()).ending();
     agent.forward(&mut [Run {
         state: &mut agent.new_state(),
         tokens: query,

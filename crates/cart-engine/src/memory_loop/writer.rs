@@ -57,6 +57,11 @@ impl Writer {
         }
     }
 
+    /// The first position that memory is told.
+    pub(super) fn first(&self) -> usize {
+        self.told.iter().map(|told| told.tokens.start).min().unwrap_or(self.prompt)
+    }
+
     /// Tells another agent's memory from now on: the open span too, unless it is too long for that memory.
     pub(super) fn turn_to(
         &mut self,

@@ -208,7 +208,9 @@ impl Reading {
             let Some(left) = room.checked_sub(piece) else { break };
             room = left;
             let tokens = &text.tokens[open.read..open.read + piece];
-            batch.push((open, HiddenTap::new(agent.tap_layer()), tokens));
+            let tap = HiddenTap::new(agent.tap_layer());
+            let ends = open.read + piece == text.tokens.len();
+            batch.push((open, if ends { tap.ending() } else { tap }, tokens));
         }
         let mut runs: Vec<Run<'_>> = batch
             .iter_mut()

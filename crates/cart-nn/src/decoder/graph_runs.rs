@@ -94,16 +94,18 @@ fn chunk(
     if rows.is_empty() {
         return Ok(());
     }
-    let mut owners =
-        wanted.into_iter().flat_map(|(index, count)| std::iter::repeat_n(index, count));
+    let owners: Vec<usize> =
+        wanted.into_iter().flat_map(|(index, count)| std::iter::repeat_n(index, count)).collect();
     let rows = Tensor::cat(&rows, 0)?;
     let total = rows.dim(0)?;
     for start in (0..total).step_by(HEAD_ROWS) {
         let part = rows.narrow(0, start, HEAD_ROWS.min(total - start))?;
         let values = floats(&graph.logits(&part)?)?;
-        for (row, owner) in values.chunks_exact(graph.spec().vocab_size as usize).zip(&mut owners) {
-            logits[owner].data.extend_from_slice(row);
-            logits[owner].rows += 1;
+        let mut rows = values.chunks_exact(graph.spec().vocab_size as usize);
+        for of_run in owners[start..].chunk_by(|a, b| a == b) {
+            let some: Vec<&[f32]> = rows.by_ref().take(of_run.len()).collect();
+            let run = &runs[of_run[0]];
+            logits[of_run[0]].take((run.logits, run.tokens), &some, None);
         }
     }
     Ok(())

@@ -65,8 +65,11 @@ pub enum ForwardError {
         /// Index of the run in the batch.
         run: usize,
     },
-    /// A state with recurrent layers that a failed pass left in between.
-    #[error("run {run}: the state was lost in a pass that failed; begin again with a new one")]
+    /// A state with recurrent layers that a failed pass left in between, or one of a pass that did not go through all
+    /// layers.
+    #[error(
+        "run {run}: the state was lost in a pass that failed or did not go through all layers; begin again with a new one"
+    )]
     Lost {
         /// Index of the run in the batch.
         run: usize,

@@ -9,6 +9,8 @@ use crate::state::{LayerCache, State};
 
 /// Rows that go through the layers together.
 const CHUNK_ROWS: usize = 96;
+/// So few rows at the end of a run go with those before them: alone they would take as long as reading all weights does.
+const REST_ROWS: usize = 32;
 
 /// Consecutive tokens of a run in a chunk.
 pub(super) struct Piece {
@@ -41,7 +43,12 @@ pub(super) fn next_chunk(runs: &[Run<'_>], done: &mut [usize]) -> Vec<Piece> {
         if pieces.first().is_some_and(|first| run.tokens.len() > 1 || !first.is_step(runs)) {
             continue;
         }
-        let count = (run.tokens.len() - *done).min(CHUNK_ROWS - row);
+        let left = run.tokens.len() - *done;
+        let count = if row == 0 && left <= CHUNK_ROWS + REST_ROWS {
+            left
+        } else {
+            left.min(CHUNK_ROWS.saturating_sub(row))
+        };
         if count > 0 {
             let (tokens, rows) = (*done..*done + count, row..row + count);
             pieces.push(Piece { run: index, tokens, rows, past: run.state.len() });

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 
+use cart_nn::logits::logprob;
 use cart_nn::{
     ForwardError, KvFormat, Logits, LogitsFor, Model, RestoreStateError, Run, SavedState, SpanKv,
     Taps, Threads, TruncateError,
@@ -27,6 +28,70 @@ fn a_long_prompt_in_other_pieces_gives_the_same() {
         let last = forward(&model, &mut model.new_state(), &tokens, LogitsFor::Last);
         assert_close(&last, all[599 * 50..].iter().map(|logit| f64::from(*logit)), name);
         assert!(forward(&model, &mut model.new_state(), &tokens, LogitsFor::None).is_empty());
+    }
+}
+
+#[test]
+fn what_follows_has_the_probability_that_the_logits_say() {
+    for (name, specimen) in all() {
+        let model = model(&specimen);
+        let tokens = tokens(150);
+        let logits = |asked| {
+            let state = &mut model.new_state();
+            let run = Run { state, tokens: &tokens, logits: asked, taps: None };
+            model.forward(&mut [run]).unwrap().remove(0)
+        };
+        let all = logits(LogitsFor::All);
+        for from in [0, 7, 148, 149, 150] {
+            let found = logits(LogitsFor::Following { from });
+            assert_eq!((found.rows, found.last()), (1, all.last()), "{name}, from {from}");
+            let logprob = |row: usize| logprob(all.row(row), tokens[row + 1]);
+            let expected: Vec<f64> = (from..149).map(logprob).collect();
+            assert_eq!(found.following, expected, "{name}, from {from}");
+        }
+    }
+}
+
+/// Keeps what it sees after a layer.
+struct Ending {
+    layer: usize,
+    ends: bool,
+    rows: Vec<f32>,
+}
+
+impl Taps for Ending {
+    fn wants(&self, layer: usize) -> bool {
+        layer == self.layer
+    }
+
+    fn ends_after(&self) -> Option<usize> {
+        self.ends.then_some(self.layer)
+    }
+
+    fn after_layer(&mut self, _layer: usize, _first_position: usize, hidden: &[f32]) {
+        self.rows.extend_from_slice(hidden);
+    }
+}
+
+#[test]
+fn layers_that_nobody_wants_are_left_out_and_the_state_is_lost() {
+    for (name, specimen) in all() {
+        let model = model(&specimen);
+        let tokens = tokens(200);
+        let read = |ends, logits| {
+            let (mut taps, mut state) =
+                (Ending { layer: 0, ends, rows: Vec::new() }, model.new_state());
+            let run = Run { state: &mut state, tokens: &tokens, logits, taps: Some(&mut taps) };
+            model.forward(&mut [run]).unwrap();
+            let run = Run { state: &mut state, tokens: &[1], logits: LogitsFor::Last, taps: None };
+            (taps.rows, model.forward(&mut [run]).map(|mut logits| logits.remove(0)))
+        };
+        let (rows, next) = read(false, LogitsFor::None);
+        let (ended, refused) = read(true, LogitsFor::None);
+        assert_eq!(rows, ended, "{name}");
+        assert!(matches!(refused, Err(ForwardError::Lost { run: 0 })), "{name}: {refused:?}");
+        let (_, kept) = read(true, LogitsFor::Last);
+        assert_eq!(kept.unwrap(), next.unwrap(), "{name}: who asks for logits gets them");
     }
 }
 
@@ -139,7 +204,8 @@ fn a_batch_gives_each_run_what_it_gets_alone() {
             })
             .collect();
         let together = model.forward(&mut runs).unwrap();
-        for (index, (alone, Logits { rows, vocab, data })) in alone.iter().zip(together).enumerate()
+        for (index, (alone, Logits { rows, vocab, data, .. })) in
+            alone.iter().zip(together).enumerate()
         {
             assert_eq!(rows * vocab, data.len());
             assert_eq!(&data, alone, "{name}");
