@@ -4,9 +4,10 @@
 
 Packs MODEL, tells a copy something, serves it, and lets clients ask all the time: streamed chats that read and write memory, conversations of their own,
 completions, answers that fit a schema, embeddings, and clients that go away. Every ten seconds the cartridge is swapped, the modes, memory policies and
-rollbacks in turn. Every ten seconds the server's resident memory and its open files are written down. Ends with 0 if no answer failed, and if memory
-and files at the end are about what they were after the first fifth of the time (files: 8 more; memory: a tenth and 32 MB more). Needs nothing but Python;
-the server's figures come from /proc.
+rollbacks in turn. Every ten seconds the server's resident memory and its open files are written down, and how much of the memory its conversations
+remember, which grows until each has as much as it may. Ends with 0 if no answer failed, and if what is resident beyond that and the files at the end
+are about what they were after the first fifth of the time (files: 8 more; memory: a tenth and 32 MB more). Needs nothing but Python; the server's
+figures come from /proc and /metrics.
 """
 
 import argparse
@@ -115,7 +116,17 @@ class Soak:
     def figures(self):
         status = pathlib.Path(f"/proc/{self.pid}/status").read_text()
         resident = int(re.search(r"VmRSS:\s+(\d+) kB", status).group(1)) / 1024
-        return resident, len(list(pathlib.Path(f"/proc/{self.pid}/fd").iterdir())), int(re.search(r"Threads:\s+(\d+)", status).group(1))
+        return resident, self.remembered(), len(list(pathlib.Path(f"/proc/{self.pid}/fd").iterdir())), int(re.search(r"Threads:\s+(\d+)", status).group(1))
+
+    def remembered(self):
+        """MB that the conversations' own memories take."""
+        connection = http.client.HTTPConnection(self.host, timeout=120)
+        try:
+            connection.request("GET", "/metrics")
+            found = re.search(r"^cart_long_term_conversation_bytes (\d+)$", connection.getresponse().read().decode(), re.M)
+        finally:
+            connection.close()
+        return int(found.group(1)) / 2**20 if found else 0.0
 
     def run(self, minutes, clients):
         self.end = time.monotonic() + 60 * minutes
@@ -154,14 +165,15 @@ def main():
         samples = soak.run(args.minutes, args.clients)
         server.terminate()
         code = server.wait(120)
-    settled = samples[len(samples) // 5]
-    report = {"minutes": args.minutes, "clients": args.clients, "counts": soak.counts, "troubles": len(soak.troubles), "first_troubles": soak.troubles[:10],
-              "resident_mb": [round(sample[1]) for sample in samples], "files": [sample[2] for sample in samples], "threads": [sample[3] for sample in samples], "exit": code}
+    settled, last = samples[len(samples) // 5], samples[-1]
+    columns = dict(zip(["seconds", "resident_mb", "remembered_mb", "files", "threads"], ([round(value) for value in column] for column in zip(*samples))))
+    report = {"minutes": args.minutes, "clients": args.clients, "counts": soak.counts, "troubles": len(soak.troubles), "first_troubles": soak.troubles[:10], **columns, "exit": code}
     if args.report:
         pathlib.Path(args.report).write_text(json.dumps(report, indent=1))
-    print(json.dumps({**report, "resident_mb": f"{samples[0][1]:.0f}, {settled[1]:.0f} after a fifth, {samples[-1][1]:.0f} at the end, most {max(s[1] for s in samples):.0f}",
-                      "files": f"{settled[2]} after a fifth, {samples[-1][2]} at the end", "threads": f"{settled[3]}, {samples[-1][3]}"}, indent=1))
-    level = samples[-1][1] <= settled[1] * 1.1 + 32 and samples[-1][2] <= settled[2] + 8
+    said = {name: f"{column[0]}, {column[len(samples) // 5]} after a fifth, {column[-1]} at the end, most {max(column)}" for name, column in columns.items()}
+    print(json.dumps({**report, **said}, indent=1))
+    beyond = [sample[1] - sample[2] for sample in (settled, last)]
+    level = beyond[1] <= beyond[0] * 1.1 + 32 and last[3] <= settled[3] + 8
     raise SystemExit(0 if level and not soak.troubles and code == 0 else 1)
 
 

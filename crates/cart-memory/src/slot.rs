@@ -149,6 +149,11 @@ pub struct TokenKeys {
 }
 
 impl TokenKeys {
+    /// Numbers in it.
+    fn floats(&self) -> usize {
+        self.rows.len() + self.norms.len()
+    }
+
     /// No rows.
     pub(crate) fn empty(dim: usize) -> Self {
         Self { dim, rows: Vec::new(), norms: Vec::new() }
@@ -257,6 +262,18 @@ impl Slot {
     /// `σ(A) · energy`.
     pub fn gated_energy(&self) -> f32 {
         gate::gated_energy(self.gate, self.energy)
+    }
+
+    /// Bytes that its vectors, tokens and text take.
+    pub fn bytes(&self) -> usize {
+        let floats = self.key.len()
+            + self.token_keys.floats()
+            + self.goals.iter().map(Vec::len).sum::<usize>();
+        let text = self.value.text.len() + self.source.len();
+        size_of::<f32>() * floats
+            + size_of::<f64>() * self.statistics.weighted_sum.len()
+            + size_of::<u32>() * self.value.token_ids.len()
+            + text
     }
 
     /// The last tick at which it was written or read.

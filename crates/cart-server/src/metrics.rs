@@ -199,6 +199,11 @@ fn render_long_term(text: &mut String, state: &LongTermState) {
         ("pending", "Offers that wait for their commit.", state.pending),
         ("entries", "Entries in the snapshot that is read.", state.entries as u64),
         ("conversations", "Conversations that are open.", state.conversations as u64),
+        (
+            "conversation_bytes",
+            "Bytes of the short-term memories of open conversations.",
+            state.conversation_bytes as u64,
+        ),
     ];
     for (name, help, value) in gauges {
         let name = format!("cart_long_term_{name}");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cart_memory::ForeignSpace;
+use cart_memory::{ForeignSpace, StoreKind};
 
 use super::link::{Link, LongTermState};
 use super::{LongTermError, SavedConversations};
@@ -110,7 +110,18 @@ impl Conversations {
     }
 
     pub(crate) fn state(&self) -> LongTermState {
-        LongTermState { conversations: self.open().cells.len(), ..self.link.state() }
+        let open: Vec<MemoryCell> =
+            self.open().cells.values().map(|(cell, _)| cell.clone()).collect();
+        let bytes = |cell: &MemoryCell| {
+            let Some(memory) = cell.read() else { return 0 };
+            let own = memory.slots().filter(|(slot, _)| slot.store == StoreKind::Stm);
+            own.map(|(_, slot)| slot.bytes()).sum::<usize>()
+        };
+        LongTermState {
+            conversations: open.len(),
+            conversation_bytes: open.iter().map(bytes).sum(),
+            ..self.link.state()
+        }
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {

@@ -55,6 +55,8 @@ pub struct LongTermState {
     pub error: Option<String>,
     /// Conversations that are open.
     pub conversations: usize,
+    /// Bytes of the short-term memories of these.
+    pub conversation_bytes: usize,
     /// Entries in the snapshot that is read.
     pub entries: usize,
     /// Offers of this server.

@@ -64,6 +64,10 @@ fn conversations_share_what_was_consolidated_and_nothing_else() {
     assert_eq!(state["memory"]["ltm"]["slots"], state["long_term"]["entries"]);
     let metrics = get(&server, "/metrics").body;
     assert!(metrics.contains("\ncart_long_term_conversations 2\n"), "{metrics}");
+    let bytes =
+        metrics.lines().find_map(|line| line.strip_prefix("cart_long_term_conversation_bytes "));
+    // Anna's sentence has a hidden state for each of its tokens.
+    assert!(bytes.unwrap().parse::<usize>().unwrap() > 4 * boat.len(), "{metrics}");
 }
 
 #[test]
