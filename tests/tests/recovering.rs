@@ -73,6 +73,7 @@ fn a_window_or_a_threshold_out_of_range_is_refused_at_the_start() {
         ("--watch-probes", "0"),
         ("--collapse-entropy", "NaN"),
         ("--collapse-distinct", "2"),
+        ("--collapse-few", "-0.1"),
     ] {
         let given = format!("{option}={value}");
         let said = cart.refused_with_code(2, ["serve", "tiny", "--listen", "127.0.0.1:0", &given]);

@@ -44,8 +44,9 @@ impl Default for WatchOptions {
 
 /// When an output counts as collapsed. A stream has collapsed where over so many tokens in a row the
 /// distributions that they were drawn from had next to no entropy, *and* the tokens repeat themselves: each alone is
-/// what good models do too (digits of a number, lines of a table). And where the generation before, given the same
-/// prompt, does not do the same: models that are sure of little run into loops by themselves.
+/// what good models do too (digits of a number, lines of a table). Or where there are hardly any different ones among them, as
+/// where a few tokens share all probability. And where the generation before, given the same prompt, does not do the
+/// same: models that are sure of little run into loops by themselves.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CollapseOptions {
     /// Tokens in a row that are looked at.
@@ -54,6 +55,8 @@ pub struct CollapseOptions {
     pub entropy: f64,
     /// Share of different ones among the runs of three tokens up to which they repeat themselves.
     pub distinct: f64,
+    /// Share of different tokens up to which nothing else is said, whatever their entropy.
+    pub few: f64,
     /// Streams that have to collapse before the generation is left, and half of those that were looked at.
     pub streams: NonZeroUsize,
 }
@@ -64,6 +67,7 @@ impl Default for CollapseOptions {
             tokens: NonZeroUsize::new(64).expect("64 is not 0"),
             entropy: 0.1,
             distinct: 0.25,
+            few: 0.0625,
             streams: NonZeroUsize::new(3).expect("3 is not 0"),
         }
     }

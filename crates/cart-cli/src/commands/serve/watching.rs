@@ -38,6 +38,9 @@ pub(crate) struct WatchArgs {
     /// Share of different ones among runs of three tokens up to which it repeats itself
     #[arg(long, value_name = "SHARE", default_value_t = 0.25)]
     collapse_distinct: f64,
+    /// Share of different tokens up to which it has collapsed, whatever the entropy
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0625)]
+    collapse_few: f64,
 }
 
 impl WatchArgs {
@@ -52,6 +55,7 @@ impl WatchArgs {
             tokens: self.collapse_tokens,
             entropy: within("--collapse-entropy", self.collapse_entropy, 20.0)?,
             distinct: within("--collapse-distinct", self.collapse_distinct, 1.0)?,
+            few: within("--collapse-few", self.collapse_few, 1.0)?,
             streams: self.collapse_streams,
         };
         let probes_every = seconds("--watch-probes", self.watch_probes)?;

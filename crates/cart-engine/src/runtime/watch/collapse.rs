@@ -1,4 +1,4 @@
-//! Whether what a stream says has collapsed: no entropy, and nothing but repetition.
+//! Whether what a stream says has collapsed: no entropy and nothing but repetition, or hardly any different tokens.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -18,7 +18,7 @@ pub(in crate::runtime) struct Reading {
     pub(in crate::runtime) entropy: f64,
     /// Share of different ones among runs of three tokens.
     pub(in crate::runtime) distinct: f64,
-    /// Whether both are as low as they are where an output has collapsed.
+    /// Whether an output has collapsed that looks like this.
     pub(in crate::runtime) collapsed: bool,
 }
 
@@ -40,9 +40,12 @@ impl Meter {
             return None;
         }
         let entropy = (self.entropy / self.last.len() as f64).max(0.0);
+        let tokens: BTreeSet<u32> = self.last.iter().map(|&(token, _)| token).collect();
+        let few = tokens.len() as f64 <= options.few * self.last.len() as f64;
+        let sure = entropy <= options.entropy;
         // Runs are counted only where it may matter.
-        let distinct = if entropy <= options.entropy { self.distinct() } else { 1.0 };
-        let collapsed = entropy <= options.entropy && distinct <= options.distinct;
+        let distinct = if few || sure { self.distinct() } else { 1.0 };
+        let collapsed = few || (sure && distinct <= options.distinct);
         Some(Reading { entropy, distinct, collapsed })
     }
 
@@ -74,6 +77,12 @@ mod tests {
         assert!(sure.iter().all(|reading| !reading.collapsed && reading.distinct > 0.99));
         let open = readings((0..80).map(|at| (at % 5, 1.0)));
         assert!(open.iter().all(|reading| !reading.collapsed));
+    }
+
+    #[test]
+    fn a_few_tokens_that_share_all_probability_are_a_collapse_too() {
+        let dashes = readings((0..80).map(|at| (at * at % 4, 1.3)));
+        assert!(dashes.iter().all(|reading| reading.collapsed), "{dashes:?}");
     }
 
     #[test]
