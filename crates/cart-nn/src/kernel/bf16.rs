@@ -146,7 +146,9 @@ type Tile = [[u32; LANES]; LANES];
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn lane_tile(side: Side) -> Tile {
     // SAFETY: passed on to the caller.
-    unsafe { stored(if side.is_lane_by_lane { by_lane(side) } else { transposed(by_pair(side)) }) }
+    unsafe {
+        stored(&if side.is_lane_by_lane { by_lane(side) } else { transposed(&by_pair(side)) })
+    }
 }
 
 /// `[pair][lane]`.
@@ -156,13 +158,15 @@ unsafe fn lane_tile(side: Side) -> Tile {
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn pair_tile(side: Side) -> Tile {
     // SAFETY: passed on to the caller.
-    unsafe { stored(if side.is_lane_by_lane { transposed(by_lane(side)) } else { by_pair(side) }) }
+    unsafe {
+        stored(&if side.is_lane_by_lane { transposed(&by_lane(side)) } else { by_pair(side) })
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn stored(tile: [__m512i; LANES]) -> Tile {
+fn stored(tile: &[__m512i; LANES]) -> Tile {
     // SAFETY: both are 16 × 64 bytes of whole numbers.
-    unsafe { std::mem::transmute::<[__m512i; LANES], Tile>(tile) }
+    unsafe { std::mem::transmute::<[__m512i; LANES], Tile>(*tile) }
 }
 
 /// As many of the first lanes of a register.
@@ -225,8 +229,8 @@ unsafe fn by_pair(side: Side) -> [__m512i; LANES] {
 
 /// Columns as rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn transposed(tile: [__m512i; LANES]) -> [__m512i; LANES] {
-    let mut out = tile;
+fn transposed(tile: &[__m512i; LANES]) -> [__m512i; LANES] {
+    let mut out = *tile;
     // Within blocks of 4 × 4.
     for rows in out.as_chunks_mut::<4>().0 {
         let [a, b, c, d] = *rows;
