@@ -2,9 +2,11 @@
 """Steps per second of training, by PyTorch and by cart, on the same threads, in turns.
 
     cargo build --release -p cart-train --example steps
-    train.py target/release/examples/steps [--jobs agent,memory,kept,distill] [--threads 2] [--rounds 3] [--seconds 10]
+    train.py target/release/examples/steps [--jobs agent,memory,kept,distill] [--precisions f32,bf16] [--threads 2]
+        [--rounds 3] [--seconds 10]
 
-Both make the same steps on drawn weights and random tokens, in f32: gradients of everything that is trained,
+Both make the same steps on drawn weights and random tokens, in f32 and in bf16 (cart: products with weights, and their
+gradients; PyTorch: what its autocast takes, which is attention too): gradients of everything that is trained,
 clipping to a norm of 1, AdamW. PyTorch uses its fused attention (scaled_dot_product_attention) and its fused
 AdamW, which were the quicker ones, and keeps no gradient where nothing is trained.
 
@@ -16,7 +18,7 @@ AdamW, which were the quicker ones, and keeps no gradient where nothing is train
 * distill: 12 of those 30 layers learn from the 64 best tokens and the rest of what all 30 predict (forward KL),
   2 sequences of 256.
 
-The median of the rounds is told, for each side.
+The median of the rounds is told, for each side in each precision; all of them take turns.
 """
 
 import argparse
@@ -33,7 +35,7 @@ SPEC = "layers=2,hidden=128,heads=4,intermediate=352,context=128"
 BESIDE = (10, 18, 26)
 
 
-def torch_side(job, threads, seconds):
+def torch_side(job, precision, threads, seconds):
     import torch
     from torch import nn
     from torch.nn import functional as F
@@ -165,7 +167,8 @@ def torch_side(job, threads, seconds):
     adamw = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
 
     def step(index):
-        value = loss(index)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            value = loss(index)
         adamw.zero_grad(set_to_none=True)
         value.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -182,36 +185,38 @@ def torch_side(job, threads, seconds):
     print(json.dumps({"steps_per_second": steps / took, "loss": value.item(), "version": torch.__version__}))
 
 
-def cart_side(cart, job, seconds):
+def cart_side(cart, job, precision, seconds):
     words = {
         "agent": ["agent", SPEC, "16", seconds],
         "memory": ["memory", seconds],
         "kept": ["memory", seconds, "16"],
         "distill": ["distill", seconds],
     }
-    return [cart, *words[job]]
+    return [cart, precision, *words[job]]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cart", nargs="?", help="the example `steps` of cart-train")
     parser.add_argument("--jobs", default="agent,memory,kept,distill")
+    parser.add_argument("--precisions", default="f32,bf16")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--torch-side", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.torch_side:
-        return torch_side(args.torch_side, args.threads, args.seconds)
+        return torch_side(args.torch_side, args.precisions, args.threads, args.seconds)
     if not args.cart:
         parser.error("which cart? give the path of the example `steps`")
     threads, seconds = str(args.threads), str(args.seconds)
     environment = dict(os.environ, OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads, RAYON_NUM_THREADS=threads)
     for job in args.jobs.split(","):
-        sides = {
-            "torch": [sys.executable, __file__, "--torch-side", job, "--threads", threads, "--seconds", seconds],
-            "cart": cart_side(args.cart, job, seconds),
-        }
+        sides = {}
+        for precision in args.precisions.split(","):
+            own = ["--torch-side", job, "--precisions", precision, "--threads", threads, "--seconds", seconds]
+            sides[f"torch {precision}"] = [sys.executable, __file__, *own]
+            sides[f"cart {precision}"] = cart_side(args.cart, job, precision, seconds)
         seen = {name: [] for name in sides}
         for _ in range(args.rounds):
             for name, command in sides.items():
@@ -221,7 +226,8 @@ def main():
         medians = {name: statistics.median(of) for name, of in speeds.items()}
         print(json.dumps({
             "job": job, "threads": args.threads, "rounds": speeds, "median": medians,
-            "ratio": medians["cart"] / medians["torch"], "torch": seen["torch"][0]["version"],
+            "losses": {name: runs[-1]["loss"] for name, runs in seen.items()},
+            "torch": next(iter(seen.values()))[0]["version"],
         }), flush=True)
 
 

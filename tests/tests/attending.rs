@@ -87,6 +87,11 @@ fn layers_learn_are_kept_and_reach_the_output() {
     };
     assert!(loss(11) < loss(0), "{} {}", loss(0), loss(11));
     assert!(report["gates"].as_array().unwrap().iter().all(|gate| gate.as_f64().unwrap() > 0.1));
+    let half = changed(&words, "-t", "tiny:half");
+    let half = cart.json([&half[..], &["--precision", "bf16"]].concat());
+    let of = |report: &Value| report["loss"].as_f64().unwrap();
+    assert!((of(&half) - of(&report)).abs() < 0.1 * of(&report), "{half} {report}");
+    assert_ne!(half["manifest"], report["manifest"], "steps in bf16 go another way");
     // The memory of the base is of one space with that of the taught one, so it goes along.
     cart.json(["run", "tiny:taught", "-p", FACT, "-n", "0", "--memory", "--save", "tiny:told"]);
     let alone = ["--memory", "--read-only", "--spans", "0", "--neighbours", "0"];

@@ -100,9 +100,16 @@ fn runs_are_drawn_on_the_same_axes() {
 
 #[test]
 fn a_run_that_was_interrupted_ends_in_the_same_cartridge() {
+    let [exact, rounded] = ["f32", "bf16"].map(interrupted_run);
+    assert_ne!(exact, rounded, "steps in bf16 go another way");
+}
+
+/// What comes of a run in such steps, interrupted or not.
+fn interrupted_run(precision: &str) -> Value {
     let whole = Cart::new();
     let data = whole.file("boats.txt", text().as_bytes());
-    let words = [&arguments(&data, "boats", SPEC)[..], &["--steps", "60"]].concat();
+    let words = ["--steps", "60", "--precision", precision];
+    let words = [&arguments(&data, "boats", SPEC)[..], &words].concat();
     let expected = last(&whole.json(&words))["manifest"].clone();
     let twice = Cart::new();
     assert_eq!(last(&twice.json([&words[..], &["--threads", "1"]].concat()))["manifest"], expected);
@@ -140,6 +147,7 @@ fn a_run_that_was_interrupted_ends_in_the_same_cartridge() {
         (last(&again)["commit"].clone(), &again["steps"]),
         (last(&report)["commit"].clone(), &Value::from(60))
     );
+    expected
 }
 
 /// What surprised is remembered in each epoch's cartridge, in that model's own space, and by a run that was killed as
@@ -229,8 +237,8 @@ fn what_cannot_be_learned_from_is_refused_before_anything_is_made() {
     refused(&data, &["--held-out", "0"], "the held-out share is 0");
     refused(&data, &["--accumulate", "0"], "the number of parts of a step is 0");
     refused(&data, &["--steps", "0"], "the number of steps is 0");
-    let half = ["--precision", "bf16"];
-    refused(&data, &half, "is trained on the CPU in f32, and cpu in bf16 was asked for");
+    let half = ["--precision", "f16"];
+    refused(&data, &half, "steps multiply in f32 or bf16, and f16 was asked for");
     refused(&data, &["--device", "cuda:1"], "and cuda:1 was asked for");
     let mut words = arguments(&data, "x", SPEC);
     let rate = words.iter().position(|word| *word == "0.01").unwrap();
@@ -254,6 +262,9 @@ fn a_checkpoint_of_another_recipe_and_a_rate_that_is_too_high_stop() {
     let other = cart.run([&words[..], &["--seed", "5"]].concat());
     assert_eq!(other.code, Some(1));
     assert!(other.stderr.contains("options.seed is 0 there, 5 here"), "{}", other.stderr);
+    let other = cart.run([&words[..], &["--precision", "bf16"]].concat());
+    let differs = "options.precision is \"f32\" there, \"bf16\" here";
+    assert!(other.code == Some(1) && other.stderr.contains(differs), "{}", other.stderr);
     assert_eq!(last(&cart.json(&words))["manifest"], last(&before)["manifest"]);
     let checkpoint = cart.scratch().join("run/checkpoint.safetensors");
     let bytes = std::fs::read(&checkpoint).unwrap();

@@ -45,7 +45,7 @@ pub(crate) struct GlobalOptions {
     )]
     device: DeviceChoice,
     /// In what a device other than cpu computes: f32, f16, bf16 [default: f32; on a GPU as the
-    /// weights]
+    /// weights]; in what `cart train` multiplies: f32, bf16 [default: f32]
     #[arg(long, global = true, value_name = "TYPE")]
     precision: Option<Precision>,
     /// When to use colour
@@ -120,6 +120,12 @@ impl Context {
     pub(crate) fn with_store(&self, root: PathBuf) -> Self {
         let store_root = Some(root);
         Self { store_root, ..*self }
+    }
+
+    /// The same options with another precision.
+    pub(crate) fn with_precision(&self, precision: Option<Precision>) -> Self {
+        let store_root = self.store_root.clone();
+        Self { store_root, precision, ..*self }
     }
 
     /// The store's folder.

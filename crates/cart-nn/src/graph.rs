@@ -11,7 +11,7 @@
 //! [`GraphTaps`] sees and changes hidden states; [`GraphSpan`] is a prefix of keys and values;
 //! [`MemoryLayers`] attend to what memory says; [`Sequences`] reads whole sequences, as training does;
 //! [`CrossEntropy`] is the loss over a large vocabulary, [`TeacherLoss`] the distance to another
-//! model's predictions, and [`AdamW`] moves variables along their gradients.
+//! model's predictions, [`Products`] says in what a step multiplies, and [`AdamW`] moves variables along their gradients.
 
 mod adamw;
 mod attention;
@@ -40,6 +40,7 @@ use thiserror::Error;
 pub use adamw::{AdamW, AdamWOptions, AdamWState, StepError};
 pub use attention::AttentionInput;
 pub use forward::GraphRun;
+pub use fused::Products;
 pub use loss::{CrossEntropy, cross_entropy};
 pub use memory_layers::{MemoryLayerError, MemoryLayers, MemoryRows, MemorySpan};
 pub use parameters::{Parameters, load_parameters};

@@ -3,6 +3,8 @@
 pub(crate) mod activations;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod bf16;
 pub(crate) mod float;
 pub(crate) mod floats;
 pub(crate) mod format;

@@ -1,10 +1,12 @@
 //! Steps per second, on drawn weights and random tokens. The rival is `scripts/rivals/train.py`,
 //! which runs both:
 //!
-//! * `steps agent SPEC BATCH SECONDS`: a small model, all of it
-//! * `steps memory SECONDS [LESSONS]`: three memory layers on a model of SmolLM2-135M's shape that
+//! `steps PRECISION JOB …`, `f32` or `bf16` and
+//!
+//! * `agent SPEC BATCH SECONDS`: a small model, all of it
+//! * `memory SECONDS [LESSONS]`: three memory layers on a model of SmolLM2-135M's shape that
 //!   does not change; with few lessons, what is under the first of them is kept after one epoch
-//! * `steps distill SECONDS`: 12 layers of that model, which learn from all 30
+//! * `distill SECONDS`: 12 layers of that model, which learn from all 30
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -12,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use cart_format::{ArchSpec, BlobId, DType};
 use cart_nn::decoder::Decoder;
-use cart_nn::graph::{self, Device, Divergence, Graph};
+use cart_nn::graph::{self, Device, Divergence, Graph, Products};
 use cart_nn::{SharedBytes, WeightTensor};
 use cart_train::agent::{Agent, AgentSpec, AgentTokenizer};
 use cart_train::distill::{DistillOptions, Distillation, Student, Teacher};
@@ -36,6 +38,9 @@ const LESSONS: usize = 4;
 const CONTEXT: usize = 256;
 const SEQUENCES: usize = 2;
 
+const USAGE: &str =
+    "f32|bf16 agent SPEC BATCH SECONDS | memory SECONDS [LESSONS] | distill SECONDS";
+
 type Weights = BTreeMap<String, WeightTensor>;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -44,18 +49,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     cart_nn::keep_freed_memory();
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    match words[..] {
-        ["agent", spec, batch, seconds] => agent(spec.parse()?, batch.parse()?, seconds.parse()?),
-        ["memory", seconds] => memory(512, seconds.parse()?),
-        ["memory", seconds, lessons] => memory(lessons.parse()?, seconds.parse()?),
-        ["distill", seconds] => distill(seconds.parse()?),
-        _ => Err("agent SPEC BATCH SECONDS | memory SECONDS [LESSONS] | distill SECONDS".into()),
+    let [precision, job @ ..] = &words[..] else { return Err(USAGE.into()) };
+    let products = [Products::F32, Products::Bf16].into_iter().find(|one| one.name() == *precision);
+    let products = products.ok_or(USAGE)?;
+    match *job {
+        ["agent", spec, batch, seconds] => {
+            agent(products, spec.parse()?, batch.parse()?, seconds.parse()?)
+        }
+        ["memory", seconds] => memory(products, 512, seconds.parse()?),
+        ["memory", seconds, lessons] => memory(products, lessons.parse()?, seconds.parse()?),
+        ["distill", seconds] => distill(products, seconds.parse()?),
+        _ => Err(USAGE.into()),
     }
 }
 
-fn options() -> TrainOptions {
+fn options(products: Products) -> TrainOptions {
     let schedule = Schedule { peak: 1e-3, warmup: 10, steps: u64::MAX, floor: 0.1 };
-    TrainOptions { schedule, weight_decay: 0.1, clip: 1.0, accumulate: 1, seed: 0 }
+    TrainOptions { schedule, weight_decay: 0.1, clip: 1.0, accumulate: 1, seed: 0, products }
 }
 
 /// Makes steps for a while, and prints how many a second.
@@ -76,9 +86,14 @@ fn timed(
     Ok(())
 }
 
-fn agent(spec: AgentSpec, batch: usize, seconds: f64) -> Result<(), Box<dyn Error>> {
+fn agent(
+    products: Products,
+    spec: AgentSpec,
+    batch: usize,
+    seconds: f64,
+) -> Result<(), Box<dyn Error>> {
     let corpus = corpus(256, spec.context as usize, batch)?;
-    let mut agent = Agent::new(&spec, AgentTokenizer::bytes(), corpus, options())?;
+    let mut agent = Agent::new(&spec, AgentTokenizer::bytes(), corpus, options(products))?;
     timed((WARM, seconds), || agent.step())
 }
 
@@ -109,7 +124,7 @@ fn loaded(architecture: &ArchSpec, weights: &Weights) -> Result<Graph, Box<dyn E
     Ok(Graph::load(architecture, weights, &Device::Cpu, graph::DType::F32)?)
 }
 
-fn memory(lessons: usize, seconds: f64) -> Result<(), Box<dyn Error>> {
+fn memory(products: Products, lessons: usize, seconds: f64) -> Result<(), Box<dyn Error>> {
     let (architecture, weights) = drawn()?;
     let graph = loaded(&architecture, &weights)?;
     let task = MemoryTask { lessons: (0..lessons).map(lesson).collect(), ..MemoryTask::default() };
@@ -119,7 +134,7 @@ fn memory(lessons: usize, seconds: f64) -> Result<(), Box<dyn Error>> {
         batch: LESSONS,
         anchors: 0,
         anchor_weight: 0.0,
-        options: options(),
+        options: options(products),
     };
     let mut training = MemoryTraining::new(&graph, task, recipe)?;
     // What is kept of few lessons is there after an epoch.
@@ -136,13 +151,14 @@ fn lesson(index: usize) -> Lesson {
     Lesson { memory, prompt, answer }
 }
 
-fn distill(seconds: f64) -> Result<(), Box<dyn Error>> {
+fn distill(products: Products, seconds: f64) -> Result<(), Box<dyn Error>> {
     let (architecture, weights) = drawn()?;
     let decoder = Decoder::Graph(loaded(&architecture, &weights)?);
     let teacher = Teacher {
         decoder: &decoder,
         basis: BlobId::of(b"drawn").hex().parse()?,
         arithmetic: "graph".to_owned(),
+        products,
         cache: None,
         alignment: None,
     };
@@ -158,6 +174,6 @@ fn distill(seconds: f64) -> Result<(), Box<dyn Error>> {
         prompt: 1,
     };
     let corpus = corpus(VOCABULARY as usize, CONTEXT, SEQUENCES)?;
-    let mut distillation = Distillation::new(teacher, student, corpus, how, options())?;
+    let mut distillation = Distillation::new(teacher, student, corpus, how, options(products))?;
     timed((1, seconds), || distillation.step())
 }

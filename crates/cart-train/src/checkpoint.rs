@@ -53,7 +53,12 @@ impl Checkpoint {
     /// # Errors
     /// A field of its recipe is another one.
     pub fn check(&self, folder: &Path, expected: &Value) -> Result<(), TrainError> {
-        let Some((field, found, expected)) = difference("", &self.recipe, expected) else {
+        let mut recipe = self.recipe.clone();
+        if let Some(options) = recipe.get_mut("options").and_then(Value::as_object_mut) {
+            // Before there was a choice, steps multiplied in f32, and recipes said nothing of it.
+            options.entry("precision").or_insert_with(|| json!("f32"));
+        }
+        let Some((field, found, expected)) = difference("", &recipe, expected) else {
             return Ok(());
         };
         let path = folder.join(CHECKPOINT);
@@ -196,7 +201,8 @@ mod tests {
             let (values, first, second) = (values(1.0), values(0.5), values(1e-9));
             AdamWState { name: name.to_owned(), shape, values, first, second }
         };
-        let recipe = json!({ "seed": 7, "options": { "rate": 0.1, "batch": 4 } });
+        let options = json!({ "rate": 0.1, "batch": 4, "precision": "bf16" });
+        let recipe = json!({ "seed": 7, "options": options });
         let variables = vec![variable("b", vec![2, 3], 0.25), variable("a", vec![4], -3.0)];
         Checkpoint { recipe, steps: 12, variables, notes: json!({ "heard": 3 }) }
     }
@@ -228,9 +234,28 @@ mod tests {
         let checkpoint = checkpoint();
         let folder = Path::new("run");
         checkpoint.check(folder, &checkpoint.recipe).unwrap();
-        let other = json!({ "seed": 7, "options": { "rate": 0.1, "batch": 8 } });
-        let refused = checkpoint.check(folder, &other).unwrap_err().to_string();
-        assert!(refused.contains("options.batch is 4 there, 8 here"), "{refused}");
+        let refused = |change: fn(&mut Value)| {
+            let mut other = checkpoint.recipe.clone();
+            change(&mut other["options"]);
+            checkpoint.check(folder, &other).unwrap_err().to_string()
+        };
+        let batch = refused(|options| options["batch"] = json!(8));
+        assert!(batch.contains("options.batch is 4 there, 8 here"), "{batch}");
+        let precision = refused(|options| options["precision"] = json!("f32"));
+        assert!(precision.contains("options.precision is \"bf16\" there, \"f32\" here"));
+    }
+
+    #[test]
+    fn a_checkpoint_that_says_nothing_of_precision_is_of_f32() {
+        let mut old = checkpoint();
+        let new = |precision: &str| {
+            let mut recipe = checkpoint().recipe;
+            recipe["options"]["precision"] = json!(precision);
+            recipe
+        };
+        old.recipe["options"].as_object_mut().unwrap().remove("precision");
+        old.check(Path::new("run"), &new("f32")).unwrap();
+        old.check(Path::new("run"), &new("bf16")).unwrap_err();
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use cart_nn::graph::{AdamW, AdamWOptions, AdamWState, Tensor, Var};
-use serde::Serialize;
+use cart_nn::graph::{AdamW, AdamWOptions, AdamWState, Products, Tensor, Var};
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::checkpoint::Checkpoint;
@@ -44,6 +44,13 @@ pub struct TrainOptions {
     pub accumulate: u64,
     /// What chance follows from.
     pub seed: u64,
+    /// In what steps multiply; all else of them, and what they move, is `f32`.
+    #[serde(rename = "precision", serialize_with = "by_name")]
+    pub products: Products,
+}
+
+fn by_name<S: Serializer>(products: &Products, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(products.name())
 }
 
 impl TrainOptions {
@@ -161,7 +168,7 @@ impl Trainer {
         let parts = self.options.accumulate;
         let (mut loss, mut tokens) = (0.0, 0);
         for part in 0..parts {
-            let found = objective.loss(at, part)?;
+            let found = self.options.products.during(|| objective.loss(at, part))?;
             let share = 1.0 / (parts as f64 * found.count.max(1) as f64);
             loss += share * f64::from(found.sum.to_scalar::<f32>()?);
             tokens += found.tokens;
@@ -267,7 +274,8 @@ mod tests {
 
     fn options() -> TrainOptions {
         let schedule = Schedule { peak: 0.1, warmup: 2, steps: 40, floor: 0.1 };
-        TrainOptions { schedule, weight_decay: 0.0, clip: 1.0, accumulate: 2, seed: 0 }
+        let products = Products::F32;
+        TrainOptions { schedule, weight_decay: 0.0, clip: 1.0, accumulate: 2, seed: 0, products }
     }
 
     fn variable(values: &[f32]) -> Var {

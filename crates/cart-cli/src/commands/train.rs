@@ -12,6 +12,7 @@ mod plot;
 mod text;
 
 use cart_engine::{DeviceChoice, Precision};
+use cart_nn::graph::Products;
 use clap::{Args, Subcommand};
 
 use crate::context::Context;
@@ -35,40 +36,59 @@ enum Train {
 
 pub(crate) fn run(context: &Context, args: &TrainArgs) -> Result<(), Failure> {
     cart_nn::keep_freed_memory();
-    check_device(context, args)?;
+    let products = products(context, args)?;
+    let context = &context.with_precision(beside(context, args));
     match &args.what {
-        Train::Agent(args) => agent::run(context, args),
-        Train::Distill(args) => distill::run(context, args),
-        Train::Gates(args) => gates::run(context, args),
-        Train::Memory(args) => memory::run(context, args),
+        Train::Agent(args) => agent::run(context, args, products),
+        Train::Distill(args) => distill::run(context, args, products),
+        Train::Gates(args) => gates::run(context, args, products),
+        Train::Memory(args) => memory::run(context, args, products),
         Train::Plot(args) => plot::run(context, args),
     }
 }
 
-/// Steps are made on the CPU in `f32`. What was asked for besides is for a model that is not trained; where
+/// In what steps multiply. They are made on the CPU; a device is for a model that is not trained, and where
 /// there is none, it would change nothing.
-fn check_device(context: &Context, args: &TrainArgs) -> Result<(), Failure> {
+fn products(context: &Context, args: &TrainArgs) -> Result<Products, Failure> {
     let Context { device, precision, .. } = *context;
-    let in_what = precision.map_or_else(String::new, |precision| format!(" in {precision}"));
-    let is_usual = matches!(device, DeviceChoice::Cpu | DeviceChoice::Graph)
-        && matches!(precision, None | Some(Precision::F32));
-    match &args.what {
-        Train::Agent(_) if !is_usual => {
+    if matches!(args.what, Train::Plot(_)) {
+        return Ok(Products::F32);
+    }
+    let products = match precision {
+        None | Some(Precision::F32) => Products::F32,
+        Some(Precision::BF16) => Products::Bf16,
+        Some(Precision::F16) => {
             return Err(Failure::refused_with(
-                format!(
-                    "a new model is trained on the CPU in f32, and {device}{in_what} was asked for"
-                ),
-                "leave --device and --precision out",
+                "steps multiply in f32 or bf16, and f16 was asked for: gradients are under its range",
+                "take --precision bf16, or leave it out",
             ));
         }
-        Train::Agent(_) | Train::Plot(_) => {}
-        Train::Distill(_) | Train::Gates(_) | Train::Memory(_) => {
-            if device != DeviceChoice::Cpu || precision.is_some() {
-                context.remark(&format!(
-                    "what is not trained computes on {device}{in_what}; steps are made on the CPU in f32"
-                ));
-            }
+    };
+    if matches!(args.what, Train::Agent(_)) {
+        if !matches!(device, DeviceChoice::Cpu | DeviceChoice::Graph) {
+            return Err(Failure::refused_with(
+                format!("a new model is trained on the CPU, and {device} was asked for"),
+                "leave --device out",
+            ));
         }
+    } else if device != DeviceChoice::Cpu {
+        context.remark(&format!("what is not trained computes on {device}; steps on the CPU"));
     }
-    Ok(())
+    if products == Products::Bf16 {
+        context.remark("steps multiply in bf16; sums, and all that is learned, are f32");
+    }
+    if !products.is_native() {
+        context.remark("this processor has no instructions for bf16: f32 would be quicker");
+    }
+    Ok(products)
+}
+
+/// In what a model computes that is not trained. The CPU's kernels take weights as they are; a teacher that is
+/// a graph on the CPU keeps `f32`, and multiplies as steps do.
+fn beside(context: &Context, args: &TrainArgs) -> Option<Precision> {
+    match (context.device, &args.what) {
+        (DeviceChoice::Cpu, _) => None,
+        (DeviceChoice::Graph, Train::Distill(_)) => context.precision.map(|_| Precision::F32),
+        _ => context.precision,
+    }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use cart_format::BasisId;
 use cart_nn::decoder::{Decoder, Run};
+use cart_nn::graph::Products;
 use cart_nn::{Logits, LogitsFor, Taps, logits};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -23,6 +24,9 @@ pub struct Teacher<'a> {
     pub basis: BasisId,
     /// In what it computes, where that changes its numbers; part of what its answers are kept under.
     pub arithmetic: String,
+    /// In what a teacher multiplies that is a graph in `f32` on the CPU, in steps and when it is
+    /// measured.
+    pub products: Products,
     /// Where its answers are kept.
     pub cache: Option<Cache>,
     /// How its tokens and the student's go together, where they are other ones.
@@ -192,7 +196,7 @@ impl Teacher<'_> {
         let mut state = self.decoder.new_state();
         let taps = taps.map(|taps| taps as &mut dyn Taps);
         let run = Run { state: &mut state, tokens, logits: LogitsFor::All, taps };
-        let found = self.decoder.forward(&mut [run])?.remove(0);
+        let found = self.products.during(|| self.decoder.forward(&mut [run]))?.remove(0);
         work.took.set(work.took.get() + began.elapsed());
         work.tokens.set(work.tokens.get() + tokens.len() as u64);
         work.read.set(work.read.get() + 1);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use cart_format::BlobId;
 use cart_nn::decoder::Decoder;
-use cart_nn::graph::{Device, Divergence};
+use cart_nn::graph::{Device, Divergence, Products};
 use cart_nn::{SharedBytes, WeightTensor};
 use serde_json::json;
 
@@ -65,12 +65,20 @@ impl Drawn {
     ) -> Result<Distillation<'_>, TrainError> {
         let corpus = Corpus::new(tokens, 0.2, CONTEXT, 4, 3).unwrap();
         let schedule = Schedule { peak: 3e-3, warmup: 2, steps: 40, floor: 0.1 };
-        let training =
-            TrainOptions { schedule, weight_decay: 0.0, clip: 1.0, accumulate: 1, seed: 3 };
+        let products = Products::F32;
+        let training = TrainOptions {
+            schedule,
+            weight_decay: 0.0,
+            clip: 1.0,
+            accumulate: 1,
+            seed: 3,
+            products,
+        };
         let teacher = Teacher {
             decoder: &self.decoder,
             basis: BlobId::of(b"teacher").hex().parse().unwrap(),
             arithmetic: "graph".to_owned(),
+            products,
             cache: cache.map(Cache::new),
             alignment,
         };

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use cart_engine::{Agent, Telling};
 use cart_memory::Input;
+use cart_nn::graph::Products;
 use clap::Args;
 use serde::Serialize;
 
@@ -55,7 +56,8 @@ pub(super) fn run(context: &Context, args: &GatesArgs) -> Result<(), Failure> {
     let began = Instant::now();
     let (agent, origin) = history::load(context, &args.reference)?;
     agent.set_memory(None).map_err(Failure::bug)?;
-    let facts = facts::corrected(usize::from(args.facts), args.how.recipe().options.seed);
+    let facts =
+        facts::corrected(usize::from(args.facts), args.how.recipe(Products::F32).options.seed);
     for (place, (wrong, right)) in facts.iter().enumerate() {
         // Neither half is told first throughout.
         let mut told = [(wrong, "misleading"), (right, "right")];
@@ -75,7 +77,8 @@ pub(super) fn run(context: &Context, args: &GatesArgs) -> Result<(), Failure> {
     let prefix = args.how.prefix();
     let frozen = Frozen::of(context, &args.reference)?;
     let before = [exam(&agent, &trained, &prefix)?, exam(&agent, &other, &prefix)?];
-    let mut learning = Learning::new(&agent, &frozen, &trained, &prefix, args.how.recipe())?;
+    let mut learning =
+        Learning::new(&agent, &frozen, &trained, &prefix, args.how.recipe(Products::F32))?;
     stop_on_interrupt();
     let steps = learning.steps(context)?;
     learning.apply(&agent)?;

@@ -7,6 +7,7 @@ mod report;
 use std::path::PathBuf;
 
 use cart_format::CommitId;
+use cart_nn::graph::Products;
 use cart_store::RefName;
 use cart_train::agent::{Agent, AgentSpec, AgentTokenizer, Notebook};
 use cart_train::{Corpus, Schedule, TrainError, TrainOptions};
@@ -40,6 +41,7 @@ use report::{AgentReport, EpochReport};
   cart train agent --data shakespeare.txt -t bard
   cart train agent --data a.txt b.txt --spec layers=4,hidden=256,context=256 --epochs 3 -t mini
   cart train agent --data a.txt --bpe 4096 -t mini:pieces
+  cart train agent --data a.txt --precision bf16 -t mini:quick
   cart train agent --data a.txt --spec shape=mamba,layers=4,hidden=192 --steps 2000 -t mini:mamba
   cart train agent --data a.txt --epochs 3 --memory 256 -t mini
   cart memory recall mini --prompt 'Where is the harbour?'
@@ -107,8 +109,8 @@ pub(crate) struct AgentArgs {
     save_every: u64,
 }
 
-pub(crate) fn run(context: &Context, args: &AgentArgs) -> Result<(), Failure> {
-    let mut run = Run::new(context, args)?;
+pub(crate) fn run(context: &Context, args: &AgentArgs, products: Products) -> Result<(), Failure> {
+    let mut run = Run::new(context, args, products)?;
     stop_on_interrupt();
     while !run.agent.trainer().is_done() && !interrupted() {
         if let Err(error) = run.step() {
@@ -134,7 +136,7 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     /// Refuses what can't be learned from before anything is made.
-    fn new(context: &'a Context, args: &'a AgentArgs) -> Result<Self, Failure> {
+    fn new(context: &'a Context, args: &'a AgentArgs, products: Products) -> Result<Self, Failure> {
         let texts = text::read(&args.data)?;
         let tokenizer = args.tokenizer(context, &texts)?;
         let tokens = tokenizer.encode_all(texts.iter().map(Vec::as_slice));
@@ -143,7 +145,7 @@ impl<'a> Run<'a> {
         let corpus = Corpus::new(tokens, args.held_out, size, args.batch, args.seed);
         let corpus = corpus.map_err(Failure::refused)?;
         let epoch = corpus.parts_per_epoch().div_ceil(args.accumulate.max(1));
-        let options = args.options(args.steps.unwrap_or(args.epochs * epoch));
+        let options = args.options(args.steps.unwrap_or(args.epochs * epoch), products);
         let recipe = args.recipe(&texts, &options);
         let path = args.run.clone().unwrap_or_else(|| RunFolder::usual(&args.tag));
         let checkpoint = RunFolder::checkpoint(&path)?;
@@ -245,13 +247,14 @@ impl<'a> Run<'a> {
 }
 
 impl AgentArgs {
-    fn options(&self, steps: u64) -> TrainOptions {
+    fn options(&self, steps: u64, products: Products) -> TrainOptions {
         TrainOptions {
             schedule: Schedule { peak: self.lr, warmup: self.warmup, steps, floor: 0.1 },
             weight_decay: self.weight_decay,
             clip: self.clip,
             accumulate: self.accumulate,
             seed: self.seed,
+            products,
         }
     }
 

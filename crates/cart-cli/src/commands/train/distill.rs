@@ -8,6 +8,7 @@ mod report;
 mod student;
 
 use cart_engine::{Agent, ParseSpecial, Tokenizer};
+use cart_nn::graph::Products;
 use cart_train::Corpus;
 use cart_train::distill::{Cache, Distillation, Teacher};
 use serde_json::{Value, json};
@@ -25,13 +26,17 @@ pub(crate) use arguments::DistillArgs;
 use report::{DistillReport, MeasureReport};
 use student::Origin;
 
-pub(crate) fn run(context: &Context, args: &DistillArgs) -> Result<(), Failure> {
+pub(crate) fn run(
+    context: &Context,
+    args: &DistillArgs,
+    products: Products,
+) -> Result<(), Failure> {
     let texts = text::read(&args.data)?;
     let (teacher, origin) = history::load(context, &args.teacher)?;
     if !args.no_memory {
         memory::check(&teacher)?;
     }
-    let mut run = Run::new(context, args, &texts, (&teacher, &origin))?;
+    let mut run = Run::new(context, (args, products), &texts, (&teacher, &origin))?;
     stop_on_interrupt();
     while !run.distillation.trainer().is_done() && !interrupted() {
         if let Err(error) = run.step() {
@@ -62,7 +67,7 @@ impl<'a> Run<'a> {
     /// Refuses what can't be learned from before anything is made.
     fn new(
         context: &'a Context,
-        args: &'a DistillArgs,
+        (args, products): (&'a DistillArgs, Products),
         texts: &[Vec<u8>],
         (teacher, origin): (&'a Agent, &'a LoadedFrom),
     ) -> Result<Self, Failure> {
@@ -78,10 +83,10 @@ impl<'a> Run<'a> {
         let corpus = corpus.map_err(Failure::refused)?.fixed();
         let learned = corpus.learned();
         let epoch = corpus.parts_per_epoch().div_ceil(args.accumulate.max(1));
-        let training = args.training(args.steps.unwrap_or(args.epochs * epoch));
+        let training = args.training(args.steps.unwrap_or(args.epochs * epoch), products);
         training.check().map_err(Failure::refused)?;
         let (from, student) = student::of(context, args, (teacher, origin), other.as_ref())?;
-        let arithmetic = arithmetic(context);
+        let arithmetic = arithmetic(context, products);
         let options =
             args.options(student.architecture().layers.len(), teacher.model().spec().layers.len());
         options
@@ -116,6 +121,7 @@ impl<'a> Run<'a> {
             decoder: teacher.model(),
             basis: teacher.basis(),
             arithmetic,
+            products,
             cache: Some(Cache::new(&cache)),
             alignment,
         };
@@ -217,11 +223,14 @@ impl<'a> Run<'a> {
 }
 
 /// In what the teacher computes, as far as that changes its numbers.
-fn arithmetic(context: &Context) -> String {
+fn arithmetic(context: &Context, products: Products) -> String {
     let device = context.device;
     match (device, context.precision) {
         (cart_nn::DeviceChoice::Cpu, _) => {
             format!("{device} {}", context.activations.unwrap_or_default())
+        }
+        (cart_nn::DeviceChoice::Graph, _) if products == Products::Bf16 => {
+            format!("{device}, products in {}", products.name())
         }
         (_, Some(precision)) => format!("{device} {precision}"),
         (_, None) => device.to_string(),

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use cart_engine::PrefixOptions;
 use cart_format::Recipe;
+use cart_nn::graph::Products;
 use cart_store::RefName;
 use cart_train::gates::GateRecipe;
 use cart_train::{Schedule, TrainOptions};
@@ -77,11 +78,17 @@ pub(crate) struct GateOptions {
 }
 
 impl GateOptions {
-    pub(crate) fn recipe(&self) -> GateRecipe {
+    pub(crate) fn recipe(&self, products: Products) -> GateRecipe {
         let warmup = (self.steps / 10).min(5);
         let schedule = Schedule { peak: self.lr, warmup, steps: self.steps, floor: 0.1 };
-        let options =
-            TrainOptions { schedule, weight_decay: 0.0, clip: 1.0, accumulate: 1, seed: self.seed };
+        let options = TrainOptions {
+            schedule,
+            weight_decay: 0.0,
+            clip: 1.0,
+            accumulate: 1,
+            seed: self.seed,
+            products,
+        };
         GateRecipe { batch: self.batch, energy_reward: self.energy_reward, options }
     }
 
@@ -90,7 +97,7 @@ impl GateOptions {
     }
 }
 
-pub(crate) fn run(context: &Context, args: &GatesArgs) -> Result<(), Failure> {
+pub(crate) fn run(context: &Context, args: &GatesArgs, products: Products) -> Result<(), Failure> {
     let began = Instant::now();
     let questions = Questions::read(&args.data)?;
     let (agent, origin) = history::load(context, &args.reference)?;
@@ -100,7 +107,7 @@ pub(crate) fn run(context: &Context, args: &GatesArgs) -> Result<(), Failure> {
             "tell it something: cart run REF -p TEXT -n 0 --memory --save NAME",
         ));
     }
-    let (prefix, recipe) = (args.how.prefix(), args.how.recipe());
+    let (prefix, recipe) = (args.how.prefix(), args.how.recipe(products));
     let described = described(&origin.manifest.hex(), &questions, &args.how, &recipe);
     let graph = Frozen::of(context, &args.reference)?;
     let before = exam(&agent, &questions.all, &prefix)?;

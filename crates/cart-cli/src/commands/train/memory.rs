@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use cart_engine::{LoadOptions, without_memory_layers};
 use cart_format::Recipe;
 use cart_memory::config::{BufferRules, StoreRules};
+use cart_nn::graph::Products;
 use cart_store::RefName;
 use cart_train::memory::MemoryRecipe;
 use cart_train::{Schedule, TrainOptions};
@@ -37,6 +38,7 @@ pub(crate) use lessons::{answer_tokens, prompt_tokens, said};
 #[command(after_help = "Examples:
   cart train memory smol -t smol:remembers
   cart train memory smol --names names.txt --steps 150 -t smol:remembers
+  cart train memory smol --precision bf16 -t smol:remembers
   cart train memory smol --task lessons.jsonl --held-out 20 -t smol:taught
   cart train memory smol --steps 0 -t smol:layers
   cart train memory smol:remembers --remove -t smol:bare")]
@@ -109,11 +111,11 @@ pub(crate) struct MemoryArgs {
     remove: bool,
 }
 
-pub(crate) fn run(context: &Context, args: &MemoryArgs) -> Result<(), Failure> {
+pub(crate) fn run(context: &Context, args: &MemoryArgs, products: Products) -> Result<(), Failure> {
     if args.remove {
         return remove(context, args);
     }
-    run::run(context, args)
+    run::run(context, args, products)
 }
 
 /// Saves the cartridge without its memory layers.
@@ -165,7 +167,7 @@ impl MemoryArgs {
         layers
     }
 
-    fn recipe(&self, depth: usize) -> MemoryRecipe {
+    fn recipe(&self, depth: usize, products: Products) -> MemoryRecipe {
         let schedule =
             Schedule { peak: self.lr, warmup: self.warmup, steps: self.steps, floor: 0.1 };
         MemoryRecipe {
@@ -180,6 +182,7 @@ impl MemoryArgs {
                 clip: self.clip,
                 accumulate: self.accumulate,
                 seed: self.seed,
+                products,
             },
         }
     }

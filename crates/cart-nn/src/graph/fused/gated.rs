@@ -6,7 +6,8 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 use cart_format::arch::Activation;
 
 use super::floats::{BLOCK, Floats, each_block, numbers, rows_and_width, rows_of, storage, tensor};
-use super::matrix::{By, Matrix, multiply, product_of};
+use super::matrix::Matrix;
+use super::mixed::Products;
 use crate::kernel::vector::{exp, tanh, vectorized};
 use crate::kernel::{KernelLevel, Kernels};
 use crate::threads::lock;
@@ -25,7 +26,7 @@ pub(in crate::graph) fn gated(
         Activation::GeluTanh => Smooth::GeluTanh,
         _ => return Ok(None),
     };
-    let op = Gated { smooth, products: Mutex::new(None) };
+    let op = Gated { smooth, products: Products::current(), kept: Mutex::new(None) };
     Ok(Some(x.contiguous()?.apply_op3(&gate.contiguous()?, &up.contiguous()?, op)?))
 }
 
@@ -94,8 +95,9 @@ vectorized! {
 
 struct Gated {
     smooth: Smooth,
+    products: Products,
     /// `x · gateᵀ` and `x · upᵀ`, of the forward for the backward.
-    products: Mutex<Option<[Vec<f32>; 2]>>,
+    kept: Mutex<Option<[Vec<f32>; 2]>>,
 }
 
 impl CustomOp3 for Gated {
@@ -115,7 +117,7 @@ impl CustomOp3 for Gated {
         let (rows, inputs) = rows_of(x_layout.dims())?;
         let (inner, _inputs) = gate_layout.shape().dims2()?;
         let x = Matrix::new(numbers(x, x_layout)?, rows, inputs);
-        let times = |weight| product_of(x, Matrix::new(weight, inner, inputs).t());
+        let times = |weight| self.products.of(x, Matrix::new(weight, inner, inputs).t());
         let products = [times(numbers(gate, gate_layout)?), times(numbers(up, up_layout)?)];
         let mut out = products[0].clone();
         let kernels = Kernels::detect();
@@ -123,7 +125,7 @@ impl CustomOp3 for Gated {
             let up = &products[1][first * inner..][..block.len()];
             gate_rows(kernels, self.smooth, block, up);
         });
-        *lock(&self.products) = Some(products);
+        *lock(&self.kept) = Some(products);
         Ok(storage(out, (rows, inner)))
     }
 
@@ -135,7 +137,7 @@ impl CustomOp3 for Gated {
         _out: &Tensor,
         slope: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let Some([mut of_gate, mut of_up]) = lock(&self.products).take() else {
+        let Some([mut of_gate, mut of_up]) = lock(&self.kept).take() else {
             bail!("a gated product goes backward once")
         };
         let (rows, inputs) = rows_and_width(x)?;
@@ -149,13 +151,13 @@ impl CustomOp3 for Gated {
         let slopes = [&of_gate, &of_up].map(|of| Matrix::new(of, rows, inner));
         let of_weight = |slope: Matrix<'_>| {
             let x = Floats::of(x)?;
-            tensor(product_of(slope.t(), Matrix::new(&x, rows, inputs)), (inner, inputs))
+            tensor(self.products.of(slope.t(), Matrix::new(&x, rows, inputs)), (inner, inputs))
         };
         let of_x = || {
             let (gate, up) = (Floats::of(gate)?, Floats::of(up)?);
-            let mut of_x = product_of(slopes[0], Matrix::new(&gate, inner, inputs));
+            let mut of_x = self.products.of(slopes[0], Matrix::new(&gate, inner, inputs));
             let up = Matrix::new(&up, inner, inputs);
-            multiply(slopes[1], up, &mut of_x, 1.0, true, By::All);
+            self.products.multiply(slopes[1], up, &mut of_x, true);
             tensor(of_x, x.dims())
         };
         Ok((

@@ -6,7 +6,8 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::floats::{BLOCK, numbers, rows_of, storage, tensor};
-use super::matrix::{By, Matrix, multiply};
+use super::matrix::Matrix;
+use super::mixed::Products;
 use crate::kernel::vector::{exp, tanh, vectorized};
 use crate::kernel::{KernelLevel, Kernels};
 use crate::threads::lock;
@@ -39,7 +40,8 @@ pub(super) fn of_head<L: RowLoss + 'static>(
     loss: L,
 ) -> Result<Tensor> {
     let of_head = head.track_op();
-    let op = HeadLoss { loss, of_head, slopes: Mutex::new(None) };
+    let products = Products::current();
+    let op = HeadLoss { loss, products, of_head, slopes: Mutex::new(None) };
     hidden.contiguous()?.apply_op2(&head.contiguous()?, op)
 }
 
@@ -96,6 +98,7 @@ impl RowLoss for LossTargets {
 
 struct HeadLoss<L> {
     loss: L,
+    products: Products,
     /// Whether the head has a gradient.
     of_head: bool,
     slopes: Mutex<Option<Slopes>>,
@@ -124,16 +127,16 @@ impl<L: RowLoss> HeadLoss<L> {
                 rows.iter().flat_map(|row| &hidden[row * width..][..width]).copied().collect();
             let x = Matrix::new(&x, rows.len(), width);
             let mut logits = vec![0.0; rows.len() * vocab];
-            multiply(x, head.t(), &mut logits, 1.0, false, By::All);
+            self.products.multiply(x, head.t(), &mut logits, false);
             loss += self.rows_loss(rows, &mut logits, vocab);
             let slopes = Matrix::new(&logits, rows.len(), vocab);
             let mut of_x = vec![0.0; rows.len() * width];
-            multiply(slopes, head, &mut of_x, 1.0, false, By::All);
+            self.products.multiply(slopes, head, &mut of_x, false);
             for (row, of_x) in rows.iter().zip(of_x.chunks_exact(width)) {
                 of_hidden[row * width..][..width].copy_from_slice(of_x);
             }
             if let Some(of_head) = &mut of_head {
-                multiply(slopes.t(), x, of_head, 1.0, true, By::All);
+                self.products.multiply(slopes.t(), x, of_head, true);
             }
         }
         (loss, Slopes { of_hidden, of_head })

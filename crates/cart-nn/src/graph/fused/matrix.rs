@@ -22,11 +22,11 @@ const TILE: [usize; 2] = [48, 64];
 /// A matrix in a slice.
 #[derive(Clone, Copy)]
 pub(super) struct Matrix<'a> {
-    data: &'a [f32],
-    rows: usize,
-    columns: usize,
-    row_stride: usize,
-    column_stride: usize,
+    pub(super) data: &'a [f32],
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) row_stride: usize,
+    pub(super) column_stride: usize,
 }
 
 impl<'a> Matrix<'a> {
@@ -49,8 +49,14 @@ impl<'a> Matrix<'a> {
         Self { rows, columns, row_stride, column_stride, ..self }
     }
 
+    /// Other numbers in the same places.
+    pub(super) fn with(self, data: &'a [f32]) -> Self {
+        assert_eq!(data.len(), self.data.len(), "as many numbers");
+        Self { data, ..self }
+    }
+
     /// Where a number is. It may lie behind the last one of an empty matrix.
-    fn at(&self, row: usize, column: usize) -> *const f32 {
+    pub(super) fn at(&self, row: usize, column: usize) -> *const f32 {
         self.data.as_ptr().wrapping_add(row * self.row_stride + column * self.column_stride)
     }
 }
@@ -81,22 +87,9 @@ pub(super) fn multiply(
     unsafe { fill(a, b, out, scale, added, by) };
 }
 
-/// `a · b`, by all threads.
-pub(super) fn product_of(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
-    let len = a.rows * b.columns;
-    let mut product = Vec::with_capacity(len);
-    let out = Out(product.spare_capacity_mut().as_mut_ptr().cast());
-    // SAFETY: there is room for as many, and all are written.
-    unsafe {
-        fill(a, b, out, 1.0, false, By::All);
-        product.set_len(len);
-    }
-    product
-}
-
 /// Where a product is written.
 #[derive(Clone, Copy)]
-struct Out(*mut f32);
+pub(super) struct Out(*mut f32);
 
 // SAFETY: threads write blocks of it, none of which has numbers of another.
 unsafe impl Send for Out {}
@@ -104,14 +97,18 @@ unsafe impl Send for Out {}
 unsafe impl Sync for Out {}
 
 impl Out {
-    fn at(self, index: usize) -> *mut f32 {
+    pub(super) fn new(start: *mut f32) -> Self {
+        Self(start)
+    }
+
+    pub(super) fn at(self, index: usize) -> *mut f32 {
         self.0.wrapping_add(index)
     }
 }
 
 /// # Safety
 /// `out` is a place for the product that nobody else has; where `added`, there are numbers in it.
-unsafe fn fill(a: Matrix<'_>, b: Matrix<'_>, out: Out, scale: f32, added: bool, by: By) {
+pub(super) unsafe fn fill(a: Matrix<'_>, b: Matrix<'_>, out: Out, scale: f32, added: bool, by: By) {
     assert_eq!(a.columns, b.rows, "the inner sides of a product are equal");
     // SAFETY: the blocks are inside of the product and of both sides, which `Matrix` was checked to lie
     // inside of its slice for; no two of them share a number.

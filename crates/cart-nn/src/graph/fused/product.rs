@@ -3,23 +3,25 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::floats::{Floats, numbers, rows_and_width, storage, tensor};
-use super::matrix::{By, Matrix, multiply, product_of};
+use super::matrix::Matrix;
+use super::mixed::Products;
 
 /// `x · weightᵀ`. A weight without a gradient costs none.
 ///
 /// * `x`: `[rows, inputs]`, `weight`: `[outputs, inputs]`, to `[rows, outputs]`
 pub(in crate::graph) fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op2(&weight.contiguous()?, Product)
+    x.contiguous()?.apply_op2(&weight.contiguous()?, Product(Products::current()))
 }
 
 /// `x · weightᵀ + to`.
 ///
 /// * `to`: `[rows, outputs]`
 pub(in crate::graph) fn product_added(x: &Tensor, weight: &Tensor, to: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op3(&weight.contiguous()?, &to.contiguous()?, ProductAdded)
+    let op = ProductAdded(Products::current());
+    x.contiguous()?.apply_op3(&weight.contiguous()?, &to.contiguous()?, op)
 }
 
-struct Product;
+struct Product(Products);
 
 impl CustomOp2 for Product {
     fn name(&self) -> &'static str {
@@ -37,7 +39,7 @@ impl CustomOp2 for Product {
         let (outputs, _inputs) = weight_layout.shape().dims2()?;
         let x = Matrix::new(numbers(x, x_layout)?, rows, inputs);
         let weight = Matrix::new(numbers(weight, weight_layout)?, outputs, inputs);
-        Ok(storage(product_of(x, weight.t()), (rows, outputs)))
+        Ok(storage(self.0.of(x, weight.t()), (rows, outputs)))
     }
 
     fn bwd(
@@ -47,11 +49,11 @@ impl CustomOp2 for Product {
         _out: &Tensor,
         slope: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        slopes(x, weight, slope)
+        slopes(self.0, x, weight, slope)
     }
 }
 
-struct ProductAdded;
+struct ProductAdded(Products);
 
 impl CustomOp3 for ProductAdded {
     fn name(&self) -> &'static str {
@@ -72,7 +74,7 @@ impl CustomOp3 for ProductAdded {
         let x = Matrix::new(numbers(x, x_layout)?, rows, inputs);
         let weight = Matrix::new(numbers(weight, weight_layout)?, outputs, inputs);
         let mut out = numbers(to, to_layout)?.to_vec();
-        multiply(x, weight.t(), &mut out, 1.0, true, By::All);
+        self.0.multiply(x, weight.t(), &mut out, true);
         Ok(storage(out, (rows, outputs)))
     }
 
@@ -84,13 +86,18 @@ impl CustomOp3 for ProductAdded {
         _out: &Tensor,
         slope: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (of_x, of_weight) = slopes(x, weight, slope)?;
+        let (of_x, of_weight) = slopes(self.0, x, weight, slope)?;
         Ok((of_x, of_weight, to.track_op().then(|| slope.clone())))
     }
 }
 
 /// Gradients of `x` and `weight`, of those that have one.
-fn slopes(x: &Tensor, weight: &Tensor, slope: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+fn slopes(
+    products: Products,
+    x: &Tensor,
+    weight: &Tensor,
+    slope: &Tensor,
+) -> Result<(Option<Tensor>, Option<Tensor>)> {
     let (rows, inputs) = rows_and_width(x)?;
     let (outputs, _inputs) = weight.dims2()?;
     let slope = slope.contiguous()?;
@@ -98,11 +105,11 @@ fn slopes(x: &Tensor, weight: &Tensor, slope: &Tensor) -> Result<(Option<Tensor>
     let slope = Matrix::new(&slope, rows, outputs);
     let of_x = || {
         let weight = Floats::of(weight)?;
-        tensor(product_of(slope, Matrix::new(&weight, outputs, inputs)), (rows, inputs))
+        tensor(products.of(slope, Matrix::new(&weight, outputs, inputs)), (rows, inputs))
     };
     let of_weight = || {
         let x = Floats::of(x)?;
-        tensor(product_of(slope.t(), Matrix::new(&x, rows, inputs)), (outputs, inputs))
+        tensor(products.of(slope.t(), Matrix::new(&x, rows, inputs)), (outputs, inputs))
     };
     Ok((x.track_op().then(of_x).transpose()?, weight.track_op().then(of_weight).transpose()?))
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use cart_nn::graph::Divergence;
+use cart_nn::graph::{Divergence, Products};
 use cart_store::RefName;
 use cart_train::distill::{DistillOptions, HiddenOptions, StudentSpec};
 use cart_train::{Schedule, TrainOptions};
@@ -27,6 +27,7 @@ use clap::{ArgGroup, Args, ValueEnum, ValueHint};
 #[command(after_help = "Examples:
   cart train distill smol --student-spec layers=12 --data book.txt -t smol:small
   cart train distill smol --take 0,2,5,9,14,20,25,29 --data a.txt b.txt --steps 500 -t smol:small
+  cart train distill smol --student-spec layers=12 --data a.txt --precision bf16 -t smol:quick
   cart train distill smol smol:small --data a.txt --on-policy 0.25 --divergence js -t b
   cart train distill smol --student-spec layers=6,hidden=288 --data a.txt --hard 0.5 -t mini
   cart train distill smol mini:bytes --align --data a.txt -t mini:taught
@@ -162,13 +163,14 @@ pub(super) enum HiddenNorm {
 }
 
 impl DistillArgs {
-    pub(super) fn training(&self, steps: u64) -> TrainOptions {
+    pub(super) fn training(&self, steps: u64, products: Products) -> TrainOptions {
         TrainOptions {
             schedule: Schedule { peak: self.lr, warmup: self.warmup, steps, floor: 0.1 },
             weight_decay: self.weight_decay,
             clip: self.clip,
             accumulate: self.accumulate,
             seed: self.seed,
+            products,
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use cart_engine::{Agent, LayerTensor, with_memory_layers};
 use cart_format::Recipe;
-use cart_nn::graph::{Graph, MemoryLayers};
+use cart_nn::graph::{Graph, MemoryLayers, Products};
 use cart_store::Silent;
 use cart_train::memory::{MemoryRecipe, MemoryTask, MemoryTraining};
 use serde_json::Value;
@@ -29,7 +29,7 @@ const ANCHORS: usize = 32;
 /// The time between two lines of progress.
 const PROGRESS: Duration = Duration::from_secs(10);
 
-pub(super) fn run(context: &Context, args: &MemoryArgs) -> Result<(), Failure> {
+pub(super) fn run(context: &Context, args: &MemoryArgs, products: Products) -> Result<(), Failure> {
     let began = Instant::now();
     let task = Task::of(args)?;
     let text = match &args.text {
@@ -41,7 +41,7 @@ pub(super) fn run(context: &Context, args: &MemoryArgs) -> Result<(), Failure> {
     };
     let (agent, origin) = history::load_with(context, &args.reference, &MemoryArgs::load(context))?;
     let depth = agent.model().spec().layers.len();
-    let recipe = args.recipe(depth);
+    let recipe = args.recipe(depth, products);
     // Before anything is told: it takes its time.
     MemoryLayers::shapes(agent.model().spec(), &recipe.layers).map_err(Failure::refused)?;
     let described = super::described(&origin.manifest.hex(), &recipe, &task.described);
