@@ -49,6 +49,7 @@ pub struct TrainOptions {
     pub products: Products,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
 fn by_name<S: Serializer>(products: &Products, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(products.name())
 }

@@ -67,6 +67,10 @@ impl Side {
     }
 }
 
+#[expect(
+    clippy::unused_self,
+    reason = "having one is why the processor is known to have the instructions"
+)]
 impl Bf16Dots {
     /// Where the processor has the instructions.
     pub(crate) fn detect() -> Option<Self> {
