@@ -34,7 +34,8 @@ def cart(store, *arguments):
 
 class Served:
     def __init__(self, store, *arguments):
-        command = [CART, "--store", store, "serve", *arguments, "--listen", "127.0.0.1:0"]
+        # One thread, so that the browser has a core and keeps up with what is told.
+        command = [CART, "--store", store, "serve", *arguments, "--listen", "127.0.0.1:0", "--threads", "1"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         found = None
         while found is None:
@@ -110,9 +111,9 @@ def swap(page):
     expect(page.locator(".turn .moved")).to_have_count(1, timeout=30_000)
     before = len(story.inner_text())
     expect(page.locator("#memory-said")).not_to_contain_text("3 of", timeout=10_000)
-    picture(page, "swapped")
     page.locator("#stop").click()
     answered(page, 2)
+    picture(page, "swapped")
     assert len(story.inner_text()) >= before, "the story went on after the swap"
     page.locator("#rollback").press("Enter")
     expect(page.locator("#running")).to_contain_text("told, generation", timeout=30_000)
