@@ -12,6 +12,12 @@ pub fn largest(logits: &[f32]) -> f32 {
     largest_lanes(Kernels::detect(), logits)
 }
 
+/// The token with the largest logit, of equal ones the first; 0 where none is a number.
+pub fn likeliest(logits: &[f32]) -> u32 {
+    let most = largest(logits);
+    logits.iter().position(|&logit| logit == most).unwrap_or(0) as u32
+}
+
 /// `Σ exp(x)` with `x = (logit − largest) / temperature`, summed in `f64`.
 ///
 /// Each term is within `3 · 10⁻⁷ + |x| · 1.8 · 10⁻⁷` of itself: the error of the exponential, and

@@ -296,9 +296,8 @@ impl Learner<'_> {
     /// What the teacher says of sequences of the data.
     fn of_data(&self, batch: &Batch) -> Result<Answers, TrainError> {
         let Some(alignment) = &self.teacher.alignment else {
-            let said =
-                |sequence: Vec<u32>| self.teacher.of_data(&sequence, self.asked(), &self.work);
-            let said = batch.sequences().map(said).collect::<Result<_, _>>()?;
+            let sequences: Vec<Vec<u32>> = batch.sequences().collect();
+            let said = self.teacher.of_data(&sequences, self.asked(), &self.work)?;
             return Ok(Answers { said, ..Answers::default() });
         };
         let compared = alignment.compared(batch);
@@ -323,22 +322,15 @@ impl Learner<'_> {
         let sequences = self.still.sequences(batch.rows, batch.context())?;
         let layers = 0..self.still.spec().layers.len();
         let hidden = sequences.layers(layers, &sequences.embed(&batch.tokens)?, None)?;
-        let hidden = sequences.norm(&hidden)?.flatten(0, 1)?;
-        let mut predicted = Vec::with_capacity(batch.targets.len());
-        for targets in batch.targets.chunks(CHUNK) {
-            let rows = hidden.narrow(0, predicted.len(), targets.len())?;
-            for (of, &next) in self.still.logits(&rows)?.to_vec2::<f32>()?.iter().zip(targets) {
-                let most = logits::largest(of);
-                let log = f64::from(of[next as usize] - most) - logits::sum_exp(of, most, 1.0).ln();
-                let way = ways.and_then(|ways| ways[predicted.len()]);
-                let likeliest = match self.teacher.alignment.as_ref().zip(way) {
-                    Some((alignment, way)) => alignment.likeliest(way, of),
-                    None => of.iter().position(|&logit| logit == most).unwrap_or(0) as u32,
-                };
-                predicted.push((likeliest, log));
-            }
-        }
-        Ok(predicted)
+        let alignment = self.teacher.alignment.as_ref();
+        let look = |row: usize, of: &[f32]| {
+            let likeliest = match alignment.zip(ways.and_then(|ways| ways[row])) {
+                Some((alignment, way)) => alignment.likeliest(way, of),
+                None => logits::likeliest(of),
+            };
+            (likeliest, logits::logprob(of, batch.targets[row]))
+        };
+        Ok(sequences.each_logits(&hidden, CHUNK, look)?)
     }
 
     /// The sequences of a part, and for each whether the student went on from it.
@@ -364,21 +356,23 @@ impl Learner<'_> {
         &self,
         batch: &Batch,
         (sequences, own): (&[Vec<u32>], &[bool]),
-        mut states: Option<&mut TeacherStates>,
+        states: Option<&mut TeacherStates>,
     ) -> Result<Answers, TrainError> {
         if self.teacher.alignment.is_some() {
             return self.of_data(batch);
         }
-        let mut said = Vec::with_capacity(sequences.len());
-        for (sequence, &own) in sequences.iter().zip(own) {
-            let states = states.as_deref_mut();
-            said.push(if own || states.is_some() {
-                self.teacher.of(sequence, self.asked(), states, &self.work)?
-            } else {
-                self.teacher.of_data(sequence, self.asked(), &self.work)?
-            });
+        if states.is_some() {
+            let said = self.teacher.of(sequences, self.asked(), states, &self.work)?;
+            return Ok(Answers { said, ..Answers::default() });
         }
-        Ok(Answers { said, ..Answers::default() })
+        let of = |wanted: bool| {
+            let all = sequences.iter().zip(own).filter(move |(_, own)| **own == wanted);
+            all.map(|(sequence, _)| sequence.clone()).collect::<Vec<_>>()
+        };
+        let mut of_own = self.teacher.of(&of(true), self.asked(), None, &self.work)?.into_iter();
+        let mut of_data = self.teacher.of_data(&of(false), self.asked(), &self.work)?.into_iter();
+        let next = |&own: &bool| if own { of_own.next() } else { of_data.next() };
+        Ok(Answers { said: own.iter().filter_map(next).collect(), ..Answers::default() })
     }
 
     /// What each position's label is worth: where the student went on itself, nothing did follow.

@@ -173,7 +173,7 @@ impl Trainer {
             let share = 1.0 / (parts as f64 * found.count.max(1) as f64);
             loss += share * f64::from(found.sum.to_scalar::<f32>()?);
             tokens += found.tokens;
-            self.optimizer.gather(&found.sum.backward()?, share as f32)?;
+            self.optimizer.gather(&found.sum, share as f32)?;
         }
         if !loss.is_finite() {
             return Err(self.not_finite(at + 1));

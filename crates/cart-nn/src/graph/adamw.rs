@@ -1,12 +1,15 @@
 //! AdamW over the variables of a graph (Loshchilov and Hutter, 2019).
 
-use candle_core::{Result, Tensor, Var, backprop::GradStore};
+use std::sync::Mutex;
+
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor, Var, bail};
 use rayon::prelude::*;
 use thiserror::Error;
 
-use super::fused::Floats;
+use super::fused::{Floats, Sums, add_scaled, gathering};
 use crate::kernel::vector::vectorized;
 use crate::kernel::{KernelLevel, Kernels};
+use crate::threads::lock;
 
 /// Numbers that a task works on. Part of what is computed: a norm is the sum of such blocks.
 const BLOCK: usize = 4096;
@@ -120,18 +123,33 @@ impl AdamW {
         self.slots.iter().map(|slot| slot.gradient.len()).sum()
     }
 
-    /// Adds gradients, each times `share`, to those of the next step.
+    /// Goes backward from a loss, and adds its gradients, each times `share`, to those of the next step.
+    ///
+    /// * `loss`: one number
     ///
     /// # Errors
-    /// The tensor library failed.
-    pub fn gather(&mut self, gradients: &GradStore, share: f32) -> Result<()> {
+    /// The tensor library failed; what was gathered is lost then.
+    pub fn gather(&mut self, loss: &Tensor, share: f32) -> Result<()> {
+        let loss = loss.affine(f64::from(share), 0.0)?;
+        let take = |slot: &mut Slot| (slot.variable.id(), std::mem::take(&mut slot.gradient));
+        let sums: Sums = self.slots.iter_mut().map(take).collect();
+        let (rest, mut sums) = gathering(sums, || loss.backward());
         for slot in &mut self.slots {
-            let Some(gradient) = gradients.get(&slot.variable) else { continue };
-            let gradient = gradient.contiguous()?;
-            let values = Floats::of(&gradient)?;
-            slot.gradient.iter_mut().zip(&*values).for_each(|(sum, by)| *sum += share * by);
+            slot.gradient = sums.remove(&slot.variable.id()).unwrap_or_default();
         }
-        Ok(())
+        let added = rest.and_then(|rest| {
+            self.slots.iter_mut().try_for_each(|slot| match rest.get(&slot.variable) {
+                Some(part) => {
+                    add_scaled(&mut slot.gradient, &Floats::of(&part.contiguous()?)?, 1.0);
+                    Ok(())
+                }
+                None => Ok(()),
+            })
+        });
+        if added.is_err() {
+            self.slots.iter_mut().for_each(|slot| slot.gradient.fill(0.0));
+        }
+        added
     }
 
     /// The norm of the gradient that was gathered for each variable.
@@ -222,14 +240,44 @@ impl Slot {
     }
 
     fn step(&mut self, kernels: Kernels, update: Update) -> Result<()> {
-        let mut values = Floats::of(&self.variable)?.to_vec();
-        let parts = values.par_chunks_mut(BLOCK).zip(self.gradient.par_chunks_mut(BLOCK));
-        let moments = self.first.par_chunks_mut(BLOCK).zip(self.second.par_chunks_mut(BLOCK));
+        let Self { variable, gradient, first, second, .. } = self;
+        let moments = Mutex::new(Moments { gradient, first, second });
+        variable.inplace_op1(&Step { kernels, update, moments })
+    }
+}
+
+/// What a step reads and changes beside the variable.
+struct Moments<'a> {
+    gradient: &'a mut [f32],
+    first: &'a mut [f32],
+    second: &'a mut [f32],
+}
+
+/// A step of a variable, where its numbers are.
+struct Step<'a> {
+    kernels: Kernels,
+    update: Update,
+    moments: Mutex<Moments<'a>>,
+}
+
+impl InplaceOp1 for Step<'_> {
+    fn name(&self) -> &'static str {
+        "adamw-step"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let (CpuStorage::F32(values), Some((start, end))) = (storage, layout.contiguous_offsets())
+        else {
+            bail!("a variable is contiguous and f32")
+        };
+        let Moments { gradient, first, second } = &mut *lock(&self.moments);
+        let parts = values[start..end].par_chunks_mut(BLOCK).zip(gradient.par_chunks_mut(BLOCK));
+        let moments = first.par_chunks_mut(BLOCK).zip(second.par_chunks_mut(BLOCK));
         parts.zip(moments).for_each(|((values, gradient), (first, second))| {
-            update_block(kernels, update, values, gradient, first, second);
+            update_block(self.kernels, self.update, values, gradient, first, second);
             gradient.fill(0.0);
         });
-        self.set(values)
+        Ok(())
     }
 }
 
@@ -283,8 +331,7 @@ mod tests {
         let options = AdamWOptions { clip: f64::INFINITY, ..AdamWOptions::default() };
         let mut adamw = AdamW::new(options, [("x".to_owned(), x.clone(), true)]);
         for expected in [[0.89, -1.88], [0.781_426_4, -1.761_331_3]] {
-            let gradients = x.sqr().unwrap().sum_all().unwrap().backward().unwrap();
-            adamw.gather(&gradients, 1.0).unwrap();
+            adamw.gather(&x.sqr().unwrap().sum_all().unwrap(), 1.0).unwrap();
             adamw.step(0.1).unwrap();
             for (found, expected) in values(&x).iter().zip(expected) {
                 assert!((found - expected).abs() < 1e-5, "{found} {expected}");
@@ -301,7 +348,7 @@ mod tests {
             let mut adamw = AdamW::new(options, all);
             for &share in shares {
                 let loss = (x.sqr().unwrap() + y.sqr().unwrap()).unwrap();
-                adamw.gather(&loss.sum_all().unwrap().backward().unwrap(), share).unwrap();
+                adamw.gather(&loss.sum_all().unwrap(), share).unwrap();
             }
             let norms: Vec<f64> = adamw.gradient_norms().iter().map(|(_, norm)| *norm).collect();
             assert_eq!(norms, [6.0, 8.0]);
@@ -326,7 +373,7 @@ mod tests {
         let all = [("x".to_owned(), x.clone(), true), ("y".to_owned(), y.clone(), true)];
         let mut adamw = AdamW::new(AdamWOptions::default(), all);
         let loss = (x.sqr().unwrap() + y.log().unwrap()).unwrap().sum_all().unwrap();
-        adamw.gather(&(loss * f64::NAN).unwrap().backward().unwrap(), 0.0).unwrap();
+        adamw.gather(&(loss * f64::NAN).unwrap(), 0.0).unwrap();
         let refused = adamw.step(0.1).unwrap_err();
         assert!(matches!(refused, StepError::NotFinite { name } if name == "x"));
         assert_eq!((values(&x), values(&y), adamw.steps()), (vec![1.0], vec![-1.0], 0));
@@ -347,8 +394,7 @@ mod tests {
                     adamw = AdamW::new(AdamWOptions::default(), all);
                     assert!(adamw.restore(steps, state).unwrap());
                 }
-                let gradients = current.sqr().unwrap().sum_all().unwrap().backward().unwrap();
-                adamw.gather(&gradients, 1.0).unwrap();
+                adamw.gather(&current.sqr().unwrap().sum_all().unwrap(), 1.0).unwrap();
                 adamw.step(0.05).unwrap();
             }
             values(&current)

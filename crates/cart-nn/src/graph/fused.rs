@@ -11,8 +11,10 @@
 
 mod attention;
 mod conv;
+mod embed;
 mod floats;
 mod gated;
+mod gathering;
 mod loss;
 mod matrix;
 mod mixed;
@@ -25,8 +27,10 @@ use candle_core::{DType, Tensor};
 
 pub(super) use attention::{AttentionShape, CausalAttention};
 pub(super) use conv::conv_silu;
+pub(super) use embed::embed;
 pub(super) use floats::Floats;
 pub(super) use gated::{gated, times_silu};
+pub(super) use gathering::{Sums, add_scaled, gathering};
 pub(super) use loss::{LossTargets, cross_entropy};
 pub use mixed::Products;
 pub(super) use norm::norm;

@@ -2,12 +2,14 @@
 
 use std::ops::Range;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
+use rayon::prelude::*;
 
 use super::forward::{Pass, Segment};
+use super::fused::{self, Floats};
 use super::state::GraphState;
 use super::taps::GraphTaps;
-use super::{CrossEntropy, Divergence, Graph, TeacherLoss, TeacherTargets};
+use super::{CrossEntropy, DType, Divergence, Graph, TeacherLoss, TeacherTargets};
 use crate::forward::ForwardError;
 
 /// Sequences of one length that nothing precedes and that nobody goes on from. They may be read in
@@ -58,8 +60,12 @@ impl Sequences<'_> {
         if tokens.len() != batch * count {
             return Err(ForwardError::Uneven { run: 0, found: tokens.len(), batch });
         }
-        let ids = Tensor::new(tokens, self.graph.device())?;
-        let hidden = self.graph.embedding.index_select(&ids, 0)?;
+        let embedding = &self.graph.embedding;
+        let hidden = if fused::suits(embedding) {
+            fused::embed(embedding, tokens)?
+        } else {
+            embedding.index_select(&Tensor::new(tokens, self.graph.device())?, 0)?
+        };
         let hidden = match self.graph.spec.embedding_scale {
             Some(scale) => hidden.affine(scale, 0.0)?,
             None => hidden,
@@ -134,6 +140,33 @@ impl Sequences<'_> {
         let (head, soft_cap) = (&self.graph.head, self.graph.spec.logit_softcap);
         let loss = TeacherLoss { head, soft_cap, chunk, divergence, temperature };
         Ok(loss.sum(&normed, targets)?)
+    }
+
+    /// Looks at the logits of all positions, by all threads, in the order of the positions.
+    ///
+    /// * `hidden`: after the last layer, `[batch, count, hidden_size]`
+    /// * `chunk`: positions whose logits are in memory together
+    /// * `look`: gets the position and its logits, `[vocab]`
+    ///
+    /// # Errors
+    /// The tensor library failed.
+    pub fn each_logits<T: Send>(
+        &self,
+        hidden: &Tensor,
+        chunk: usize,
+        look: impl Fn(usize, &[f32]) -> T + Sync,
+    ) -> std::result::Result<Vec<T>, ForwardError> {
+        let normed = self.norm(hidden)?.flatten(0, 1)?;
+        let (rows, vocab) = (normed.dim(0)?, self.graph.spec.vocab_size as usize);
+        let mut found = Vec::with_capacity(rows);
+        for first in (0..rows).step_by(chunk.max(1)) {
+            let logits = self.graph.logits(&normed.narrow(0, first, chunk.min(rows - first))?)?;
+            let logits = logits.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?;
+            let logits = Floats::of(&logits)?;
+            let each = logits.par_chunks_exact(vocab).enumerate();
+            found.par_extend(each.map(|(row, logits)| look(first + row, logits)));
+        }
+        Ok(found)
     }
 
     /// The final norm, which [`Graph::logits`] goes on from.

@@ -17,14 +17,14 @@ use cart_format::BlobId;
 use cart_nn::graph::TokenGroups;
 use serde::Serialize;
 
-use super::teacher::Said;
+use super::teacher::{Position, Said};
 use crate::corpus::Batch;
 
 pub use classes::Vocabulary;
 pub use stream::TokenStream;
 
 use classes::Classes;
-use stream::Window;
+use stream::{Place, Window};
 
 /// Way of grouping where both sides end at the same byte.
 const BETWEEN: u8 = 0;
@@ -143,30 +143,25 @@ impl Alignment {
         batch.starts.iter().map(|&start| self.student.bytes(start + 1..start + 1 + context)).sum()
     }
 
-    /// What the teacher's predictions say of the rows of a student's sequence.
+    /// What a row of the teacher's predictions says of the student's rows that are compared with it.
     ///
-    /// * `row`: the teacher's logits after each of its tokens but the last, `[vocab]`
-    pub(super) fn said<'l>(
+    /// * `rows`: those rows; `logits`: the teacher's, `[vocab]`
+    pub(super) fn said(
         &self,
         compared: &Compared,
-        row: impl Fn(usize) -> &'l [f32],
+        rows: &[usize],
+        logits: &[f32],
         best: usize,
-    ) -> Said {
-        let mut said = Said::default();
-        for place in &compared.window.rows {
-            let Some(place) = place else {
-                said.add_nothing(best);
-                continue;
-            };
-            let logits = row(place.row);
+    ) -> Vec<Position> {
+        let of_place = |place: &Place| {
             let piece = self.vocabulary.piece(compared.tokens[place.row + 1]);
             let sums = match place.left {
                 Some(left) => self.classes.inside(&self.vocabulary, piece, left, logits),
                 None => self.classes.between_tokens(logits),
             };
-            said.add_groups(&sums, best);
-        }
-        said
+            Position::of_groups(&sums, best)
+        };
+        rows.iter().filter_map(|&row| compared.window.rows[row].as_ref()).map(of_place).collect()
     }
 
     /// The likeliest group of a row of the student.
@@ -193,34 +188,52 @@ impl Compared {
         self.window.rows.len()
     }
 
-    /// Rows of which a teacher that read nothing says nothing.
-    pub(super) fn nothing(&self, best: usize) -> Said {
-        let mut said = Said::default();
-        self.window.rows.iter().for_each(|_row| said.add_nothing(best));
-        said
+    /// The student's rows that are compared with each of the teacher's.
+    pub(super) fn by_teacher(&self) -> Vec<Vec<usize>> {
+        let mut rows = vec![Vec::new(); self.tokens.len().saturating_sub(1)];
+        for (row, place) in self.window.rows.iter().enumerate() {
+            if let Some(place) = place {
+                rows[place.row].push(row);
+            }
+        }
+        rows
+    }
+
+    /// All rows: those that something was said of, and the others.
+    ///
+    /// * `said`: rows with what was said of them
+    pub(super) fn whole(
+        &self,
+        said: impl IntoIterator<Item = (usize, Position)>,
+        best: usize,
+    ) -> Said {
+        let mut positions: Vec<Option<Position>> = Vec::new();
+        positions.resize_with(self.rows(), || None);
+        said.into_iter().for_each(|(row, position)| positions[row] = Some(position));
+        positions.into_iter().map(|of| of.unwrap_or_else(|| Position::nothing(best))).collect()
     }
 }
 
-impl Said {
-    /// Adds a row of no weight.
-    fn add_nothing(&mut self, best: usize) {
-        self.tokens.extend(0..best as u32);
-        self.logs.extend(std::iter::repeat_n(-((best + 1) as f32).ln(), best + 1));
+impl Position {
+    /// One of no weight.
+    fn nothing(best: usize) -> Self {
+        let log = -((best + 1) as f32).ln();
+        Self { tokens: (0..best as u32).collect(), logs: vec![log; best + 1] }
     }
 
-    /// Adds a row of groups.
+    /// One of groups.
     ///
     /// * `sums`: what each has, by any common factor, then what no group has
-    fn add_groups(&mut self, (sums, beyond): &(Vec<f64>, f64), best: usize) {
-        let named = classes::order(sums, best);
+    fn of_groups((sums, beyond): &(Vec<f64>, f64), best: usize) -> Self {
+        let tokens = classes::order(sums, best);
         let mut left = sums.clone();
-        named.iter().for_each(|&group| left[group as usize] = 0.0);
+        tokens.iter().for_each(|&group| left[group as usize] = 0.0);
         let others = left.iter().sum::<f64>() + beyond;
-        let all = (others + named.iter().map(|&group| sums[group as usize]).sum::<f64>()).ln();
+        let all = (others + tokens.iter().map(|&group| sums[group as usize]).sum::<f64>()).ln();
         let log = |sum: f64| ((sum.ln() - all) as f32).max(f32::MIN);
-        self.logs.extend(named.iter().map(|&group| log(sums[group as usize])));
-        self.logs.push(log(others));
-        self.tokens.extend(named);
+        let mut logs: Vec<f32> = tokens.iter().map(|&group| log(sums[group as usize])).collect();
+        logs.push(log(others));
+        Self { tokens, logs }
     }
 }
 

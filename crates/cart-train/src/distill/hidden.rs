@@ -1,7 +1,7 @@
 //! Hidden states of a student and its teacher, compared.
 
 use cart_nn::Taps;
-use cart_nn::graph::{D, GraphTaps, Tensor, TensorError};
+use cart_nn::graph::{D, DType, GraphTaps, Tensor, TensorError};
 use serde::Serialize;
 
 use super::DistillError;
@@ -133,25 +133,46 @@ impl TeacherStates {
         let width = numbers.len() / positions;
         Tensor::from_slice(numbers, (positions, width), &cart_nn::graph::Device::Cpu)
     }
+
+    fn keeps(&self, layer: usize) -> bool {
+        self.layers.iter().any(|(wanted, _)| *wanted == layer)
+    }
+
+    fn keep(&mut self, layer: usize, hidden: &[f32]) {
+        let wanted = self.layers.iter_mut().filter(|(wanted, _)| *wanted == layer);
+        wanted.for_each(|(_, rows)| rows.extend_from_slice(hidden));
+    }
 }
 
 impl Taps for TeacherStates {
     fn wants(&self, layer: usize) -> bool {
-        self.layers.iter().any(|(wanted, _)| *wanted == layer)
+        self.keeps(layer)
     }
 
     fn after_layer(&mut self, layer: usize, _first_position: usize, hidden: &[f32]) {
-        for (wanted, rows) in &mut self.layers {
-            if *wanted == layer {
-                rows.extend_from_slice(hidden);
-            }
-        }
+        self.keep(layer, hidden);
+    }
+}
+
+impl GraphTaps for TeacherStates {
+    fn wants(&self, layer: usize) -> bool {
+        self.keeps(layer)
+    }
+
+    fn after_layer(
+        &mut self,
+        layer: usize,
+        _first_position: usize,
+        hidden: &Tensor,
+    ) -> Result<Option<Tensor>, TensorError> {
+        self.keep(layer, &hidden.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?);
+        Ok(None)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use cart_nn::graph::{DType, Device, Var};
+    use cart_nn::graph::{Device, Var};
 
     use super::*;
 
@@ -172,7 +193,7 @@ mod tests {
             assert!(student.wants(1) && !student.wants(0));
             student.after_layer(1, 0, &variable).unwrap();
             let mut teacher = TeacherStates::wanted(&options);
-            teacher.after_layer(3, 0, rows);
+            teacher.keep(3, rows);
             let loss = options.loss(&student, &teacher, None).unwrap();
             let gradients = loss.backward().unwrap();
             let slopes = gradients.get(&variable).unwrap().flatten_all().unwrap();

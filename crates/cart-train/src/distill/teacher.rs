@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use cart_format::BasisId;
 use cart_nn::decoder::{Decoder, Run};
-use cart_nn::graph::Products;
-use cart_nn::{Logits, LogitsFor, Taps, logits};
+use cart_nn::graph::{GraphTaps, Products};
+use cart_nn::{LogitsFor, Taps, logits};
+use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -87,20 +88,52 @@ impl Work {
     }
 }
 
+/// Positions that a teacher that is a graph reads together, where a sequence is not longer.
+const TOGETHER: usize = 1024;
+
+/// Positions whose logits are in memory together.
+const CHUNK: usize = 512;
+
 impl Teacher<'_> {
-    /// What it says of a sequence of the data: what was kept, or what it says now, which is kept.
+    /// What it says of sequences of the data: what was kept, or what it says now, which is kept.
     ///
-    /// * `sequence`: tokens, and the one that follows the last
+    /// * `sequences`: tokens, and the one that follows the last; of one length
     pub(super) fn of_data(
         &self,
-        sequence: &[u32],
+        sequences: &[Vec<u32>],
         asked: Asked,
         work: &Work,
-    ) -> Result<Said, TrainError> {
-        let positions = sequence.len() - 1;
-        let sizes = Sizes { positions, best: asked.best, labels: positions };
-        let read = || self.of(sequence, asked, None, work);
-        self.kept(&self.key(sequence, asked), sizes, work, read)
+    ) -> Result<Vec<Said>, TrainError> {
+        let Some(cache) = &self.cache else { return self.of(sequences, asked, None, work) };
+        let keys: Vec<Value> = sequences.iter().map(|one| self.key(one, asked)).collect();
+        let sizes = |one: &Vec<u32>| Sizes {
+            positions: one.len() - 1,
+            best: asked.best,
+            labels: one.len() - 1,
+        };
+        let mut said: Vec<Option<Said>> = vec![None; keys.len()];
+        let mut missing: Vec<usize> = Vec::new();
+        for (index, key) in keys.iter().enumerate() {
+            if missing.iter().all(|&other| keys[other] != *key) {
+                said[index] = kept(cache, key, sizes(&sequences[index]), work)?;
+                missing.extend(said[index].is_none().then_some(index));
+            }
+        }
+        let unsaid: Vec<Vec<u32>> = missing.iter().map(|&index| sequences[index].clone()).collect();
+        for (index, new) in missing.into_iter().zip(self.of(&unsaid, asked, None, work)?) {
+            cache.write(&keys[index], &new, sizes(&sequences[index]))?;
+            said[index] = Some(new);
+        }
+        // A sequence that is there twice is read once.
+        let first = |key: &Value| keys.iter().position(|other| other == key);
+        let all = keys.iter().enumerate().map(|(index, key)| {
+            let found = said[index].clone().or_else(|| {
+                work.reused.set(work.reused.get() + 1);
+                first(key).and_then(|first| said[first].clone())
+            });
+            found.expect("a first one was kept or read")
+        });
+        Ok(all.collect())
     }
 
     /// What it says of the rows of a sequence of a student with other tokens: what was kept, or what it
@@ -111,59 +144,50 @@ impl Teacher<'_> {
         asked: Asked,
         work: &Work,
     ) -> Result<Said, TrainError> {
-        let read = || self.aligned(alignment, compared, asked.best, work);
-        let Some(labels) = compared.tokens.len().checked_sub(1).filter(|&count| count > 0) else {
-            return read();
+        let labels = compared.tokens.len().checked_sub(1).filter(|&count| count > 0);
+        let (Some(labels), Some(cache)) = (labels, &self.cache) else {
+            return self.aligned(alignment, compared, asked.best, work);
         };
         let mut key = self.key(&compared.tokens, asked);
         key["version"] = json!(2);
         key["compared"] = json!(alignment.basis(compared).hex());
         let sizes = Sizes { positions: compared.rows(), best: asked.best, labels };
-        self.kept(&key, sizes, work, read)
-    }
-
-    /// What is kept under a key; or what is read now, which is kept.
-    fn kept(
-        &self,
-        key: &Value,
-        sizes: Sizes,
-        work: &Work,
-        read: impl Fn() -> Result<Said, TrainError>,
-    ) -> Result<Said, TrainError> {
-        let Some(cache) = &self.cache else { return read() };
-        match cache.read(key, sizes)? {
-            Ok(Some(said)) => {
-                work.reused.set(work.reused.get() + 1);
-                return Ok(said);
-            }
-            Ok(None) => {}
-            Err(damage) => {
-                work.damaged.set(work.damaged.get() + 1);
-                cache.note(damage);
-            }
+        if let Some(said) = kept(cache, &key, sizes, work)? {
+            return Ok(said);
         }
-        let said = read()?;
-        cache.write(key, &said, sizes)?;
+        let said = self.aligned(alignment, compared, asked.best, work)?;
+        cache.write(&key, &said, sizes)?;
         Ok(said)
     }
 
-    /// What it says of a sequence, read now.
+    /// What it says of sequences, read now.
     ///
-    /// * `states`: gets its hidden states
+    /// * `sequences`: as for [`Teacher::of_data`]
+    /// * `states`: gets their hidden states
     pub(super) fn of(
         &self,
-        sequence: &[u32],
+        sequences: &[Vec<u32>],
         asked: Asked,
-        states: Option<&mut TeacherStates>,
+        mut states: Option<&mut TeacherStates>,
         work: &Work,
-    ) -> Result<Said, TrainError> {
-        let taps = states.map(|states| states as &mut dyn Taps);
-        let found = self.read(&sequence[..sequence.len() - 1], taps, work)?;
-        let mut said = Said::default();
-        for (row, &next) in sequence[1..].iter().enumerate() {
-            said.add(found.row(row), next, asked);
+    ) -> Result<Vec<Said>, TrainError> {
+        let Some(first) = sequences.first() else { return Ok(Vec::new()) };
+        let count = first.len() - 1;
+        let mut all = Vec::with_capacity(sequences.len());
+        for some in sequences.chunks(self.together(count)) {
+            let tokens: Vec<u32> = some.iter().flat_map(|one| &one[..count]).copied().collect();
+            let states = states.as_deref_mut();
+            let look = |row: usize, logits: &[f32]| {
+                let next = some[row / count][1 + row % count];
+                (Position::of(logits, asked), label(logits, next))
+            };
+            let mut rows = self.read((&tokens, some.len()), states, work, look)?.into_iter();
+            all.extend(some.iter().map(|_| {
+                let (said, labels): (Vec<_>, Vec<_>) = rows.by_ref().take(count).unzip();
+                Said { labels, ..said.into_iter().collect() }
+            }));
         }
-        Ok(said)
+        Ok(all)
     }
 
     /// What it says of the rows of a sequence of a student with other tokens, read now.
@@ -174,32 +198,62 @@ impl Teacher<'_> {
         best: usize,
         work: &Work,
     ) -> Result<Said, TrainError> {
-        let [tokens @ .., _last] = &compared.tokens[..] else { return Ok(compared.nothing(best)) };
+        let [tokens @ .., _last] = &compared.tokens[..] else {
+            return Ok(compared.whole([], best));
+        };
         if tokens.is_empty() {
-            return Ok(compared.nothing(best));
+            return Ok(compared.whole([], best));
         }
-        let found = self.read(tokens, None, work)?;
-        let mut said = alignment.said(compared, |row| found.row(row), best);
-        let labels = compared.tokens[1..].iter().enumerate();
-        said.labels = labels.map(|(row, &next)| label(found.row(row), next)).collect();
-        Ok(said)
+        let rows = compared.by_teacher();
+        let look = |row: usize, logits: &[f32]| {
+            let said = alignment.said(compared, &rows[row], logits, best);
+            (said, label(logits, compared.tokens[row + 1]))
+        };
+        let (said, labels): (Vec<_>, Vec<_>) =
+            self.read((tokens, 1), None, work, look)?.into_iter().unzip();
+        let said = rows.into_iter().zip(said).flat_map(|(rows, said)| rows.into_iter().zip(said));
+        Ok(Said { labels, ..compared.whole(said, best) })
     }
 
-    /// Logits after each of these tokens.
-    fn read(
+    /// Sequences that it reads together.
+    fn together(&self, count: usize) -> usize {
+        match self.decoder {
+            Decoder::Kernels(_) => 1,
+            Decoder::Graph(_) => (TOGETHER / count.max(1)).max(1),
+        }
+    }
+
+    /// Looks at the logits after each of these tokens, by all threads.
+    ///
+    /// * `tokens`: of `batch` sequences of one length, one after the other
+    fn read<T: Send>(
         &self,
-        tokens: &[u32],
-        taps: Option<&mut dyn Taps>,
+        (tokens, batch): (&[u32], usize),
+        states: Option<&mut TeacherStates>,
         work: &Work,
-    ) -> Result<Logits, TrainError> {
+        look: impl Fn(usize, &[f32]) -> T + Sync,
+    ) -> Result<Vec<T>, TrainError> {
         let began = Instant::now();
-        let mut state = self.decoder.new_state();
-        let taps = taps.map(|taps| taps as &mut dyn Taps);
-        let run = Run { state: &mut state, tokens, logits: LogitsFor::All, taps };
-        let found = self.products.during(|| self.decoder.forward(&mut [run]))?.remove(0);
+        let found = match self.decoder {
+            Decoder::Graph(graph) => self.products.during(|| {
+                let sequences = graph.sequences(batch, tokens.len() / batch)?;
+                let taps = states.map(|states| states as &mut dyn GraphTaps);
+                let layers = 0..graph.spec().layers.len();
+                let hidden = sequences.layers(layers, &sequences.embed(tokens)?, taps)?;
+                sequences.each_logits(&hidden, CHUNK, look)
+            })?,
+            Decoder::Kernels(_) => {
+                let mut state = self.decoder.new_state();
+                let taps = states.map(|states| states as &mut dyn Taps);
+                let run = Run { state: &mut state, tokens, logits: LogitsFor::All, taps };
+                let found = self.decoder.forward(&mut [run])?.remove(0);
+                let rows = (0..tokens.len()).into_par_iter();
+                rows.map(|row| look(row, found.row(row))).collect()
+            }
+        };
         work.took.set(work.took.get() + began.elapsed());
         work.tokens.set(work.tokens.get() + tokens.len() as u64);
-        work.read.set(work.read.get() + 1);
+        work.read.set(work.read.get() + batch as u64);
         Ok(found)
     }
 
@@ -217,25 +271,59 @@ impl Teacher<'_> {
     }
 }
 
-impl Said {
-    /// Adds a position.
-    ///
-    /// * `of`: its logits, `[vocab]`; `next`: what follows
-    fn add(&mut self, of: &[f32], next: u32, asked: Asked) {
+/// What was kept under a key, or none; what is damaged is noted.
+fn kept(cache: &Cache, key: &Value, sizes: Sizes, work: &Work) -> Result<Option<Said>, TrainError> {
+    match cache.read(key, sizes)? {
+        Ok(Some(said)) => {
+            work.reused.set(work.reused.get() + 1);
+            Ok(Some(said))
+        }
+        Ok(None) => Ok(None),
+        Err(damage) => {
+            work.damaged.set(work.damaged.get() + 1);
+            cache.note(damage);
+            Ok(None)
+        }
+    }
+}
+
+/// What a teacher says of one position.
+#[derive(Debug)]
+pub(super) struct Position {
+    /// The best tokens, or groups of them, `[best]`.
+    pub(super) tokens: Vec<u32>,
+    /// `[best + 1]`, as in [`Said`].
+    pub(super) logs: Vec<f32>,
+}
+
+impl Position {
+    /// * `of`: its logits, `[vocab]`
+    fn of(of: &[f32], asked: Asked) -> Self {
         let Asked { best, temperature } = asked;
         let most = logits::largest(of);
-        let order = best_tokens(of, best);
+        let tokens = best_tokens(of, best);
         let log = |token: &u32| f64::from(of[*token as usize] - most) / temperature;
-        let known: f64 = order.iter().map(|token| log(token).exp()).sum();
+        let known: f64 = tokens.iter().map(|token| log(token).exp()).sum();
         let mut others = of.to_vec();
-        order.iter().for_each(|&token| others[token as usize] = f32::NEG_INFINITY);
+        tokens.iter().for_each(|&token| others[token as usize] = f32::NEG_INFINITY);
         // Not the difference of two sums near 1: the others may have a millionth together.
         let others = logits::sum_exp(&others, most, temperature as f32);
         let all = (known + others).ln();
-        self.logs.extend(order.iter().map(|token| (log(token) - all) as f32));
-        self.logs.push(((others.ln() - all) as f32).max(f32::MIN));
-        self.tokens.extend(order);
-        self.labels.push(label(of, next));
+        let mut logs: Vec<f32> = tokens.iter().map(|token| (log(token) - all) as f32).collect();
+        logs.push(((others.ln() - all) as f32).max(f32::MIN));
+        Self { tokens, logs }
+    }
+}
+
+/// Without labels.
+impl FromIterator<Position> for Said {
+    fn from_iter<I: IntoIterator<Item = Position>>(positions: I) -> Self {
+        let mut said = Self::default();
+        for Position { tokens, logs } in positions {
+            said.tokens.extend(tokens);
+            said.logs.extend(logs);
+        }
+        said
     }
 }
 
@@ -272,8 +360,7 @@ mod tests {
     #[test]
     fn the_best_tokens_come_first_and_the_others_are_one_number() {
         let of = [1.0_f32, 3.0, -2.0, 3.0, 0.5, 2.0];
-        let mut said = Said::default();
-        said.add(&of, 4, Asked { best: 3, temperature: 2.0 });
+        let said = Position::of(&of, Asked { best: 3, temperature: 2.0 });
         assert_eq!(said.tokens, [1, 3, 5]);
         let total = |temperature: f64| -> f64 {
             of.iter().map(|&x| (f64::from(x) / temperature).exp()).sum()
@@ -282,7 +369,7 @@ mod tests {
         assert!(near(said.logs[0], 1.5 - total(2.0).ln()));
         let others = (0.5_f64).exp() + (-1.0_f64).exp() + (0.25_f64).exp();
         assert!(near(said.logs[3], others.ln() - total(2.0).ln()), "{said:?}");
-        assert!(near(said.labels[0], 0.5 - total(1.0).ln()), "{said:?}");
+        assert!(near(label(&of, 4), 0.5 - total(1.0).ln()));
         // The largest ones are where they are, in one part or in many.
         let many: Vec<f32> = (0..997_u32).map(|at| (at * at % 331) as f32).collect();
         let mut all: Vec<u32> = (0..997).collect();
@@ -291,8 +378,7 @@ mod tests {
             assert_eq!(best_tokens(&many, count), all[..count], "{count}");
         }
         // All of them: nothing is left for the others.
-        let mut said = Said::default();
-        said.add(&of, 4, Asked { best: 6, temperature: 1.0 });
+        let said = Position::of(&of, Asked { best: 6, temperature: 1.0 });
         assert_eq!((said.tokens.len(), said.logs[6]), (6, f32::MIN));
     }
 }

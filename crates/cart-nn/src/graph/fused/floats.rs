@@ -50,6 +50,11 @@ pub(super) fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'
     }
 }
 
+/// The same numbers once more, by all threads.
+pub(super) fn copied(values: &[f32]) -> Vec<f32> {
+    values.par_iter().with_min_len(1 << 14).copied().collect()
+}
+
 /// What an operation's forward gives.
 pub(super) fn storage(values: Vec<f32>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
     (CpuStorage::F32(values), shape.into())

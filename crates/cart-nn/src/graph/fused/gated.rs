@@ -5,7 +5,10 @@ use std::sync::Mutex;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use cart_format::arch::Activation;
 
-use super::floats::{BLOCK, Floats, each_block, numbers, rows_and_width, rows_of, storage, tensor};
+use super::floats::{
+    BLOCK, Floats, copied, each_block, numbers, rows_and_width, rows_of, storage, tensor,
+};
+use super::gathering::gathered;
 use super::matrix::Matrix;
 use super::mixed::Products;
 use crate::kernel::vector::{exp, tanh, vectorized};
@@ -26,7 +29,9 @@ pub(in crate::graph) fn gated(
         Activation::GeluTanh => Smooth::GeluTanh,
         _ => return Ok(None),
     };
-    let op = Gated { smooth, products: Products::current(), kept: Mutex::new(None) };
+    let goes_backward = [x, gate, up].iter().any(|side| side.track_op());
+    let products = Products::current();
+    let op = Gated { smooth, products, goes_backward, kept: Mutex::new(None) };
     Ok(Some(x.contiguous()?.apply_op3(&gate.contiguous()?, &up.contiguous()?, op)?))
 }
 
@@ -96,6 +101,7 @@ vectorized! {
 struct Gated {
     smooth: Smooth,
     products: Products,
+    goes_backward: bool,
     /// `x · gateᵀ` and `x · upᵀ`, of the forward for the backward.
     kept: Mutex<Option<[Vec<f32>; 2]>>,
 }
@@ -118,14 +124,14 @@ impl CustomOp3 for Gated {
         let (inner, _inputs) = gate_layout.shape().dims2()?;
         let x = Matrix::new(numbers(x, x_layout)?, rows, inputs);
         let times = |weight| self.products.of(x, Matrix::new(weight, inner, inputs).t());
-        let products = [times(numbers(gate, gate_layout)?), times(numbers(up, up_layout)?)];
-        let mut out = products[0].clone();
+        let (gate, up) = (times(numbers(gate, gate_layout)?), times(numbers(up, up_layout)?));
+        let kept = self.goes_backward.then(|| copied(&gate));
+        let mut out = gate;
         let kernels = Kernels::detect();
         each_block(&mut out, inner, |first, block| {
-            let up = &products[1][first * inner..][..block.len()];
-            gate_rows(kernels, self.smooth, block, up);
+            gate_rows(kernels, self.smooth, block, &up[first * inner..][..block.len()]);
         });
-        *lock(&self.kept) = Some(products);
+        *lock(&self.kept) = kept.map(|gate| [gate, up]);
         Ok(storage(out, (rows, inner)))
     }
 
@@ -149,9 +155,13 @@ impl CustomOp3 for Gated {
             gate_slopes(kernels, smooth, gate, up, &slope[first * inner..][..gate.len()]);
         });
         let slopes = [&of_gate, &of_up].map(|of| Matrix::new(of, rows, inner));
-        let of_weight = |slope: Matrix<'_>| {
+        let of_weight = |weight: &Tensor, slope: Matrix<'_>| {
+            if !weight.track_op() {
+                return Ok(None);
+            }
             let x = Floats::of(x)?;
-            tensor(self.products.of(slope.t(), Matrix::new(&x, rows, inputs)), (inner, inputs))
+            let x = Matrix::new(&x, rows, inputs);
+            gathered(weight, |sum| self.products.multiply(slope.t(), x, sum, true))
         };
         let of_x = || {
             let (gate, up) = (Floats::of(gate)?, Floats::of(up)?);
@@ -162,8 +172,8 @@ impl CustomOp3 for Gated {
         };
         Ok((
             x.track_op().then(of_x).transpose()?,
-            gate.track_op().then(|| of_weight(slopes[0])).transpose()?,
-            up.track_op().then(|| of_weight(slopes[1])).transpose()?,
+            of_weight(gate, slopes[0])?,
+            of_weight(up, slopes[1])?,
         ))
     }
 }

@@ -6,6 +6,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::floats::{BLOCK, numbers, rows_of, storage, tensor};
+use super::gathering::{add_scaled, gathered};
 use super::matrix::Matrix;
 use super::mixed::Products;
 use crate::kernel::vector::{exp, tanh, vectorized};
@@ -248,13 +249,11 @@ impl<L: RowLoss> CustomOp2 for HeadLoss<L> {
             bail!("a loss goes backward once")
         };
         let slope = slope.to_scalar::<f32>()?;
-        let scaled = |values: &mut Vec<f32>| values.iter_mut().for_each(|value| *value *= slope);
-        scaled(&mut of_hidden);
-        let of_head = of_head.map(|mut of_head| {
-            scaled(&mut of_head);
-            tensor(of_head, head.dims())
-        });
+        of_hidden.iter_mut().for_each(|value| *value *= slope);
+        let of_head = of_head
+            .map(|of_head| gathered(head, |sum| add_scaled(sum, &of_head, slope)))
+            .transpose()?;
         let of_hidden = hidden.track_op().then(|| tensor(of_hidden, hidden.dims()));
-        Ok((of_hidden.transpose()?, of_head.transpose()?))
+        Ok((of_hidden.transpose()?, of_head.flatten()))
     }
 }

@@ -2,7 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
-use super::floats::{Floats, numbers, rows_and_width, storage, tensor};
+use super::floats::{Floats, copied, numbers, rows_and_width, storage, tensor};
+use super::gathering::gathered;
 use super::matrix::Matrix;
 use super::mixed::Products;
 
@@ -73,7 +74,7 @@ impl CustomOp3 for ProductAdded {
         let (outputs, _inputs) = weight_layout.shape().dims2()?;
         let x = Matrix::new(numbers(x, x_layout)?, rows, inputs);
         let weight = Matrix::new(numbers(weight, weight_layout)?, outputs, inputs);
-        let mut out = numbers(to, to_layout)?.to_vec();
+        let mut out = copied(numbers(to, to_layout)?);
         self.0.multiply(x, weight.t(), &mut out, true);
         Ok(storage(out, (rows, outputs)))
     }
@@ -107,9 +108,12 @@ fn slopes(
         let weight = Floats::of(weight)?;
         tensor(products.of(slope, Matrix::new(&weight, outputs, inputs)), (rows, inputs))
     };
-    let of_weight = || {
+    let of_weight = if weight.track_op() {
         let x = Floats::of(x)?;
-        tensor(products.of(slope.t(), Matrix::new(&x, rows, inputs)), (outputs, inputs))
+        let x = Matrix::new(&x, rows, inputs);
+        gathered(weight, |sum| products.multiply(slope.t(), x, sum, true))?
+    } else {
+        None
     };
-    Ok((x.track_op().then(of_x).transpose()?, weight.track_op().then(of_weight).transpose()?))
+    Ok((x.track_op().then(of_x).transpose()?, of_weight))
 }

@@ -62,6 +62,16 @@ const LETTERS: [&str; 4] = ["a", "b", "c", "d"];
 const PAIRS: [&str; 8] = ["a", "b", "c", "d", "ab", "abc", "cd", "dd"];
 
 /// Letters between tokens and inside of one have what all tokens have that could go on so.
+/// What a teacher says with these logits, `[rows][vocab]`.
+fn said(aligned: &Alignment, compared: &Compared, logits: &[Vec<f32>], best: usize) -> Said {
+    let rows = compared.by_teacher().into_iter().zip(logits);
+    let said = rows.flat_map(|(rows, logits)| {
+        let said = aligned.said(compared, &rows, logits, best);
+        rows.into_iter().zip(said)
+    });
+    compared.whole(said, best)
+}
+
 #[test]
 fn letters_have_what_longer_tokens_say_of_them() {
     let aligned = alignment(&PAIRS, &LETTERS, &["abcdab", "dda"], None);
@@ -75,7 +85,7 @@ fn letters_have_what_longer_tokens_say_of_them() {
     let compared = aligned.compared(&batch).remove(0);
     assert_eq!((compared.tokens.as_slice(), compared.bytes), (&[5, 3, 4, 8, 7, 0, 8][..], 6));
     let rows: Vec<Vec<f32>> = (0..7).map(|row| logits(row, 9)).collect();
-    let said = aligned.said(&compared, |row| &rows[row], 4);
+    let said = said(&aligned, &compared, &rows, 4);
     let ways: Vec<_> = compared.ways().collect();
     let none = None;
     // a, ab: the first token of the teacher is not predicted. abc: d. abcd: a. abcda, inside of ab: b.
@@ -143,7 +153,7 @@ fn the_same_tokens_are_compared_one_by_one() {
     assert_ne!(aligned.basis(&compared), begun.basis(&with_begin));
     let rows: Vec<Vec<f32>> = (0..10).map(|row| logits(row, 9)).collect();
     for (compared, aligned, before) in [(compared, &aligned, 0), (with_begin, &begun, 1)] {
-        let said = aligned.said(&compared, |row| &rows[row], 3);
+        let said = said(aligned, &compared, &rows, 3);
         assert_eq!(compared.ways().collect::<Vec<_>>(), [Some(BETWEEN); 8]);
         let map = aligned.groups().map(BETWEEN);
         for at in 0..8 {

@@ -4,6 +4,7 @@
 //! packs and multiplies with all of the first. Sums go over blocks of the inner side in their order, so
 //! they depend on its length alone.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -77,6 +78,23 @@ struct Packed {
     stride: usize,
 }
 
+thread_local! {
+    /// What was packed before, to be packed over: a new one would be cleared first.
+    static SPARE: RefCell<Vec<Vec<u32>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Packed {
+    /// One of what was packed before on this thread, where something was.
+    fn spare() -> Self {
+        let pairs = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        Self { pairs, stride: 0 }
+    }
+
+    fn give_back(self) {
+        SPARE.with_borrow_mut(|spare| spare.push(self.pairs));
+    }
+}
+
 /// A product, or what a part of the inner side adds to it.
 struct Job {
     dots: Bf16Dots,
@@ -128,11 +146,11 @@ impl Job {
         let width = (WORK / (kept * self.left.inner).max(1)).clamp(1, MOST);
         let width = width.next_multiple_of(strips.group());
         let whole: Vec<Packed> = (0..self.blocks().0)
-            .map(|block| self.packed(strips.other(), 0..kept, block, Packed::default()))
+            .map(|block| self.packed(strips.other(), 0..kept, block, Packed::spare()))
             .collect();
         let strip = |strip: usize| {
             let lanes = strip * width..cut.min((strip + 1) * width);
-            let mut own = Packed::default();
+            let mut own = Packed::spare();
             for (block, whole) in whole.iter().enumerate() {
                 own = self.packed(strips, lanes.clone(), block, own);
                 // SAFETY: this strip of the product is this task's; the rest is the caller's promise.
@@ -143,8 +161,10 @@ impl Job {
                     }
                 }
             }
+            own.give_back();
         };
         (0..cut.div_ceil(width)).into_par_iter().with_max_len(1).for_each(strip);
+        whole.into_iter().for_each(Packed::give_back);
     }
 
     /// Packs lanes of a side in a block of the inner side, over what was packed before.
