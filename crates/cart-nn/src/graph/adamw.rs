@@ -373,7 +373,7 @@ mod tests {
         let all = [("x".to_owned(), x.clone(), true), ("y".to_owned(), y.clone(), true)];
         let mut adamw = AdamW::new(AdamWOptions::default(), all);
         let loss = (x.sqr().unwrap() + y.log().unwrap()).unwrap().sum_all().unwrap();
-        adamw.gather(&(loss * f64::NAN).unwrap(), 0.0).unwrap();
+        adamw.gather(&(loss * f64::NAN).unwrap(), 1.0).unwrap();
         let refused = adamw.step(0.1).unwrap_err();
         assert!(matches!(refused, StepError::NotFinite { name } if name == "x"));
         assert_eq!((values(&x), values(&y), adamw.steps()), (vec![1.0], vec![-1.0], 0));

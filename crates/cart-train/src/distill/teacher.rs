@@ -91,6 +91,10 @@ impl Work {
 /// Positions that a teacher that is a graph reads together, where a sequence is not longer.
 const TOGETHER: usize = 1024;
 
+/// Positions of a sequence that is read alone, as so few are multiplied in `f32` whatever the precision, and
+/// what is said of it must not depend on what is read beside it.
+const FEW: usize = 32;
+
 /// Positions whose logits are in memory together.
 const CHUNK: usize = 512;
 
@@ -218,8 +222,8 @@ impl Teacher<'_> {
     /// Sequences that it reads together.
     fn together(&self, count: usize) -> usize {
         match self.decoder {
-            Decoder::Kernels(_) => 1,
-            Decoder::Graph(_) => (TOGETHER / count.max(1)).max(1),
+            Decoder::Graph(_) if count >= FEW => (TOGETHER / count).max(1),
+            Decoder::Graph(_) | Decoder::Kernels(_) => 1,
         }
     }
 

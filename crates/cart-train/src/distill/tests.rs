@@ -252,6 +252,31 @@ fn what_the_teacher_said_is_kept_for_other_runs_and_said_again_where_it_was_dama
     assert!(damage[0].contains("its digest is another one"), "{}", damage[0]);
 }
 
+/// What is kept of a sequence must not depend on what was read beside it.
+#[test]
+fn a_teacher_says_of_a_sequence_what_it_says_of_it_among_others() {
+    let drawn = drawn();
+    for products in [Products::F32, Products::Bf16] {
+        let teacher = Teacher {
+            decoder: &drawn.decoder,
+            basis: BlobId::of(b"teacher").hex().parse().unwrap(),
+            arithmetic: "graph".to_owned(),
+            products,
+            cache: None,
+            alignment: None,
+        };
+        let sequence = |first: u32| (0..33).map(|at| (first + at * at) % 47).collect();
+        let sequences: Vec<Vec<u32>> = (0..30).map(sequence).collect();
+        let asked = super::teacher::Asked { best: 7, temperature: 1.0 };
+        let of = |some: &[Vec<u32>]| teacher.of(some, asked, None, &Work::default()).unwrap();
+        let together = of(&sequences);
+        assert_eq!(together.len(), 30);
+        for (sequence, said) in sequences.chunks(1).zip(&together) {
+            assert_eq!(of(sequence), [said.clone()], "{products:?}");
+        }
+    }
+}
+
 #[test]
 fn hard_labels_alone_do_not_ask_the_teacher() {
     let drawn = drawn();

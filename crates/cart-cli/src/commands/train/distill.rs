@@ -230,10 +230,10 @@ fn arithmetic(context: &Context, products: Products) -> String {
             format!("{device} {}", context.activations.unwrap_or_default())
         }
         (cart_nn::DeviceChoice::Graph, _) if products == Products::Bf16 => {
-            format!("{device}, products in {}", products.name())
+            format!("{device}, whole sequences, products in {}", products.name())
         }
-        (_, Some(precision)) => format!("{device} {precision}"),
-        (_, None) => device.to_string(),
+        (_, Some(precision)) => format!("{device} {precision}, whole sequences"),
+        (_, None) => format!("{device}, whole sequences"),
     }
 }
 
