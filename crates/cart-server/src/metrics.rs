@@ -1,5 +1,7 @@
 //! Numbers for an operator, as Prometheus reads them.
 
+mod process;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -118,6 +120,7 @@ impl Metrics {
         self.render_swaps(&mut text);
         render_gauges(&mut text, state);
         render_models(&mut text, models);
+        process::render(&mut text);
         if let Some(long_term) = &state.long_term {
             render_long_term(&mut text, long_term);
         }

@@ -30,6 +30,9 @@ use keeping::SessionArgs;
 use models::{ModelArgs, Served as Started};
 use watching::{WatchArgs, beside};
 
+/// From one giving back of freed memory to the next.
+const RETURNS: Duration = Duration::from_secs(20);
+
 /// Serve cartridges over HTTP.
 ///
 /// OpenAI-compatible: /v1/chat/completions, /v1/completions, /v1/models, with streaming. Besides:
@@ -200,6 +203,7 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
         })?;
         let address = listener.local_addr().map_err(Failure::refused)?;
         announce(&names, &format!("{scheme}://{address}"))?;
+        tokio::spawn(return_freed_memory());
         cart_server::serve(listener, state, cart_server::shutdown_signal())
             .await
             .map_err(Failure::refused)
@@ -217,6 +221,16 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
     }
     drop(first);
     Ok(())
+}
+
+/// Gives back now and then what requests have freed, as long as it is let.
+async fn return_freed_memory() {
+    let mut looks = tokio::time::interval(RETURNS);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        let _ = tokio::task::spawn_blocking(cart_nn::return_freed_memory).await;
+    }
 }
 
 /// Says where what is served; the first line has the address.

@@ -158,4 +158,12 @@ fn models_health_and_metrics_say_what_runs() {
     ] {
         assert!(metrics.contains(wanted), "{wanted} in\n{metrics}");
     }
+    if cfg!(target_os = "linux") {
+        let number = |name: &str| -> u64 {
+            let found = metrics.lines().find_map(|line| line.strip_prefix(name));
+            found.and_then(|value| value.trim().parse().ok()).unwrap_or_else(|| panic!("{metrics}"))
+        };
+        assert!(number("process_resident_memory_bytes ") > 1 << 20);
+        assert!((4..4096).contains(&number("process_open_fds ")));
+    }
 }
