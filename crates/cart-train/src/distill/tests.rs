@@ -272,7 +272,7 @@ fn a_teacher_says_of_a_sequence_what_it_says_of_it_among_others() {
         let together = of(&sequences);
         assert_eq!(together.len(), 30);
         for (sequence, said) in sequences.chunks(1).zip(&together) {
-            assert_eq!(of(sequence), [said.clone()], "{products:?}");
+            assert_eq!(of(sequence), std::slice::from_ref(said), "{products:?}");
         }
     }
 }
