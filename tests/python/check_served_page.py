@@ -130,7 +130,7 @@ def swap(page):
     expect(page.locator(".turn .moved")).to_have_count(1, timeout=30_000)
     answered(page, 2)
     assert page.evaluate("document.body.dataset.stopped") == "yes", "the story went on after the swap, and was stopped"
-    expect(page.locator("#memory-said")).not_to_contain_text("3 of", timeout=10_000)
+    expect(page.locator("#slots")).not_to_contain_text(FACT, timeout=10_000)
     picture(page, "swapped")
     page.locator("#rollback").press("Enter")
     expect(page.locator("#running")).to_contain_text("told, generation", timeout=30_000)
