@@ -20,6 +20,7 @@ mod memory;
 mod merge;
 mod pack;
 mod probe;
+mod quantize;
 mod rm;
 mod run;
 mod serve;
@@ -49,6 +50,7 @@ pub(crate) enum Command {
     Merge(merge::MergeArgs),
     Delta(delta::DeltaArgs),
     Apply(apply::ApplyArgs),
+    Quantize(quantize::QuantizeArgs),
     Run(run::RunArgs),
     Chat(chat::ChatArgs),
     Serve(serve::ServeArgs),
@@ -82,6 +84,7 @@ impl Command {
             Self::Merge(args) => merge::run(context, &args),
             Self::Delta(args) => delta::run(context, &args),
             Self::Apply(args) => apply::run(context, &args),
+            Self::Quantize(args) => quantize::run(context, &args),
             Self::Run(args) => run::run(context, &args),
             Self::Chat(args) => chat::run(context, &args),
             Self::Serve(args) => serve::run(context, &args),

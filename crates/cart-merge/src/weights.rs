@@ -12,6 +12,7 @@ mod float_type;
 pub(crate) mod layers;
 mod method;
 mod plan;
+mod retype;
 mod rows;
 mod run;
 mod select;
@@ -33,6 +34,7 @@ pub use plan::{
     Cause, How, Merging, Model, OnConflict, Operand, Output, Plan, PlanError, PlanOptions,
     PlannedTensor, ThreeWay, TokenizerPlan,
 };
+pub use retype::{RetypeError, TypeRule, TypeRules};
 pub use run::{QuantizationError, Sink};
 pub use setting::{Case, Scalar, Setting};
 pub use step::{Axis, Step, StepError, TaskModel, TaskStep};

@@ -226,7 +226,7 @@ fn refuse_wrong(file: &PackedFile, found: ManifestId) -> Result<(), Failure> {
 }
 
 /// The base in the store: what the result takes from it has to be there.
-fn stored(store: &Store, base: Cartridge) -> Result<Cartridge, Failure> {
+pub(super) fn stored(store: &Store, base: Cartridge) -> Result<Cartridge, Failure> {
     if base.place() == store.root() {
         return Ok(base);
     }
