@@ -64,6 +64,8 @@ fn layers_that_are_shut_change_no_bit_and_can_be_taken_out() {
         answers.push((with["logprobs"].clone(), logprobs(&cart, name, &[])["logprobs"].clone()));
     }
     assert_eq!(answers[0], answers[1]);
+    let quantized = cart.refused(["quantize", "tiny:shut", "--type", "q8_0", "-t", "x"]);
+    assert!(quantized.contains("memory layers") && quantized.contains("--remove"), "{quantized}");
     let removed = cart.json(["train", "memory", "tiny:shut", "--remove", "-t", "tiny:bare"]);
     assert_eq!(removed["manifest"], before);
     let again = cart.run(["train", "memory", "tiny:bare", "--remove", "-t", "x"]);

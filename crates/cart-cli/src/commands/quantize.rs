@@ -27,7 +27,7 @@ use crate::report;
 /// lost is said, as a share of the values' root mean square. The same input gives the same cartridge everywhere.
 ///
 /// Tokenizer, metadata and architecture go along; the commit's parent is REF. What REF remembers is of its own
-/// weights: `cart memory migrate` brings it over.
+/// weights: `cart memory migrate` brings it over. A cartridge with memory layers is refused, as they are too.
 #[derive(Args)]
 #[command(after_help = "Examples:
   cart quantize student --type q8_0 -t student:q8
@@ -110,6 +110,12 @@ struct Error {
 pub(crate) fn run(context: &Context, args: &QuantizeArgs) -> Result<(), Failure> {
     let began = Instant::now();
     let base = history::open(context, &args.reference)?;
+    if base.manifest().memory_layers.is_some() {
+        let said =
+            format!("`{}` has memory layers, which are of its weights alone", args.reference);
+        let hint = "take them out with `cart train memory REF --remove`, and train them again on the result";
+        return Err(Failure::refused_with(said, hint));
+    }
     let rules = TypeRules {
         all: args.dtype,
         except: args.except.iter().map(|exception| exception.0.clone()).collect(),
