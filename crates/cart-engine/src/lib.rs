@@ -75,8 +75,8 @@ pub use agent::{Agent, LoadError, LoadOptions};
 pub use behaviour::{BehaviourError, BehaviourReport, PromptBehaviour, compare_behaviour};
 pub use calibration::CalibrationError;
 pub use cart_nn::{
-    Activations, DeviceChoice, DeviceError, KvFormat, Precision, UnknownActivations, UnknownDevice,
-    UnknownKvFormat, UnknownPrecision,
+    Activations, Counted, DeviceChoice, DeviceError, KvFormat, Precision, UnknownActivations,
+    UnknownDevice, UnknownKvFormat, UnknownPrecision,
 };
 pub use chat::{ChatError, ChatTemplate, Ending, Rendered, Said, ToolFormat, ToolParser};
 pub use constraint::{Constraint, ConstraintError, Grammar, MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH};

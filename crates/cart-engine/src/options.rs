@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use cart_nn::Counted;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
@@ -126,6 +127,10 @@ pub struct MemoryOptions {
     pub layers: Option<LayersOptions>,
     /// Whether prompt and answer are written to memory.
     pub write: bool,
+    /// What of the vocabulary the surprise of a prompt's tokens is measured over, where they are written. Of generated
+    /// tokens it is always all of it.
+    #[serde(skip_serializing_if = "Counted::is_all")]
+    pub surprise: Counted,
     /// Whether the bare model runs beside, so that the prefix's effect is measured too. It doubles
     /// the work of a generation that has a prefix.
     pub compare: bool,

@@ -221,7 +221,10 @@ impl Session {
         let told = told.filter(|told| left > 1 && *told <= self.read + tokens);
         let logits = match (told, ends_prompt) {
             // The logits of a token are in the row before it.
-            (Some(told), _) => LogitsFor::Following { from: told.saturating_sub(self.read + 1) },
+            (Some(told), _) => LogitsFor::Following {
+                from: told.saturating_sub(self.read + 1),
+                counted: self.options.memory.surprise,
+            },
             (None, true) => LogitsFor::Last,
             (None, false) => LogitsFor::None,
         };

@@ -3,6 +3,7 @@
 mod error;
 mod piece;
 mod rows;
+mod sampled;
 
 use std::cell::RefCell;
 
@@ -20,7 +21,8 @@ use crate::state::{OtherLayers, State};
 use crate::taps::Taps;
 pub use error::ForwardError;
 use piece::{Piece, next_chunk, recurrent_segments, segments};
-pub use rows::{Logits, LogitsFor};
+pub use rows::{Counted, Logits, LogitsFor};
+pub(crate) use sampled::Sample;
 
 /// Rows whose logits are computed together.
 const HEAD_ROWS: usize = 64;
@@ -145,6 +147,7 @@ impl Model {
             let normed = hidden.apply_op1_no_bwd(&norm)?;
             tap(self.layers.len(), &normed, runs, pieces)?;
         }
+        self.follow_by_sample(&hidden, runs, pieces, logits)?;
         self.logits(kernels, &hidden, runs, pieces, logits)
     }
 
@@ -256,7 +259,7 @@ impl Model {
             .iter()
             .flat_map(|piece| {
                 let total = runs[piece.run].tokens.len();
-                let first = total - runs[piece.run].logits.rows(total);
+                let first = total - self.whole_rows(&runs[piece.run]);
                 let rows = first.max(piece.tokens.start)..piece.tokens.end;
                 rows.map(|token| (piece.run, piece.rows.start + token - piece.tokens.start))
             })

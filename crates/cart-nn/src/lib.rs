@@ -44,7 +44,7 @@ mod trial;
 pub use ahead::PackedAhead;
 pub use bytes::{SharedBytes, WeightSource, WeightTensor};
 pub use device::{DeviceChoice, DeviceError, Precision, UnknownDevice, UnknownPrecision};
-pub use forward::{ForwardError, Logits, LogitsFor, Run};
+pub use forward::{Counted, ForwardError, Logits, LogitsFor, Run};
 pub use heap::{keep_freed_memory, return_freed_memory};
 pub use kernel::{Activations, KernelError, KernelLevel, UnknownActivations};
 pub use kv::{KvFormat, KvFormatError, UnknownKvFormat};

@@ -239,13 +239,38 @@ impl Linear {
                 let own = range.start.max(tile)..range.end.min(end);
                 if !own.is_empty() {
                     let own = own.start - tile..own.end - tile;
-                    let target = Target { rows: target, column };
+                    let target = Target { rows: target, column: column + own.start * OUTPUTS };
                     // SAFETY: each tile is in one range of the split.
                     unsafe { matrix.product(kernels, own, input, codes, target) };
                 }
                 (tile, column) = (end, column + matrix.outputs);
             }
         });
+    }
+
+    /// Sixteen outputs for each of `tiles`, side by side: `[rows, tiles · 16]`; fewer where the layer ends. For a layer
+    /// of one matrix without a bias.
+    pub(crate) fn tiles(&self, kernels: Kernels, input: &[f32], tiles: &[usize]) -> Vec<f32> {
+        let [Part { matrix, bias: None }] = &self.parts[..] else {
+            unreachable!("an output matrix is one, and has no bias")
+        };
+        let rows = input.len() / self.inputs;
+        let codes = matrix.is_packed().then(|| Quantized::new(kernels, input, self.inputs));
+        let last = tiles.last().map_or(0, |tile| self.outputs - tile * OUTPUTS);
+        let width = tiles.len().saturating_sub(1) * OUTPUTS + last.min(OUTPUTS);
+        let mut out = vec![0.0; rows * width];
+        let target = Rows::new(&mut out, width);
+        split(tiles.len(), 1, &|part| {
+            let mut at = part.start;
+            for run in tiles[part].chunk_by(|tile, next| tile + 1 == *next) {
+                let target = Target { rows: target, column: at * OUTPUTS };
+                let range = run[0]..run[0] + run.len();
+                // SAFETY: each place among the tiles is in one part of the split.
+                unsafe { matrix.product(kernels, range, input, codes.as_ref(), target) };
+                at += run.len();
+            }
+        });
+        out
     }
 
     fn with_bias(&self, kernels: Kernels, mut out: Vec<f32>) -> Vec<f32> {

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::ahead::PackedAhead;
 use crate::bytes::WeightSource;
+use crate::forward::Sample;
 use crate::kernel::{Activations, KernelError, KernelLevel, Kernels};
 use crate::kv::{KvFormat, KvFormatError};
 use crate::matrix::{Linear, Matrix};
@@ -104,6 +105,8 @@ pub struct Model {
     pub(crate) layers: Vec<Layer>,
     pub(crate) final_norm: Norm,
     pub(crate) head: Linear,
+    /// What of the vocabulary may stand for all of it.
+    pub(crate) sample: Option<Sample>,
     /// The distinct rotations of the layers.
     pub(crate) ropes: Vec<Rope>,
     pub(crate) threads: Threads,
@@ -184,6 +187,7 @@ impl Model {
             layers,
             final_norm,
             head: Linear::new(vec![(head, None)]),
+            sample: Sample::of(spec.vocab_size as usize),
             ropes,
             threads: threads.clone(),
             weight_bytes: binder.bytes,

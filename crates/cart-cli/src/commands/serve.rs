@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use cart_engine::long_term::{LongTermSource, SavedConversations};
 use cart_engine::runtime::RuntimeOptions;
-use cart_engine::{KvFormat, LoadOptions};
+use cart_engine::{Counted, KvFormat, LoadOptions, MemoryOptions};
 use cart_format::ManifestId;
 use cart_server::postgres::{Address, PostgresSource};
 use cart_server::{Admin, AdminToken, ApiKeys, AppState, KeySource, RequestLog, ServerOptions};
@@ -105,6 +105,13 @@ pub(crate) struct ServeArgs {
     /// How memory takes part in requests that don't say
     #[command(flatten)]
     memory: MemoryArgs,
+    /// Measure the surprise of what prompts tell memory over the whole vocabulary
+    ///
+    /// Otherwise it is over a seventh of it: the most frequent tokens, those that came, and a sixteenth of the others for all. The mean
+    /// of a sentence is within 0.1 nats of the exact one (root mean square), and reading a prompt of a hundred tokens into memory takes a tenth less
+    /// work.
+    #[arg(long)]
+    exact_surprise: bool,
     /// Several cartridges
     #[command(flatten)]
     models: ModelArgs,
@@ -172,7 +179,8 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
     };
     let options = args.watch.applied_to(&store, log, options)?;
     let Started { first, models, names } = args.models.start(context, &args.references, options)?;
-    let memory = args.memory.options();
+    let surprise = if args.exact_surprise { Counted::All } else { Counted::Sample };
+    let memory = MemoryOptions { surprise, ..args.memory.options() };
     let commit_wait = Duration::try_from_secs_f64(args.commit_wait)
         .map_err(|_| Failure::arguments(format!("--commit-wait is {}", args.commit_wait)))?;
     let scheme = if tls.is_some() { "https" } else { "http" };

@@ -32,8 +32,10 @@ pub(crate) unsafe fn product<T: Element>(
 ) {
     assert!(outputs.end * width <= weights.len() && input.len().is_multiple_of(width));
     let near = (NEAR / (width * size_of::<T>())).next_multiple_of(OUTPUTS);
+    let first = outputs.start;
     for start in outputs.clone().step_by(near) {
         let outputs = start..outputs.end.min(start + near);
+        let target = Target { column: target.column + start - first, ..target };
         at_level(kernels, Product { weights, width, outputs, input, target });
     }
 }
@@ -152,7 +154,8 @@ impl<T: Element> Product<'_, T> {
                         *out += weight.wide() * input;
                     }
                 }
-                self.target.rows.write(row + index, self.target.column + output, &out);
+                let column = self.target.column + output - self.outputs.start;
+                self.target.rows.write(row + index, column, &out);
             }
         }
         O

@@ -33,7 +33,7 @@ const AHEAD: usize = 4096;
 /// Rows whose products are taken turn about; with rests where one of them is wide.
 const FEW: usize = 4;
 
-/// Where a product's results go: columns from `column` on.
+/// Where a product's results go: its first output to `column`, the others after it.
 #[derive(Clone, Copy)]
 pub(crate) struct Target<'a> {
     pub(crate) rows: Rows<'a, f32>,
@@ -102,10 +102,12 @@ unsafe fn run<L: Lanes, W: WholeBlock, F: Format>(
     input: &Quantized,
     target: Target<'_>,
 ) {
+    let begin = tiles.start * OUTPUTS;
     for index in tiles {
         let tile = weights.tile::<F>(index);
         let outputs = index * OUTPUTS..weights.outputs.min((index + 1) * OUTPUTS);
-        let columns = target.column + outputs.start..target.column + outputs.end;
+        let at = |output: usize| target.column + output - begin;
+        let columns = at(outputs.start)..at(outputs.end);
         for block in 0..input.blocks() {
             let job = Job { tile, input, block, at: 0 };
             let first = input.block_rows(block).start;

@@ -7,6 +7,7 @@ use cart_format::DType;
 use half::{bf16, f16};
 use proptest::prelude::*;
 
+use crate::bytes::SharedBytes;
 use crate::kernel::activations::{Codes, GroupScale, Quantized};
 use crate::kernel::floats::Element;
 use crate::kernel::format::{Format, GROUP, with_format};
@@ -15,6 +16,7 @@ use crate::kernel::packed::OUTPUTS;
 use crate::kernel::product::{self, Target};
 use crate::kernel::tiles::Tiles;
 use crate::kernel::{Activations, KernelLevel, Kernels, float};
+use crate::matrix::{Linear, Matrix};
 use crate::parallel::Rows;
 
 const BLOCK_TYPES: [DType; 10] = [
@@ -331,6 +333,30 @@ proptest! {
         check_float::<f32>(|value| value, rows, outputs, width);
         check_float(f16::from_f32, rows, outputs, width);
         check_float(bf16::from_f32, rows, outputs, width);
+    }
+}
+
+#[test]
+fn some_tiles_have_what_the_whole_product_has_at_their_places() {
+    let (inputs, outputs, rows) = (512, 83, 19);
+    for dtype in BLOCK_TYPES {
+        let mut stream = Stream(7);
+        let bytes = stream.blocks(dtype, inputs * outputs / dtype.block_elements() as usize);
+        let bytes = SharedBytes::new(bytes);
+        let matrix = Matrix::new(&mut Arena::default(), dtype, [outputs, inputs], bytes);
+        let layer = Linear::new(vec![(matrix, None)]);
+        let input = stream.activations(rows * inputs);
+        for kernels in levels() {
+            let whole = layer.apply(kernels, &input);
+            for tiles in [&[0][..], &[5], &[1, 2, 4], &[0, 3, 5], &[0, 1, 2, 3, 4, 5]] {
+                let columns = |tile: &usize| tile * OUTPUTS..outputs.min((tile + 1) * OUTPUTS);
+                let expected: Vec<f32> = whole
+                    .chunks_exact(outputs)
+                    .flat_map(|row| tiles.iter().flat_map(|tile| &row[columns(tile)]).copied())
+                    .collect();
+                assert_eq!(layer.tiles(kernels, &input, tiles), expected, "{dtype} {tiles:?}");
+            }
+        }
     }
 }
 

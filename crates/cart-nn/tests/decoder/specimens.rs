@@ -20,6 +20,11 @@ pub(crate) struct Specimen {
 }
 
 impl Specimen {
+    /// The same architecture with a vocabulary of another size.
+    pub(crate) fn of_vocabulary(spec: ArchSpec, vocab_size: u64) -> Self {
+        Self::new(ArchSpec { vocab_size, ..spec })
+    }
+
     fn new(spec: ArchSpec) -> Self {
         let mut specimen = Self { spec, weights: Weights::new(), tensors: BTreeMap::new() };
         for TensorSpec { name, shape } in specimen.spec.tensors() {

@@ -4,11 +4,11 @@ use std::num::NonZeroUsize;
 
 use cart_nn::logits::logprob;
 use cart_nn::{
-    ForwardError, KvFormat, Logits, LogitsFor, Model, RestoreStateError, Run, SavedState, SpanKv,
-    Taps, Threads, TruncateError,
+    Counted, ForwardError, KernelLevel, KvFormat, Logits, LogitsFor, Model, RestoreStateError, Run,
+    SavedState, SpanKv, State, Taps, Threads, TruncateError,
 };
 
-use crate::specimens::{all, attending, gemma, llama, recurring, tokens};
+use crate::specimens::{Specimen, all, attending, gemma, llama, recurring, tokens};
 use crate::{assert_close, forward, model};
 
 #[test]
@@ -43,13 +43,68 @@ fn what_follows_has_the_probability_that_the_logits_say() {
         };
         let all = logits(LogitsFor::All);
         for from in [0, 7, 148, 149, 150] {
-            let found = logits(LogitsFor::Following { from });
-            assert_eq!((found.rows, found.last()), (1, all.last()), "{name}, from {from}");
-            let logprob = |row: usize| logprob(all.row(row), tokens[row + 1]);
-            let expected: Vec<f64> = (from..149).map(logprob).collect();
-            assert_eq!(found.following, expected, "{name}, from {from}");
+            // The vocabulary is too small for a sample.
+            for counted in [Counted::All, Counted::Sample] {
+                let found = logits(LogitsFor::Following { from, counted });
+                assert_eq!((found.rows, found.last()), (1, all.last()), "{name}, from {from}");
+                let logprob = |row: usize| logprob(all.row(row), tokens[row + 1]);
+                let expected: Vec<f64> = (from..149).map(logprob).collect();
+                assert_eq!(found.following, expected, "{name}, from {from}");
+            }
         }
     }
+}
+
+/// ln p of a token where the first 4,096 are counted, every sixteenth sixteen of the others for all of them, and its own
+/// sixteen.
+fn by_sample(logits: &[f32], token: usize) -> f64 {
+    let exp = |token: usize| f64::from(logits[token]).exp();
+    let own = token / 16 * 16..logits.len().min((token / 16 + 1) * 16);
+    let sampled = |token: usize| token / 16 % 16 == 8 && token < logits.len() / 16 * 16;
+    let (counted, others): (Vec<usize>, Vec<usize>) =
+        (0..logits.len()).partition(|token| *token < 4096 || own.contains(token));
+    let sample: Vec<f64> =
+        others.iter().filter(|&&token| sampled(token)).map(|&t| exp(t)).collect();
+    let mean = sample.iter().sum::<f64>() / sample.len() as f64;
+    let total = counted.into_iter().map(exp).sum::<f64>() + mean * others.len() as f64;
+    f64::from(logits[token]) - total.ln()
+}
+
+#[test]
+fn what_follows_is_estimated_by_the_sample_alike_in_any_pieces() {
+    // The last sixteen are not whole.
+    let specimen = Specimen::of_vocabulary(gemma().spec, 20_005);
+    let model = model(&specimen);
+    // Common ones, sampled ones, others, and one of the last.
+    let mut tokens: Vec<u32> = (0..150).map(|at: u32| at * 7919 % 20_005).collect();
+    tokens[..6].copy_from_slice(&[3, 4095, 4096, 4096 + 8 * 16, 4096 + 8 * 16 + 15, 20_004]);
+    let logits = |state: &mut State, tokens: &[u32], asked| {
+        let run = Run { state, tokens, logits: asked, taps: None };
+        model.forward(&mut [run]).unwrap().remove(0)
+    };
+    let all = logits(&mut model.new_state(), &tokens, LogitsFor::All);
+    let asked = |from| LogitsFor::Following { from, counted: Counted::Sample };
+    for from in [0, 9, 149] {
+        let found = logits(&mut model.new_state(), &tokens, asked(from));
+        assert_eq!((found.rows, found.last()), (1, all.last()), "from {from}");
+        assert_eq!(found.following.len(), 149 - from);
+        for (at, found) in (from..).zip(&found.following) {
+            let next = tokens[at + 1];
+            let expected = by_sample(all.row(at), next as usize);
+            assert!((found - expected).abs() < 1e-5, "{found} for {next}, expected {expected}");
+        }
+    }
+    let whole = logits(&mut model.new_state(), &tokens, asked(0)).following;
+    let mut state = model.new_state();
+    let mut pieces = logits(&mut state, &tokens[..70], asked(0)).following;
+    let last = logits(&mut state, &tokens[70..], asked(0)).following;
+    // What follows the last token of a piece is told by the logits, which are those of the whole.
+    pieces.push(whole[69]);
+    pieces.extend(last);
+    assert_eq!(pieces, whole);
+    let one = model.with_kernel_level(KernelLevel::Portable).unwrap();
+    let run = Run { state: &mut one.new_state(), tokens: &tokens, logits: asked(0), taps: None };
+    assert_eq!(one.forward(&mut [run]).unwrap()[0].following, whole);
 }
 
 /// Keeps what it sees after a layer.
