@@ -76,6 +76,11 @@ struct Reading {
     ends_prompt: bool,
 }
 
+impl Reading {
+    /// Of a session that has ended: its last token, for memory alone.
+    const OF_LAST: Self = Self { tokens: 1, logits: LogitsFor::None, ends_prompt: false };
+}
+
 impl Session {
     /// Prepares a generation. The prompt is read by the steps that follow; only recall is done now.
     ///
@@ -313,15 +318,26 @@ impl Session {
         Ok(memory.after_read(agent, first, tokens, &next)?)
     }
 
-    /// Reads the last generated token, so that memory gets its hidden state too.
-    fn read_last(&mut self, agent: &Agent) -> Result<(), StepError> {
+    /// Whether it has ended and memory is still to be told its last token, which [`step_many`] does, or else
+    /// [`Session::finish`].
+    pub(crate) fn has_last_to_read(&self, agent: &Agent) -> bool {
+        self.finished.is_some() && self.leaves_one_unread(agent)
+    }
+
+    /// Whether there is one token left that memory wants.
+    fn leaves_one_unread(&self, agent: &Agent) -> bool {
         let told = self.memory.as_ref().and_then(MemoryLoop::first_told).is_some();
         let ended_by_itself = self.finished == Some(FinishReason::Eos);
         let room = self.state.len() < agent.context_length();
-        if !told || ended_by_itself || !room || self.tokens.len() != self.read + 1 {
+        told && !ended_by_itself && room && self.tokens.len() == self.read + 1
+    }
+
+    /// Reads the last generated token, so that memory gets its hidden state too.
+    fn read_last(&mut self, agent: &Agent) -> Result<(), StepError> {
+        if !self.leaves_one_unread(agent) {
             return Ok(());
         }
-        let reading = Reading { tokens: 1, logits: LogitsFor::None, ends_prompt: false };
+        let reading = Reading::OF_LAST;
         if let Some(memory) = &mut self.memory {
             memory.ending();
         }

@@ -216,7 +216,7 @@ impl Owner {
             self.step();
             self.guard();
             self.read();
-            self.close_ended();
+            self.close_done();
             self.settle();
             if self.is_drained() && self.hold() == Next::Stop {
                 break;
@@ -273,16 +273,20 @@ impl Owner {
             Command::Embed { reading } => self.readings.push_back(reading),
             // A caller that is gone finds the report in the state.
             Command::Activate { incoming, reply } => {
+                self.close_ended();
                 let report = self.activate(incoming);
                 self.begin_settling(report, Box::new(move |report| drop(reply.send(report))), None);
             }
-            Command::RollBack { in_flight, reply } => match self.roll_back(in_flight) {
-                Ok(report) => {
-                    let reply = move |report| drop(reply.send(Ok(report)));
-                    self.begin_settling(report, Box::new(reply), None);
+            Command::RollBack { in_flight, reply } => {
+                self.close_ended();
+                match self.roll_back(in_flight) {
+                    Ok(report) => {
+                        let reply = move |report| drop(reply.send(Ok(report)));
+                        self.begin_settling(report, Box::new(reply), None);
+                    }
+                    Err(refused) => drop(reply.send(Err(refused))),
                 }
-                Err(refused) => drop(reply.send(Err(refused))),
-            },
+            }
             Command::Active { reply } => {
                 let _ = reply.send(Arc::clone(self.generations.active()));
             }
@@ -346,7 +350,7 @@ impl Owner {
             let number = resident.generation();
             let watched = self.watches(number).then_some(&self.shared.options.watch.collapse);
             let mut streams: Vec<&mut Running> =
-                self.streams.iter_mut().filter(|stream| stream.runs_on(number)).collect();
+                self.streams.iter_mut().filter(|stream| stream.steps_on(number)).collect();
             if streams.is_empty() {
                 continue;
             }
@@ -370,11 +374,22 @@ impl Owner {
         }
     }
 
+    /// Closes the streams that are done.
+    fn close_done(&mut self) {
+        self.close(Running::is_done);
+    }
+
+    /// Closes also those whose last token memory is still to be told: nothing is written later to a memory that is carried
+    /// over, or let go of, now.
+    pub(super) fn close_ended(&mut self) {
+        self.close(Running::has_ended);
+    }
+
     /// Whoever has heard that a stream has ended finds a state that counts it.
-    fn close_ended(&mut self) {
+    fn close(&mut self, is_closed: fn(&Running) -> bool) {
         let mut goodbyes = Vec::new();
         // In the order in which they came, so that memory is written in that order too.
-        for stream in self.streams.extract_if(.., |stream| stream.has_ended()) {
+        for stream in self.streams.extract_if(.., |stream| is_closed(stream)) {
             if let Some(settling) = self.settling.as_mut().filter(|_| stream.failed_in_crossing()) {
                 settling.report.streams_dropped += 1;
             }
@@ -396,6 +411,7 @@ impl Owner {
     fn cut_off(&mut self) -> usize {
         let cut = self.streams.len() + self.queue.len() + self.readings.len();
         self.readings.drain(..).for_each(|reading| reading.cut_off());
+        self.close_ended();
         self.streams.iter_mut().for_each(Running::cut_off);
         self.close_ended();
         self.cut_off_waiting();

@@ -124,7 +124,24 @@ impl Running {
         }
     }
 
-    /// Whether its next step is on this generation.
+    /// Whether it has ended, and reads what memory is still to be told with the next step.
+    fn is_closing(&self) -> bool {
+        let finished = matches!(self.end, Some(End::Finished(_)));
+        finished && self.session.has_last_to_read(self.resident.agent())
+    }
+
+    /// Whether its next step is on this generation, its last one included, which memory alone has something of.
+    pub(super) fn steps_on(&self, generation: u64) -> bool {
+        let here = self.resident.generation() == generation;
+        here && (self.end.is_none() || self.is_closing())
+    }
+
+    /// Whether nothing is left to be done for it but to say goodbye.
+    pub(super) fn is_done(&self) -> bool {
+        self.has_ended() && !self.is_closing()
+    }
+
+    /// Whether its next token is of this generation.
     pub(super) fn runs_on(&self, generation: u64) -> bool {
         self.end.is_none() && self.resident.generation() == generation
     }
@@ -156,6 +173,7 @@ impl Running {
         watched: Option<&CollapseOptions>,
     ) -> u64 {
         let before = self.completion_tokens;
+        let was_closing = self.has_ended();
         match stepped {
             Ok(StepEvent::Prefilled { .. }) => {}
             Ok(StepEvent::Generated(event)) => {
@@ -169,7 +187,7 @@ impl Running {
             }
             Err(error) => self.end = Some(End::Failed(StreamError::Step(error))),
         }
-        if self.sink.is_closed() {
+        if self.sink.is_closed() && !was_closing {
             self.end = Some(End::Cancelled);
         }
         if self.end.is_none() && self.go_over() == Moved::No {

@@ -15,7 +15,8 @@ use crate::event::StepEvent;
 pub const PREFILL_CHUNK: usize = 256;
 
 /// Moves every session on by one step, all of them in one pass through the model: those with a
-/// prompt to read read a part of it, the others generate a token each.
+/// prompt to read read a part of it, the others generate a token each. One that has ended reads its last token where memory
+/// is still to be told that; its event is [`StepEvent::Prefilled`].
 ///
 /// Returns one result for each session, in order. A session that fails does not stop the others.
 pub fn step_many(
@@ -23,7 +24,7 @@ pub fn step_many(
     sessions: &mut [&mut Session],
 ) -> Vec<Result<StepEvent, StepError>> {
     let began = Instant::now();
-    let readings = readings(sessions);
+    let readings = readings(agent, sessions);
     match forward(agent, sessions, &readings) {
         Ok(logits) => {
             let took = began.elapsed();
@@ -53,11 +54,14 @@ pub fn step_many(
 
 /// What each session reads; none for those that have ended and those whose prompt waits for its
 /// turn.
-fn readings(sessions: &[&mut Session]) -> Vec<Option<Reading>> {
+fn readings(agent: &Agent, sessions: &[&mut Session]) -> Vec<Option<Reading>> {
     let going = |session: &Session| session.finished.is_none();
     let reads_prompt = |session: &Session| session.tokens.len() - session.read > 1;
     let mut room = PREFILL_CHUNK;
     let reading = |session: &&mut Session| {
+        if session.has_last_to_read(agent) {
+            return Some(Reading::OF_LAST);
+        }
         if !going(session) || session.ready.is_some() {
             return None;
         }

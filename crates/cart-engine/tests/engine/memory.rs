@@ -4,6 +4,7 @@
 use cart_engine::{
     Agent, GenerateOptions, GoalOptions, KnnOptions, KnnScope, LoadError, LoadOptions,
     MemoryControl, MemoryOptions, MemorySectionError, Message, PrefixOptions, Prompt, SaveError,
+    Session, StepError, StepEvent, step_many,
 };
 use cart_memory::{RestoreError, StoreKind};
 
@@ -152,6 +153,29 @@ fn the_same_calls_give_the_same_memory() {
         agent.memory().unwrap().snapshot()
     };
     assert_eq!(memory(), memory());
+}
+
+#[test]
+fn the_last_token_is_told_alike_by_a_step_with_others_and_at_the_end() {
+    let shelf = shelf();
+    let told = |steps_on: bool| {
+        let agent = shelf.tiny();
+        let options = with(MemoryOptions::write_only(), 7);
+        let prompt = Prompt::Raw("One day, Anna".into());
+        let mut session = Session::start(&agent, &prompt, &options).unwrap();
+        while session.finished().is_none() {
+            session.step(&agent).unwrap();
+        }
+        if steps_on {
+            let mut other = Session::start(&agent, &prompt, &greedy(4)).unwrap();
+            let mut stepped = step_many(&agent, &mut [&mut other, &mut session]);
+            assert!(matches!(stepped.pop(), Some(Ok(StepEvent::Prefilled { .. }))));
+            assert!(matches!(session.step(&agent), Err(StepError::Finished(_))));
+        }
+        session.finish(&agent).unwrap();
+        agent.memory().unwrap().snapshot()
+    };
+    assert_eq!(told(true), told(false));
 }
 
 #[test]

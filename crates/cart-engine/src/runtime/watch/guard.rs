@@ -252,6 +252,7 @@ impl Owner {
 
     /// Leaves the active generation for the one before.
     fn trip(&mut self, trip: Trip) {
+        self.close_ended();
         let (begun, Some(watch)) = (Instant::now(), self.watch.take()) else { return };
         let reason = trip.to_string();
         // A swap whose streams are still on their way is answered now, and says that it did not last.
