@@ -239,6 +239,10 @@ impl Session {
     /// The session's part of a batch: one run, and one for the bare model if it runs beside.
     fn runs(&mut self, reading: Reading) -> impl Iterator<Item = Run<'_>> {
         let tokens = &self.tokens[self.read..self.read + reading.tokens];
+        if self.finished.is_some() {
+            // Nothing comes after it.
+            self.memory.iter_mut().for_each(MemoryLoop::ending);
+        }
         let (taps, beside) = self.memory.as_mut().map(MemoryLoop::taps).unwrap_or_default();
         let run = Run { state: &mut self.state, tokens, logits: reading.logits, taps };
         let logits = if reading.ends_prompt { LogitsFor::Last } else { LogitsFor::None };
@@ -338,9 +342,6 @@ impl Session {
             return Ok(());
         }
         let reading = Reading::OF_LAST;
-        if let Some(memory) = &mut self.memory {
-            memory.ending();
-        }
         let mut runs: Vec<Run<'_>> = self.runs(reading).collect();
         let logits = agent.forward(&mut runs)?;
         drop(runs);
