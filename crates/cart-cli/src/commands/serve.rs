@@ -108,8 +108,8 @@ pub(crate) struct ServeArgs {
     /// Measure the surprise of what prompts tell memory over the whole vocabulary
     ///
     /// Otherwise it is over a seventh of it: the most frequent tokens, those that came, and a sixteenth of the others for all. The mean
-    /// of a sentence is within 0.1 nats of the exact one (root mean square), and reading a prompt of a hundred tokens into memory takes a tenth less
-    /// work.
+    /// of a sentence is within 0.1 nats of the exact one (root mean square), and writing prompts of a hundred tokens into memory costs
+    /// a quarter as much.
     #[arg(long)]
     exact_surprise: bool,
     /// Several cartridges
