@@ -250,6 +250,9 @@ impl Linear {
 
     /// Sixteen outputs for each of `tiles`, side by side: `[rows, tiles · 16]`; fewer where the layer ends. For a layer
     /// of one matrix without a bias.
+    ///
+    /// * `input`: `[rows, inputs]`
+    /// * `tiles`: from the first to the last, each once
     pub(crate) fn tiles(&self, kernels: Kernels, input: &[f32], tiles: &[usize]) -> Vec<f32> {
         let [Part { matrix, bias: None }] = &self.parts[..] else {
             unreachable!("an output matrix is one, and has no bias")

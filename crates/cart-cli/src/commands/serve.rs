@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cart_engine::long_term::{LongTermSource, SavedConversations};
-use cart_engine::runtime::RuntimeOptions;
+use cart_engine::runtime::{Runtime, RuntimeOptions};
 use cart_engine::{Counted, KvFormat, LoadOptions, MemoryOptions};
 use cart_format::ManifestId;
 use cart_server::postgres::{Address, PostgresSource};
@@ -216,9 +216,17 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
             .await
             .map_err(Failure::refused)
     })?;
-    if served.cut_off > 0 {
-        context
-            .remark(&format!("{} streams took too long to end and were cut off", served.cut_off));
+    remark_on_end(context, served.cut_off, &first);
+    drop(first);
+    Ok(())
+}
+
+/// Says what did not end as it should have.
+///
+/// * `cut_off`: streams that took too long
+fn remark_on_end(context: &Context, cut_off: usize, first: &Runtime) {
+    if cut_off > 0 {
+        context.remark(&format!("{cut_off} streams took too long to end and were cut off"));
     }
     let ended = first.handle().active().ok().and_then(|active| active.agent().end_conversations());
     if let Some(state) = ended.filter(|state| state.pending > 0) {
@@ -227,8 +235,6 @@ pub(crate) fn run(context: &Context, args: &ServeArgs) -> Result<(), Failure> {
             state.pending, state.place
         ));
     }
-    drop(first);
-    Ok(())
 }
 
 /// Gives back now and then what requests have freed, as long as it is let.
