@@ -107,9 +107,9 @@ pub(crate) struct ServeArgs {
     memory: MemoryArgs,
     /// Measure the surprise of what prompts tell memory over the whole vocabulary
     ///
-    /// Otherwise it is over a seventh of it: the most frequent tokens, those that came, and a sixteenth of the others for all. The mean
-    /// of a sentence is within 0.1 nats of the exact one (root mean square), and writing prompts of a hundred tokens into memory costs
-    /// a quarter as much.
+    /// Otherwise it is over a fifteenth of it: the most frequent tokens, those that came, and of the others fewer and fewer, which stand
+    /// for all. The mean of a sentence is within 0.2 nats of the exact one (root mean square), and writing prompts into memory costs a
+    /// fraction of what it would.
     #[arg(long)]
     exact_surprise: bool,
     /// Several cartridges

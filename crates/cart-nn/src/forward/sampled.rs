@@ -2,10 +2,13 @@
 //!
 //! Where every token of a long text is scored, the product with the output matrix and the sum over its rows are a
 //! fifth of all that is computed. The sum is dominated by few terms, and a vocabulary made by merging the most frequent
-//! pair first (Sennrich et al., 2016) has its frequent tokens first: so the [`COMMON`] first tokens are
-//! counted one by one, of the others every [`EVERY`]th sixteen, for all that were left out (an estimate of the
-//! partition function by sampling, as Bengio and Senécal, 2003, and Jean et al., 2015, train with), and the token that came
-//! with its neighbours always. Nothing is drawn: the same row has the same estimate, bit for bit, whatever is computed beside it.
+//! pair first (Sennrich et al., 2016) has its frequent tokens first, their frequency falling with their rank (Zipf, 1935):
+//! so the [`COMMON`] first tokens are counted one by one, of those up to twice as many every [`EVERY`]th sixteen, and
+//! of each next doubling half as large a share, each stratum's standing for all of it (an estimate of the partition
+//! function by sampling, as Bengio and Senécal, 2003, and Jean et al., 2015, train with); the token that came with its
+//! neighbours always. Nothing is drawn: the same row has the same estimate, bit for bit, whatever is computed beside it.
+
+use std::ops::Range;
 
 use candle_core::Tensor;
 
@@ -22,17 +25,27 @@ use crate::parallel::{Rows, split};
 use crate::profile::{Part, timed};
 
 /// First tokens of the vocabulary, which are all counted.
-const COMMON: usize = 4096;
+const COMMON: usize = 2048;
 
-/// Of so many sixteens of the other tokens one is counted for all.
-const EVERY: usize = 16;
+/// Of the tokens after them, up to twice as many, one sixteen of so many is counted for all; of each next doubling one of
+/// twice as many.
+const EVERY: usize = 8;
 
 /// Which tokens are counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Sample {
-    vocab: usize,
-    /// Their tiles: first the common ones, then those of the others.
+    /// Their tiles.
     tiles: Vec<usize>,
+    /// In order, without a gap: the whole vocabulary.
+    strata: Vec<Stratum>,
+}
+
+/// Tokens of which some are counted for all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stratum {
+    tokens: Range<usize>,
+    /// Which of the sample's tiles are of them.
+    counted: Range<usize>,
 }
 
 /// A row's logits that are counted.
@@ -89,10 +102,23 @@ impl Model {
 impl Sample {
     /// The sample of a vocabulary; none where it is too small for one to pay.
     pub(crate) fn of(vocab: usize) -> Option<Self> {
-        let common = COMMON / OUTPUTS;
-        let whole = vocab / OUTPUTS;
-        let tiles = (0..common).chain((common..whole).skip(EVERY / 2).step_by(EVERY)).collect();
-        (vocab >= 4 * COMMON).then_some(Self { vocab, tiles })
+        if vocab < 8 * COMMON {
+            return None;
+        }
+        // Those that are whole.
+        let all = vocab / OUTPUTS;
+        let (mut tiles, mut strata) = (Vec::new(), Vec::<Stratum>::new());
+        let (mut first, mut end, mut every) = (0, COMMON / OUTPUTS, 1);
+        while first < all {
+            let begun = tiles.len();
+            tiles.extend((first..end).skip(every / 2).step_by(every));
+            let tokens = first * OUTPUTS..if end == all { vocab } else { end * OUTPUTS };
+            strata.push(Stratum { tokens, counted: begun..tiles.len() });
+            every = if first == 0 { EVERY } else { 2 * every };
+            // What is not a doubling any more is the last one's.
+            (first, end) = (end, if 4 * end <= all { 2 * end } else { all });
+        }
+        Some(Self { tiles, strata })
     }
 
     /// ln p of `next[row]` after each row, in nats.
@@ -131,20 +157,24 @@ impl Sample {
 
     fn logprob(&self, seen: Seen<'_>) -> f64 {
         let Seen { sample, own, token } = seen;
-        let (common, others) = sample.split_at(COMMON);
         let token = token as usize;
         let most = largest(sample).max(largest(own));
         let sum = |logits: &[f32]| sum_exp(logits, most, 1.0);
-        let tile = token / OUTPUTS;
-        let (before, after, left) = match self.tiles[COMMON / OUTPUTS..].binary_search(&tile) {
-            // Each is counted once.
-            Ok(at) => (&others[..at * OUTPUTS], &others[(at + 1) * OUTPUTS..], own.len()),
-            Err(_) if token < COMMON => (others, &others[..0], 0),
-            Err(_) => (others, &others[..0], own.len()),
+        let of_stratum = |stratum: &Stratum| {
+            let Range { start, end } = stratum.counted;
+            let counted = &sample[start * OUTPUTS..end * OUTPUTS];
+            if !stratum.tokens.contains(&token) {
+                return sum(counted) * stratum.tokens.len() as f64 / counted.len() as f64;
+            }
+            // Its own sixteen stand for themselves, and are counted once.
+            let (before, after) = match self.tiles[start..end].binary_search(&(token / OUTPUTS)) {
+                Ok(at) => (&counted[..at * OUTPUTS], &counted[(at + 1) * OUTPUTS..]),
+                Err(_) => (counted, &counted[..0]),
+            };
+            let (seen, left) = (before.len() + after.len(), stratum.tokens.len() - own.len());
+            sum(own) + (sum(before) + sum(after)) * left as f64 / seen as f64
         };
-        let stand_for = (self.vocab - COMMON - left) as f64 / (before.len() + after.len()) as f64;
-        let own_sum = if left > 0 { sum(own) } else { 0.0 };
-        let total = sum(common) + own_sum + stand_for * (sum(before) + sum(after));
+        let total: f64 = self.strata.iter().map(of_stratum).sum();
         f64::from(own[token % OUTPUTS]) - f64::from(most) - total.ln()
     }
 }

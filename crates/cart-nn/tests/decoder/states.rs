@@ -55,18 +55,21 @@ fn what_follows_has_the_probability_that_the_logits_say() {
     }
 }
 
-/// ln p of a token where the first 4,096 are counted, every sixteenth sixteen of the others for all of them, and its own
-/// sixteen.
+/// ln p of a token of 20,005 by the sample: of the first 2,048 all are counted, of those up to 4,096 every eighth sixteen
+/// for all, up to 8,192 every sixteenth, of the rest every 32nd; its own sixteen by themselves.
 fn by_sample(logits: &[f32], token: usize) -> f64 {
     let exp = |token: usize| f64::from(logits[token]).exp();
     let own = token / 16 * 16..logits.len().min((token / 16 + 1) * 16);
-    let sampled = |token: usize| token / 16 % 16 == 8 && token < logits.len() / 16 * 16;
-    let (counted, others): (Vec<usize>, Vec<usize>) =
-        (0..logits.len()).partition(|token| *token < 4096 || own.contains(token));
-    let sample: Vec<f64> =
-        others.iter().filter(|&&token| sampled(token)).map(|&t| exp(t)).collect();
-    let mean = sample.iter().sum::<f64>() / sample.len() as f64;
-    let total = counted.into_iter().map(exp).sum::<f64>() + mean * others.len() as f64;
+    let strata = [(0..2048, 1), (2048..4096, 8), (4096..8192, 16), (8192..20_005, 32)];
+    let mut total: f64 = own.clone().map(exp).sum();
+    for (tokens, every) in strata {
+        let first = tokens.start / 16;
+        let others: Vec<usize> = tokens.filter(|token| !own.contains(token)).collect();
+        let is_counted = |token: usize| (token / 16 - first) % every == every / 2;
+        let counted = others.iter().filter(|&&token| is_counted(token) && token < 20_000);
+        let counted: Vec<f64> = counted.map(|&token| exp(token)).collect();
+        total += counted.iter().sum::<f64>() * others.len() as f64 / counted.len() as f64;
+    }
     f64::from(logits[token]) - total.ln()
 }
 
@@ -75,9 +78,11 @@ fn what_follows_is_estimated_by_the_sample_alike_in_any_pieces() {
     // The last sixteen are not whole.
     let specimen = Specimen::of_vocabulary(gemma().spec, 20_005);
     let model = model(&specimen);
-    // Common ones, sampled ones, others, and one of the last.
+    // Common ones, others and sampled ones of each stratum, and one of the last.
     let mut tokens: Vec<u32> = (0..150).map(|at: u32| at * 7919 % 20_005).collect();
-    tokens[..6].copy_from_slice(&[3, 4095, 4096, 4096 + 8 * 16, 4096 + 8 * 16 + 15, 20_004]);
+    let chosen =
+        [3, 2047, 2048, 2048 + 4 * 16, 4095, 4096 + 8 * 16 + 15, 8191, 8192 + 16 * 16, 20_004];
+    tokens[..chosen.len()].copy_from_slice(&chosen);
     let logits = |state: &mut State, tokens: &[u32], asked| {
         let run = Run { state, tokens, logits: asked, taps: None };
         model.forward(&mut [run]).unwrap().remove(0)
