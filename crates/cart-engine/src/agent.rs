@@ -56,8 +56,8 @@ pub struct LoadOptions {
     /// In what the graph computes and keeps matrices. If absent: on the CPU f32; on a GPU as the
     /// weights are stored, and bf16 where they are quantized.
     pub precision: Option<Precision>,
-    /// Bytes of read prompts that are kept, so that sessions with the same beginning share it; 0
-    /// keeps none.
+    /// Bytes of what was read that are kept: prompts, so that sessions with the same beginning share it, and recalled
+    /// spans; 0 keeps none.
     pub prefix_cache: usize,
     /// Settings of a memory that is yet to be made. A cartridge's own memory keeps its own.
     pub memory: MemoryConfig,
@@ -315,7 +315,7 @@ impl Agent {
         self.core.session.as_ref()
     }
 
-    /// What is kept of prompts that were read.
+    /// What is kept of prompts and recalled spans that were read.
     pub fn prefix_cache(&self) -> PrefixCacheReport {
         self.core.parts.prefixes.report()
     }

@@ -68,6 +68,8 @@ pub(crate) struct MemoryLoop {
     goal: Option<Goal>,
     writer: Option<Writer>,
     usage: Usage,
+    /// Tokens that were read to begin: the query, and what was recalled.
+    read_first: usize,
     /// What was recalled and not said yet.
     unsaid: Vec<Unsaid>,
 }
@@ -93,16 +95,20 @@ impl MemoryLoop {
         let options = &options.beside(agent.memory_layers().is_some());
         let mut usage = Usage::default();
         let (mut neighbours, mut goal, mut attending) = (None, None, None);
-        let mut unsaid = Vec::new();
+        let (mut unsaid, mut read_first) = (Vec::new(), 0);
         if let Some(memory) = readable(agent, options)? {
             usage.report.slots = memory.slots().count();
             let recalled = recall(agent, &memory, &text.query, options)?;
+            if options.recalls() {
+                read_first = prefix::asking(agent, &text.query).len();
+            }
             let slots = slots_of(&recalled);
             unsaid = recalled.iter().map(Unsaid::new).collect();
             if let Some(prefix) = &options.prefix {
                 let room = agent.context_length().saturating_sub(text.tokens.len() + room);
                 let pushed = prefix::push(agent, &recalled, prefix, room, state)?;
                 usage.report.prefix_tokens = pushed.tokens;
+                read_first += pushed.read;
                 for (unsaid, positions) in unsaid.iter_mut().zip(pushed.positions) {
                     unsaid.positions = Some(positions);
                 }
@@ -115,7 +121,7 @@ impl MemoryLoop {
         let writer = options.write.then(|| Writer::new(agent, text));
         usage.recall = began.elapsed();
         let (tap, beside) = taps(agent, goal.as_ref(), attending, &mut usage);
-        Ok(Some(Self { tap, beside, neighbours, goal, writer, usage, unsaid }))
+        Ok(Some(Self { tap, beside, neighbours, goal, writer, usage, read_first, unsaid }))
     }
 
     /// Asks and tells another agent's memory from now on. What was recalled into keys and values stays there.
@@ -315,6 +321,11 @@ impl MemoryLoop {
         Ok(self.usage.finish(agent.memory_cell().link()))
     }
 
+    /// Tokens that were read to begin: the query, and what was recalled and not kept from before.
+    pub(crate) fn read_first(&self) -> usize {
+        self.read_first
+    }
+
     /// How long recall took, and everything since.
     pub(crate) fn durations(&self) -> (std::time::Duration, std::time::Duration) {
         (self.usage.recall, self.usage.spent)
@@ -373,7 +384,7 @@ fn recall(
     query: &[u32],
     options: &MemoryOptions,
 ) -> Result<Vec<Chain>, MemoryLoopError> {
-    if options.prefix.is_none() && options.knn.is_none() {
+    if !options.recalls() {
         return Ok(Vec::new());
     }
     let top_k = options.prefix.as_ref().map_or(1, |prefix| prefix.top_k);

@@ -172,9 +172,14 @@ impl MemoryOptions {
         Self { prefix, ..self.clone() }
     }
 
+    /// Whether memory is asked what the prompt is about.
+    pub(crate) fn recalls(&self) -> bool {
+        self.prefix.is_some() || self.knn.is_some()
+    }
+
     /// Whether memory can reach the output.
     pub fn reads(&self) -> bool {
-        self.prefix.is_some() || self.knn.is_some() || self.goal.is_some() || self.layers.is_some()
+        self.recalls() || self.goal.is_some() || self.layers.is_some()
     }
 }
 

@@ -1,33 +1,43 @@
-//! States of prompts that were read, so that the next session with the same beginning does not read
-//! it again.
+//! States of prompts that were read, so that the next session with the same beginning does not read it again, and
+//! spans that were recalled, so that they are not read again either.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cart_nn::decoder::State;
+use cart_nn::decoder::{Span, State};
 use serde::Serialize;
 
-/// What decides a state besides the weights, which are those of the cache's agent. Memory takes no
-/// part: a session with memory neither looks here nor leaves anything, because what is recalled
-/// changes the state, and memory has to hear every token.
+/// What decides what is kept besides the weights, which are those of the cache's agent.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
-    /// Where the first cut of the prompt was. The order of sums depends on the cuts.
-    cut: usize,
-    tokens: Vec<u32>,
+enum Key {
+    /// A state. Memory takes no part: a session with memory neither looks for one nor leaves any, because what is recalled
+    /// changes the state, and memory has to hear every token.
+    Prompt {
+        /// Where the first cut of the prompt was. The order of sums depends on the cuts.
+        cut: usize,
+        tokens: Vec<u32>,
+    },
+    /// A recalled span, which is read alone and so the same in every session.
+    Span { sink: Vec<u32>, tokens: Vec<u32> },
+}
+
+#[derive(Debug)]
+enum Kept {
+    Prompt(State),
+    Span(Arc<Span>),
 }
 
 #[derive(Debug)]
 struct Entry {
-    state: State,
+    kept: Kept,
     /// Bytes that no shorter entry has.
     bytes: usize,
     /// When it was used last, in uses.
     used: u64,
 }
 
-/// States of prompts, the ones used last, up to a number of bytes. A state shares the blocks of
+/// States of prompts and recalled spans, the ones used last, up to a number of bytes. A state shares the blocks of
 /// keys and values with the states of its beginnings and with running sessions.
 #[derive(Debug)]
 pub(crate) struct PrefixCache {
@@ -43,12 +53,14 @@ struct Inner {
     hits: u64,
     misses: u64,
     tokens: u64,
+    span_hits: u64,
+    span_misses: u64,
 }
 
 /// What a cache of prompts holds and has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PrefixCacheReport {
-    /// States that are kept.
+    /// States and spans that are kept.
     pub entries: usize,
     /// Bytes that they take.
     pub bytes: usize,
@@ -56,8 +68,12 @@ pub struct PrefixCacheReport {
     pub hits: u64,
     /// Sessions that looked for one and found none.
     pub misses: u64,
-    /// Tokens that those did not have to read.
+    /// Tokens that did not have to be read again.
     pub tokens: u64,
+    /// Recalled spans that were there.
+    pub span_hits: u64,
+    /// Recalled spans that had to be read.
+    pub span_misses: u64,
 }
 
 impl PrefixCache {
@@ -97,8 +113,46 @@ impl PrefixCache {
         };
         inner.hits += 1;
         inner.tokens += len as u64;
-        let entry = inner.entries.get(&key(tokens, cut, len))?;
-        Some((entry.state.clone(), len))
+        let state = inner.state(&key(tokens, cut, len))?;
+        Some((state.clone(), len))
+    }
+
+    /// A span that was read after `sink`, if it is kept.
+    pub(crate) fn find_span(&self, sink: &[u32], tokens: &[u32]) -> Option<Arc<Span>> {
+        if self.budget == 0 {
+            return None;
+        }
+        let mut inner = self.hold();
+        let inner = &mut *inner;
+        inner.uses += 1;
+        let found = match inner.entries.get_mut(&span_key(sink, tokens)) {
+            Some(Entry { kept: Kept::Span(span), used, .. }) => {
+                *used = inner.uses;
+                Some(Arc::clone(span))
+            }
+            _ => None,
+        };
+        match found {
+            Some(_) => {
+                inner.span_hits += 1;
+                inner.tokens += tokens.len() as u64;
+            }
+            None => inner.span_misses += 1,
+        }
+        found
+    }
+
+    /// Keeps a span, if there is room for it.
+    pub(crate) fn keep_span(&self, sink: &[u32], tokens: &[u32], span: &Arc<Span>) {
+        if self.budget > 0 {
+            let bytes = span.bytes();
+            self.hold().keep(
+                self.budget,
+                span_key(sink, tokens),
+                Kept::Span(Arc::clone(span)),
+                bytes,
+            );
+        }
     }
 
     /// Keeps the state of `tokens`, if there is room for it.
@@ -114,24 +168,16 @@ impl PrefixCache {
         if inner.entries.contains_key(&own) {
             return;
         }
-        let shorter = inner.entries.get(&key(tokens, cut, before));
-        let bytes = shorter.map_or(state.bytes(), |entry| state.bytes_beyond(&entry.state));
-        if bytes > self.budget {
-            return;
-        }
-        inner.uses += 1;
-        inner.bytes += bytes;
-        let entry = Entry { state: state.clone(), bytes, used: inner.uses };
-        inner.entries.insert(own, entry);
-        while inner.bytes > self.budget {
-            inner.forget_one();
-        }
+        let shorter = inner.state(&key(tokens, cut, before));
+        let bytes = shorter.map_or(state.bytes(), |shorter| state.bytes_beyond(shorter));
+        inner.keep(self.budget, own, Kept::Prompt(state.clone()), bytes);
     }
 
     pub(crate) fn report(&self) -> PrefixCacheReport {
         let inner = self.hold();
-        let Inner { bytes, hits, misses, tokens, .. } = *inner;
-        PrefixCacheReport { entries: inner.entries.len(), bytes, hits, misses, tokens }
+        let Inner { bytes, hits, misses, tokens, span_hits, span_misses, .. } = *inner;
+        let entries = inner.entries.len();
+        PrefixCacheReport { entries, bytes, hits, misses, tokens, span_hits, span_misses }
     }
 
     /// Nothing that holds this lock panics half-way.
@@ -141,9 +187,29 @@ impl PrefixCache {
 }
 
 impl Inner {
+    fn state(&self, key: &Key) -> Option<&State> {
+        match &self.entries.get(key)?.kept {
+            Kept::Prompt(state) => Some(state),
+            Kept::Span(_) => None,
+        }
+    }
+
+    /// Keeps what fits into the budget, and forgets others for it.
+    fn keep(&mut self, budget: usize, key: Key, kept: Kept, bytes: usize) {
+        if bytes > budget || self.entries.contains_key(&key) {
+            return;
+        }
+        self.uses += 1;
+        self.bytes += bytes;
+        self.entries.insert(key, Entry { kept, bytes, used: self.uses });
+        while self.bytes > budget {
+            self.forget_one();
+        }
+    }
+
     /// Forgets the entry that was used longest ago, of equals the longest one.
     fn forget_one(&mut self) {
-        let order = |(key, entry): &(&Key, &Entry)| (entry.used, Reverse(key.tokens.len()));
+        let order = |(key, entry): &(&Key, &Entry)| (entry.used, Reverse(key.len()));
         let oldest = self.entries.iter().min_by_key(order).map(|(key, _)| key.clone());
         if let Some(entry) = oldest.and_then(|key| self.entries.remove(&key)) {
             self.bytes -= entry.bytes;
@@ -151,7 +217,18 @@ impl Inner {
     }
 }
 
+impl Key {
+    fn len(&self) -> usize {
+        let (Self::Prompt { tokens, .. } | Self::Span { tokens, .. }) = self;
+        tokens.len()
+    }
+}
+
 /// The key of the first `len` tokens of a prompt that is cut at `cut` first.
 fn key(tokens: &[u32], cut: usize, len: usize) -> Key {
-    Key { cut: cut.min(len), tokens: tokens[..len].to_vec() }
+    Key::Prompt { cut: cut.min(len), tokens: tokens[..len].to_vec() }
+}
+
+fn span_key(sink: &[u32], tokens: &[u32]) -> Key {
+    Key::Span { sink: sink.to_vec(), tokens: tokens.to_vec() }
 }

@@ -136,6 +136,11 @@ impl Session {
         step_many(agent, &mut [self]).pop().expect("one session gives one event")
     }
 
+    /// Tokens that were read when it began, for recall.
+    pub(crate) fn read_first(&self) -> usize {
+        self.memory.as_ref().map_or(0, MemoryLoop::read_first)
+    }
+
     /// Why it ended, if it has.
     pub fn finished(&self) -> Option<FinishReason> {
         self.finished

@@ -281,6 +281,14 @@ impl Span {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Bytes of its keys and values.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Kernels(span) => span.bytes(),
+            Self::Graph(span) => span.bytes(),
+        }
+    }
 }
 
 fn of_kernels<'a>(run: &'a mut Run<'_>) -> Option<crate::Run<'a>> {

@@ -32,6 +32,17 @@ impl SpanKv {
         self.len() == 0
     }
 
+    /// Bytes of its keys and values.
+    pub fn bytes(&self) -> usize {
+        let of = |layer: &LayerSpan| match layer {
+            LayerSpan::Attention { keys, values, .. } => {
+                size_of_val(&keys[..]) + size_of_val(&values[..])
+            }
+            LayerSpan::Nothing => 0,
+        };
+        self.layers.iter().map(of).sum()
+    }
+
     fn shapes(&self) -> impl ExactSizeIterator<Item = LayerShape> {
         self.layers.iter().map(|layer| match layer {
             LayerSpan::Attention { shape, .. } => *shape,

@@ -309,10 +309,19 @@ fn render_states(text: &mut String, state: &RuntimeState) {
     head(text, name, "counter", "Prompts looked up in the cache of the active generation.");
     line(text, name, "{outcome=\"hit\"}", cache.hits);
     line(text, name, "{outcome=\"miss\"}", cache.misses);
+    let name = "cart_span_cache_lookups_total";
+    head(text, name, "counter", "Recalled spans looked up in the cache of the active generation.");
+    line(text, name, "{outcome=\"hit\"}", cache.span_hits);
+    line(text, name, "{outcome=\"miss\"}", cache.span_misses);
     let session = state.session.as_ref();
     for (name, kind, help, value) in [
         ("cart_prefix_cache_tokens_total", "counter", "Tokens not read again.", cache.tokens),
-        ("cart_prefix_cache_entries", "gauge", "Prompts that are kept.", cache.entries as u64),
+        (
+            "cart_prefix_cache_entries",
+            "gauge",
+            "Prompts and recalled spans that are kept.",
+            cache.entries as u64,
+        ),
         ("cart_prefix_cache_bytes", "gauge", "Bytes that they take.", cache.bytes as u64),
         (
             "cart_saved_session_positions",

@@ -99,7 +99,7 @@ pub(crate) struct ServeArgs {
     /// floats]
     #[arg(long, value_name = "FORMAT")]
     kv: Option<KvFormat>,
-    /// Keep so many MiB of prompts that were read, for requests that begin alike; 0 keeps none
+    /// Keep so many MiB of what was read: prompts, for requests that begin alike, and what memory recalled; 0 keeps none
     #[arg(long, value_name = "MIB", default_value_t = 256)]
     prefix_cache: usize,
     /// How memory takes part in requests that don't say

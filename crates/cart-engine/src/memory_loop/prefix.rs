@@ -1,9 +1,10 @@
 //! Recalled spans as keys and values in front of a prompt.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use cart_memory::{Chain, Recalled};
-use cart_nn::decoder::{Run, State};
+use cart_nn::decoder::{Run, Span, State};
 use cart_nn::{ForwardError, LogitsFor};
 
 use super::MemoryLoopError;
@@ -90,21 +91,40 @@ pub(super) fn push(
     }
     if !agent.model().takes_spans() {
         let tokens = read(agent, &header, &chosen, state)?;
-        return Ok(Pushed { tokens, positions: Vec::new() });
+        return Ok(Pushed { tokens, read: tokens, positions: Vec::new() });
     }
-    let model = agent.model();
+    let (model, mut pushed) = (agent.model(), Pushed::default());
     if !header.is_empty() {
-        model.push_span(state, &model.encode_span(&[], &header)?, 0.0)?;
+        model.push_span(state, &*span_of(agent, &[], &header, &mut pushed.read)?, 0.0)?;
     }
-    let mut positions = Vec::new();
     for (hit, tokens) in chosen.into_iter().rev() {
-        let span = model.encode_span(&header, &tokens)?;
+        let span = span_of(agent, &header, &tokens, &mut pushed.read)?;
         let from = state.len();
         model.push_span(state, &span, bias(hit, options))?;
-        positions.push(from..state.len());
+        pushed.positions.push(from..state.len());
     }
-    positions.reverse();
-    Ok(Pushed { tokens: state.len(), positions })
+    pushed.positions.reverse();
+    pushed.tokens = state.len();
+    Ok(pushed)
+}
+
+/// A span as it reads after `sink`: as it was read before, if that is kept.
+///
+/// * `read`: grows by the tokens that had to be read
+fn span_of(
+    agent: &Agent,
+    sink: &[u32],
+    tokens: &[u32],
+    read: &mut usize,
+) -> Result<Arc<Span>, ForwardError> {
+    let kept = agent.prefixes();
+    if let Some(span) = kept.find_span(sink, tokens) {
+        return Ok(span);
+    }
+    *read += sink.len() + tokens.len();
+    let span = Arc::new(agent.model().encode_span(sink, tokens)?);
+    kept.keep_span(sink, tokens, &span);
+    Ok(span)
 }
 
 /// What stands before a prompt.
@@ -112,6 +132,8 @@ pub(super) fn push(
 pub(super) struct Pushed {
     /// Positions that were filled.
     pub(super) tokens: usize,
+    /// Tokens that were read for it, and not kept from before.
+    pub(super) read: usize,
     /// Of each span, the best first, where they have positions of their own.
     pub(super) positions: Vec<Range<usize>>,
 }

@@ -18,11 +18,11 @@ use super::shared::{Place, Shared, Ticket};
 use super::state::{Ended, GenerationState, RuntimeState};
 use super::stream::{EventSink, StreamError, StreamEvent};
 use super::watch::{Probed, Retold, Watch, WatchState};
-use crate::step_many;
 use crate::swap::account::Taken;
 use crate::swap::candidate::Warm;
 use crate::swap::{InFlight, MemoryPolicy, SwapError, SwapReport, room};
 use crate::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use crate::{PREFILL_CHUNK, step_many};
 
 /// What the owner is asked to do.
 pub(super) enum Command {
@@ -326,10 +326,12 @@ impl Owner {
         }
     }
 
-    /// Gives waiting requests a place, in the order in which they came.
+    /// Gives waiting requests a place, in the order in which they came. What recall reads holds up the others, so when
+    /// that is as much as a step reads of prompts, the next ones begin after that step.
     fn admit(&mut self) {
         let most = self.shared.options.max_streams.get();
-        while self.streams.len() < most && self.unloading.is_none() {
+        let mut read = 0;
+        while self.streams.len() < most && read < PREFILL_CHUNK && self.unloading.is_none() {
             let Some(Waiting { request, sink, ticket, .. }) = self.queue.pop_front() else {
                 return;
             };
@@ -338,7 +340,10 @@ impl Owner {
                 continue;
             }
             match Running::start(self.generations.active(), request, sink, ticket) {
-                Some(stream) => self.streams.push(stream),
+                Some(stream) => {
+                    read += stream.read_first();
+                    self.streams.push(stream);
+                }
                 None => self.ended.failed += 1,
             }
         }

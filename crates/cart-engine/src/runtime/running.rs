@@ -124,6 +124,11 @@ impl Running {
         }
     }
 
+    /// Tokens that were read when it began, for recall.
+    pub(super) fn read_first(&self) -> usize {
+        self.session.read_first()
+    }
+
     /// Whether it has ended, and reads what memory is still to be told with the next step.
     fn is_closing(&self) -> bool {
         let finished = matches!(self.end, Some(End::Finished(_)));

@@ -49,6 +49,10 @@ impl Shelf {
     pub(crate) fn tiny(&self) -> Agent {
         self.agent(self.import(&fixture("tiny")))
     }
+
+    pub(crate) fn tiny_with(&self, options: &LoadOptions) -> Agent {
+        Agent::load(&self.verified(self.import(&fixture("tiny"))), options).unwrap()
+    }
 }
 
 pub(crate) fn greedy(max_tokens: usize) -> GenerateOptions {

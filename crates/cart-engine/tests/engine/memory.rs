@@ -126,6 +126,38 @@ fn a_fact_that_was_told_comes_back_and_its_use_is_reported() {
 }
 
 #[test]
+fn what_was_recalled_before_is_not_read_again_and_gives_the_same_bits() {
+    let shelf = shelf();
+    let answers = |prefix_cache| {
+        let agent = shelf.tiny_with(&LoadOptions { prefix_cache, ..LoadOptions::default() });
+        tell(&agent, FACT);
+        tell(&agent, "Tom ate soup in the evening.");
+        let prefix =
+            PrefixOptions { min_score: -1.0, top_k: 2, linked: 0, ..PrefixOptions::default() };
+        let ask = |question| {
+            let memory = MemoryOptions { prefix: Some(prefix.clone()), ..eager() };
+            let found = raw(&agent, question, &with(memory, 6));
+            let used = found.memory.unwrap();
+            assert_eq!(used.read.len(), 2);
+            (found.token_ids, bits(&found.logprobs), used.prefix_tokens)
+        };
+        ([QUESTION, "What did Tom eat?", QUESTION].map(ask), agent.prefix_cache())
+    };
+    let (plain, none) = answers(0);
+    let (kept, cache) = answers(64 << 20);
+    assert_eq!(kept, plain);
+    assert_eq!((none.span_hits, none.span_misses, none.bytes), (0, 0, 0));
+    // Two facts and what stands before them.
+    assert_eq!((cache.span_misses, cache.span_hits, cache.entries), (3, 6, 3));
+    let positions = 2 * plain[0].2 as u64;
+    assert_eq!(cache.tokens, positions, "each is read once for three answers");
+    // Enough for one span at a time.
+    let (small, cache) = answers(cache.bytes * 3 / 4);
+    assert_eq!(small, plain);
+    assert!(cache.span_hits > 0 && cache.span_misses > 3, "{cache:?}");
+}
+
+#[test]
 fn a_shuffled_memory_reads_as_much_and_knows_nothing() {
     let shelf = shelf();
     let agent = shelf.tiny();

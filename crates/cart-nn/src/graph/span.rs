@@ -27,6 +27,12 @@ impl std::fmt::Debug for GraphSpan {
 }
 
 impl GraphSpan {
+    /// Bytes of its keys and values.
+    pub fn bytes(&self) -> usize {
+        let of = |tensor: &Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();
+        self.layers.iter().flatten().map(|(keys, values)| of(keys) + of(values)).sum()
+    }
+
     fn shapes(&self) -> impl ExactSizeIterator<Item = LayerShape> {
         self.layers.iter().map(|layer| match layer.as_ref().map(|(keys, _)| keys.dims()) {
             Some(&[_, kv_heads, _, head_dim]) => LayerShape::Attention { kv_heads, head_dim },

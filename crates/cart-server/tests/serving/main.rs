@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test, helpers too, a panic is the failure")]
 
 mod answers;
+mod beginning;
 mod client;
 mod conversations;
 mod given;
