@@ -2,7 +2,8 @@
 
     python tests/python/collapse.py target/release/cart MODEL.gguf [--streams 8]
 
-Packs MODEL, and a copy whose last norm is thirty times as large, so that every token is nearly certain: it packs, verifies and warms up like any other.
+Packs MODEL, and a copy that attends to nothing and whose last norm is thirty times as large, so that each token follows from the one before and is nearly
+certain: it goes round in circles, but packs, verifies and warms up like any other.
 Serves MODEL with what it watches for as it is when nothing is said, tells its memory something, swaps to the copy under streams that are moved to it,
 and waits until the server has gone back by itself. Says after how long that was and how long it took. Ends with 0 if it went back because of the
 collapse, every stream came to its end, on MODEL, and the memory has what it was told. Needs the package `gguf`.
@@ -27,11 +28,14 @@ FACT = "The access code of the red boat is 4821."
 
 def collapsed(model, path):
     shutil.copyfile(model, path)
-    norm = next(tensor for tensor in gguf.GGUFReader(model).tensors if tensor.name == "output_norm.weight")
-    assert norm.tensor_type == gguf.GGMLQuantizationType.F32, norm.tensor_type
     with open(path, "r+b") as file:
-        file.seek(int(norm.data_offset))
-        file.write((numpy.array(norm.data, dtype=numpy.float32) * 30).tobytes())
+        for tensor in gguf.GGUFReader(model).tensors:
+            file.seek(int(tensor.data_offset))
+            if tensor.name == "output_norm.weight":
+                assert tensor.tensor_type == gguf.GGMLQuantizationType.F32, tensor.tensor_type
+                file.write((numpy.array(tensor.data, dtype=numpy.float32) * 30).tobytes())
+            elif tensor.name.endswith("attn_output.weight"):
+                file.write(bytes(int(tensor.n_bytes)))
 
 
 def ask(host, path, body=None):
@@ -69,7 +73,7 @@ def main():
 
 
 def journey(host, streams):
-    told = {"prompt": FACT, "max_tokens": 0, "memory": {"write": True, "prefix": False}}
+    told = {"prompt": FACT, "max_tokens": 1, "memory": {"write": True, "prefix": False}}
     assert ask(host, "/v1/completions", told)[0] == 200
     slots = lambda: sum(json.loads(ask(host, "/cart/state")[1])["memory"][store]["slots"] for store in ("stm", "ltm"))
     before, ends = slots(), []
@@ -84,11 +88,11 @@ def journey(host, streams):
         thread.start()
     time.sleep(3)
     began = time.monotonic()
-    status, text = ask(host, "/cart/swap", {"ref": "collapsed", "in_flight": "keep", "memory": "carry"})
+    status, text = ask(host, "/cart/swap", {"ref": "collapsed", "in_flight": "boundary", "memory": "replace"})
     assert status == 200, text
     swap = json.loads(text)
     while not (last := json.loads(ask(host, "/cart/state")[1])["watch"].get("last_rollback")) or last.get("recover_ms") is None:
-        assert time.monotonic() - began < 300, "it was not left within five minutes"
+        assert time.monotonic() - began < 60, "it was not left within a minute"
         time.sleep(0.05)
     noticed = time.monotonic() - began
     for thread in threads:
