@@ -206,6 +206,8 @@ struct Parts {
     vocabulary: OnceLock<Arc<Vocabulary>>,
     /// Golden probes that the model has passed.
     passed: Mutex<Vec<Probe>>,
+    /// What the model gave to the prompts that it is watched by, when it was first asked.
+    watched: OnceLock<Vec<Probe>>,
 }
 
 impl Agent {
@@ -260,6 +262,7 @@ impl Agent {
             goal_probe: GoalProbe::default(),
             vocabulary: OnceLock::new(),
             passed: Mutex::default(),
+            watched: OnceLock::new(),
         };
         code_pages::release();
         Self::of_parts(verified.cartridge(), Arc::new(parts), memory)

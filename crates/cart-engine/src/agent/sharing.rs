@@ -47,4 +47,20 @@ impl Agent {
             passed.push(probe.clone());
         }
     }
+
+    /// What the model gave to the prompts that it is watched by, the first time; now, where that is now.
+    ///
+    /// # Errors
+    /// It is the first time, and `record` fails.
+    pub(crate) fn watched_by<E>(
+        &self,
+        record: impl FnOnce() -> Result<Vec<Probe>, E>,
+    ) -> Result<Vec<Probe>, E> {
+        let first = &self.core.parts.watched;
+        if let Some(probes) = first.get() {
+            return Ok(probes.clone());
+        }
+        let probes = record()?;
+        Ok(first.get_or_init(|| probes).clone())
+    }
 }

@@ -1,5 +1,6 @@
 //! Whether a generation fits beside those that are loaded.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -64,12 +65,12 @@ impl fmt::Display for Mebibytes {
 /// What a cartridge takes when it is loaded: as much as its blobs, of which weights are mapped or packed one to one. Of
 /// one whose weights and tokenizer are loaded, its memory alone.
 pub(crate) fn needed(manifest: &Manifest, shares_weights: bool) -> u64 {
-    let shared = |blob| {
-        let tokenizer = manifest.tokenizer.as_ref();
-        let is_text = tokenizer.is_some_and(|text| text.document == blob);
-        is_text || manifest.model.tensors.values().any(|tensor| tensor.blob == blob)
-    };
-    let counted = manifest.blobs.iter().filter(|(blob, _)| !shares_weights || !shared(**blob));
+    let mut loaded = HashSet::new();
+    if shares_weights {
+        loaded.extend(manifest.model.tensors.values().map(|tensor| tensor.blob));
+        loaded.extend(manifest.tokenizer.iter().map(|text| text.document));
+    }
+    let counted = manifest.blobs.iter().filter(|(blob, _)| !loaded.contains(*blob));
     counted.map(|(_, info)| info.size).sum()
 }
 
@@ -129,14 +130,20 @@ fn group_left(line: &str) -> Option<u64> {
     let up_to_root = folder.ancestors().take_while(|folder| folder.starts_with(root));
     let left = up_to_root.filter_map(|folder| {
         let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
-        left(&read(most)?, &read(used)?, &read("memory.stat")?, reclaimable)
+        // What is used is only asked where there is a limit: the system adds it up anew each time.
+        let most = limit(&read(most)?)?;
+        left(most, &read(used)?, &read("memory.stat")?, reclaimable)
     });
     left.min()
 }
 
-/// What is left of a limit; none where there is none.
-fn left(most: &str, used: &str, stat: &str, reclaimable: &str) -> Option<u64> {
-    let most: u64 = most.trim().parse().ok()?;
+/// A group's limit; none where there is none, which version 1 says by the largest number of whole pages.
+fn limit(text: &str) -> Option<u64> {
+    text.trim().parse().ok().filter(|most| *most < 1 << 62)
+}
+
+/// What is left of a limit.
+fn left(most: u64, used: &str, stat: &str, reclaimable: &str) -> Option<u64> {
     let used: u64 = used.trim().parse().ok()?;
     let cached = stat.lines().find_map(|line| line.strip_prefix(reclaimable)?.trim().parse().ok());
     Some(most.saturating_sub(used.saturating_sub(cached.unwrap_or(0))))
@@ -149,9 +156,10 @@ mod tests {
     #[test]
     fn a_group_has_left_what_is_not_used_or_can_be_had_back() {
         let stat = "anon 600\ninactive_file 150\nactive_file 50\n";
-        assert_eq!(left("1000\n", "700\n", stat, "inactive_file"), Some(450));
-        assert_eq!(left("1000", "1200", stat, "inactive_file"), Some(0));
-        assert_eq!(left("max\n", "700\n", stat, "inactive_file"), None);
+        assert_eq!(left(1000, "700\n", stat, "inactive_file"), Some(450));
+        assert_eq!(left(1000, "1200", stat, "inactive_file"), Some(0));
+        let limits = ["1000\n", "max\n", "9223372036854771712\n"].map(limit);
+        assert_eq!(limits, [Some(1000), None, None]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use cart_server::ServerOptions;
 use serde_json::{Value, json};
 
 use crate::client::{Streamed, get, post, stream};
-use crate::given::{Server, Shelf, agent, alone_to_the_end, overwrite, shelf};
+use crate::given::{Server, Shelf, agent, alone_to_the_end, overwrite, shelf, told};
 
 const CHANGED: &str = "model.layers.1.mlp.down_proj.weight";
 /// What the poisoned cartridge can't read.
@@ -238,6 +238,25 @@ fn weights_that_change_under_a_cartridge_move_its_probes() {
         assert_eq!(state["active"]["generation"], json!(1), "{}", state["watch"]);
         assert_eq!(state["watch"]["last_rollback"]["trip"]["kind"], json!("drifted"));
     }
+}
+
+#[test]
+fn another_memory_of_the_same_weights_is_held_to_what_they_gave_first() {
+    let shelf = shelf();
+    shelf.tiny("one");
+    let two = shelf.without(CHANGED, "two");
+    let manifest = told(&shelf, &two);
+    shelf.recommit("told", &two, |commit| commit.manifest = manifest);
+    let window = Duration::from_millis(200);
+    let probes_every = Duration::from_millis(20);
+    let server = serve(&shelf, WatchOptions { window, probes_every, ..WatchOptions::default() });
+    swap(&server, &json!({"ref": "two"}));
+    server.wait_until("the end of the window", |state| state["watch"]["watching"].is_null());
+    overwrite(&two, "model.layers.2.mlp.down_proj.weight");
+    swap(&server, &json!({"ref": "told"}));
+    server
+        .wait_until("the rollback", |state| state["watch"]["trips"]["drifted"].as_u64() == Some(1));
+    assert_eq!(server.state()["active"]["name"], json!("two"));
 }
 
 #[test]

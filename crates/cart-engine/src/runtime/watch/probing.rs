@@ -53,8 +53,9 @@ fn probed(agent: &Agent, generation: u64, probes: Vec<Probe>) -> Probed {
     Probed { generation, probes, outcome }
 }
 
+/// The same for every generation of the same weights.
 fn own(agent: &Agent) -> Result<Vec<Probe>, ProbeError> {
-    OWN.iter().map(|prompt| record_probe(agent, prompt, STEPS, TOP)).collect()
+    agent.watched_by(|| OWN.iter().map(|prompt| record_probe(agent, prompt, STEPS, TOP)).collect())
 }
 
 fn largest(agent: &Agent, probes: &[Probe]) -> Result<f64, Trip> {
