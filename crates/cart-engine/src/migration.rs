@@ -108,6 +108,14 @@ pub enum MigrationError {
     /// There is nothing that could be told again.
     #[error("the memory has no slots, so there is nothing to migrate")]
     Empty,
+    /// A goal has no text, and there are no keys that it could be a sum of.
+    #[error(
+        "the memory has a goal (length {norm:.3}) and no slots; a goal has no text and moves as a sum of what slots say, so this one can't be migrated before something is told"
+    )]
+    GoalAlone {
+        /// The goal's length.
+        norm: f32,
+    },
     /// A slot can't be told again.
     #[error(
         "{slot} has no text, so another model can't be told what it says; only memories with texts can be migrated"
@@ -174,6 +182,9 @@ pub fn migrate(
 ) -> Result<(UnifiedMemory, MigrationReport), MigrationError> {
     memory.require_space(from.space())?;
     check(memory, to)?;
+    if memory.slots().next().is_none() {
+        return Err(MigrationError::Empty);
+    }
     let anchors = Anchors::of(memory, options.anchors.as_deref());
     let by_text = || text::relocated(memory, to);
     let (moved, goal, recall, map) = match options.by {
@@ -216,13 +227,15 @@ pub fn migrate(
     Ok((moved, report))
 }
 
-/// Whether there is something to do, and everything to do it with.
+/// Whether the memory has to move, and can without losing anything.
 fn check(memory: &UnifiedMemory, to: &Agent) -> Result<(), MigrationError> {
     if memory.space() == to.space() {
         return Err(MigrationError::SameSpace { space: to.space() });
     }
-    if memory.slots().next().is_none() {
-        return Err(MigrationError::Empty);
+    let goal = memory.goal();
+    let aims = !goal.is_zero() || goal.prompt().is_some();
+    if aims && memory.slots().next().is_none() {
+        return Err(MigrationError::GoalAlone { norm: goal.norm() });
     }
     match memory.slots().find(|(_, slot)| slot.value.text.trim().is_empty()) {
         Some((slot, _)) => Err(MigrationError::NoText { slot }),

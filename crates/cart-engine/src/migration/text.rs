@@ -8,10 +8,11 @@ use super::{MigrationError, check};
 use crate::agent::Agent;
 use crate::memory_loop::Reading;
 
-/// A memory in the space of an agent's model, which reads every text alone, as at the beginning of a context.
+/// A memory in the space of an agent's model, which reads every text alone, as at the beginning of a context. Of a memory without
+/// slots, settings, counters and statistics move.
 ///
 /// # Errors
-/// The memory is of that space already or has no slots, a slot has no text, or the model can't read one.
+/// The memory is of that space already or has a goal and no slots, a slot has no text, or the model can't read one.
 pub fn migrate_by_text(
     memory: &UnifiedMemory,
     to: &Agent,

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use cart_engine::runtime::{Runtime, RuntimeOptions};
 use cart_engine::swap::{InFlight, Loading, MemoryPolicy, SwapRequest};
+use cart_memory::Input;
 use cart_store::Cartridge;
 use serde_json::{Value, json};
 
 use crate::client::post;
-use crate::given::{Server, Shelf, shelf, told};
+use crate::given::{Server, Shelf, agent, shelf, told};
 
 /// Zero in a cartridge of another space.
 const CHANGED: &str = "model.layers.1.mlp.down_proj.weight";
@@ -63,6 +64,43 @@ fn a_memory_is_migrated_into_another_space_and_back() {
         state["memory"]["counters"]["observations"].as_u64()
             > before["counters"]["observations"].as_u64()
     });
+}
+
+#[test]
+fn a_memory_without_slots_is_migrated_and_a_goal_alone_is_refused() {
+    let shelf = shelf();
+    let one = shelf.tiny("one");
+    shelf.recommit("again", &one, |commit| commit.manifest = told(&shelf, &one));
+    shelf.without(CHANGED, "two");
+    let server = shelf.serve("one");
+    // Nothing is remembered, so that one is begun.
+    let begun = swapped(&server, "one", "stm-only");
+    assert_eq!((slots(&begun, "stm"), begun["empty"].as_bool()), (0, Some(true)));
+    let moved = swapped(&server, "two", "migrate");
+    assert_eq!((slots(&moved, "stm"), moved["empty"].as_bool()), (0, Some(true)));
+    assert_ne!(moved["space"], begun["space"]);
+    for same in ["counters", "surprise", "now"] {
+        assert_eq!(moved[same], begun[same]);
+    }
+    assert_eq!(moved["ltm"]["capacity"], begun["ltm"]["capacity"]);
+
+    let agent = agent(&shelf.open("again"));
+    agent.tell_memory(|memory| Input::Advance { at: memory.now() + 8 }).unwrap();
+    let manifest = agent.save_memory(&shelf.store).unwrap().id;
+    shelf.recommit("wanting", &one, |commit| commit.manifest = manifest);
+    let before = swapped(&server, "wanting", "replace");
+    assert!(before["goal_norm"].as_f64() > Some(0.0), "{before}");
+    let wanting = swapped(&server, "one", "goal-only");
+    assert_eq!((slots(&wanting, "stm"), slots(&wanting, "ltm")), (0, 0));
+    let refused = post(&server, "/cart/swap", &json!({"ref": "two", "memory": "migrate"}));
+    assert_eq!(refused.status, 422, "{}", refused.body);
+    assert_eq!(refused.error()["code"], json!("memory_not_migrated"));
+    assert!(
+        refused.body.contains("a goal") && refused.body.contains("`replace`"),
+        "{}",
+        refused.body
+    );
+    assert_eq!(server.state()["memory"], wanting);
 }
 
 #[test]

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use cart_engine::runtime::{
-    EventSink, GenerationRequest, Runtime, RuntimeHandle, RuntimeOptions, StreamError, StreamEvent,
-    WatchOptions,
+    EventSink, GenerationRequest, Runtime, RuntimeHandle, RuntimeOptions, RuntimeState,
+    StreamError, StreamEvent, WatchOptions,
 };
 use cart_engine::swap::{InFlight, Loading, MemoryPolicy, SwapRequest};
 use cart_engine::{GenerateOptions, MemoryOptions, Prompt};
 use cart_format::ManifestId;
+use cart_memory::MemoryReport;
 use cart_store::Cartridge;
 
 use super::{Candidate, SwapBenchArgs, SwapCounts};
@@ -236,6 +237,7 @@ impl<'a> Storm<'a> {
             let must = in_flight != InFlight::Keep || same;
             let result = handle.rollback(in_flight);
             done.swaps.rolled_back += usize::from(result.is_ok());
+            let must = if must { Must::Do } else { Must::Refuse };
             return done.note("rollback", must, in_flight, result);
         }
         let next = chance.below(self.candidates.len());
@@ -243,12 +245,20 @@ impl<'a> Storm<'a> {
         // Weights that run already are not read again, so damage to a copy of theirs does not come in.
         let is_other = candidate.agent.basis() != now.basis();
         let (name, cartridge, must) = if chance.below(DAMAGED) == 0 && is_other {
-            ("damaged", &self.damaged[next], false)
+            ("damaged", &self.damaged[next], Must::Refuse)
         } else {
-            let fits = matches!(memory, MemoryPolicy::Replace | MemoryPolicy::Migrate)
-                || candidate.agent.space() == now.space();
+            let same_space = candidate.agent.space() == now.space();
+            let fits =
+                matches!(memory, MemoryPolicy::Replace | MemoryPolicy::Migrate) || same_space;
             let keeps = in_flight != InFlight::Keep || !is_other;
-            (candidate.name.as_str(), &candidate.cartridge, keeps && fits)
+            let must = if !(keeps && fits) {
+                Must::Refuse
+            } else if memory == MemoryPolicy::Migrate && !same_space && wants_only(&before) {
+                Must::Either
+            } else {
+                Must::Do
+            };
+            (candidate.name.as_str(), &candidate.cartridge, must)
         };
         let (name, cartridge) = (name.to_owned(), cartridge.clone());
         let what = format!("{name}, {in_flight:?}, {memory:?}");
@@ -262,7 +272,7 @@ impl Outcome {
     fn note(
         &mut self,
         what: &str,
-        must: bool,
+        must: Must,
         in_flight: InFlight,
         result: Result<cart_engine::swap::SwapReport, cart_engine::swap::SwapError>,
     ) {
@@ -271,18 +281,34 @@ impl Outcome {
                 self.swaps.done += 1;
                 self.timeline.push(report.to.manifest);
                 self.pauses.push((in_flight, report.pause_ms));
-                if !must {
+                if must == Must::Refuse {
                     self.swaps.wrong += 1;
                     self.wrong.push(format!("done, and had to be refused: {what}"));
                 }
             }
-            Err(_) if !must => self.swaps.refused += 1,
+            Err(_) if must != Must::Do => self.swaps.refused += 1,
             Err(error) => {
                 self.swaps.wrong += 1;
                 self.wrong.push(format!("refused, and had to be done: {what}: {error}"));
             }
         }
     }
+}
+
+/// What has to come of a change.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Must {
+    Do,
+    Refuse,
+    /// What runs decides while it is on its way.
+    Either,
+}
+
+/// Whether what is remembered is a goal alone, which can't be migrated unless a stream writes a slot before it moves.
+fn wants_only(state: &RuntimeState) -> bool {
+    let of =
+        |memory: &MemoryReport| memory.stm.slots + memory.ltm.slots == 0 && memory.goal_norm > 0.0;
+    state.memory.as_ref().is_some_and(of)
 }
 
 /// How every stream is generated.
