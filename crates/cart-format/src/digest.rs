@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
@@ -92,8 +93,7 @@ macro_rules! id_type {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
-                text.parse().map_err(serde::de::Error::custom)
+                deserializer.deserialize_str(HexDigits).map(Self)
             }
         }
     };
@@ -143,28 +143,50 @@ impl From<ManifestId> for BlobId {
     }
 }
 
+/// Reads digits where they stand, without a copy of them.
+struct HexDigits;
+
+impl Visitor<'_> for HexDigits {
+    type Value = [u8; 32];
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("64 hexadecimal digits")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<[u8; 32], E> {
+        parse_hex(text).map_err(E::custom)
+    }
+}
+
 fn parse_hex(text: &str) -> Result<[u8; 32], IdError> {
     let refuse = || IdError { found: text.chars().take(80).collect() };
-    let digits = text.as_bytes();
-    if digits.len() != 64 {
-        return Err(refuse());
-    }
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let pairs: &[[u8; 2]; 32] = pairs.try_into().map_err(|_| refuse())?;
     let mut digest = [0; 32];
-    for (byte, pair) in digest.iter_mut().zip(digits.chunks_exact(2)) {
-        let high = nibble(pair[0]).ok_or_else(refuse)?;
-        let low = nibble(pair[1]).ok_or_else(refuse)?;
+    let mut seen = 0;
+    for (byte, &[high, low]) in digest.iter_mut().zip(pairs) {
+        let (high, low) = (NIBBLES[usize::from(high)], NIBBLES[usize::from(low)]);
+        seen |= high | low;
         *byte = high << 4 | low;
+    }
+    // What is no digit is above them all.
+    if seen > 0xf || !rest.is_empty() {
+        return Err(refuse());
     }
     Ok(digest)
 }
 
-fn nibble(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
+/// The value of each digit, and 255 of what is none.
+const NIBBLES: [u8; 256] = {
+    let mut values = [u8::MAX; 256];
+    let digits = b"0123456789abcdef";
+    let mut value = 0;
+    while value < digits.len() {
+        values[digits[value] as usize] = value as u8;
+        value += 1;
     }
-}
+    values
+};
 
 #[cfg(test)]
 mod tests {

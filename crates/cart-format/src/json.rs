@@ -1,10 +1,14 @@
 //! The one way in which documents are written: canonical JSON (RFC 8785), and a reader that refuses
 //! everything else.
 
+mod canonical;
+
 use std::fmt;
 
 use serde::Serialize;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor,
+};
 use serde_json::{Map, Number, Value};
 use thiserror::Error;
 
@@ -62,6 +66,9 @@ pub fn to_canonical<T: Serialize>(value: &T) -> Result<Vec<u8>, JsonError> {
 /// Over `limit` bytes, not JSON, a key twice, nested over 64 deep, or not canonical.
 pub fn from_canonical(bytes: &[u8], limit: u64) -> Result<Value, JsonError> {
     let value = from_strict(bytes, limit)?;
+    if canonical::is(bytes) {
+        return Ok(value);
+    }
     let mut again = Vec::with_capacity(bytes.len());
     write_value(&value, &mut again)?;
     if again != bytes {
@@ -69,6 +76,15 @@ pub fn from_canonical(bytes: &[u8], limit: u64) -> Result<Value, JsonError> {
         return Err(JsonError::NotCanonical { at });
     }
     Ok(value)
+}
+
+/// A document of a known kind, without the tree of values between; none where anything is wrong with it, which
+/// [`from_canonical`] then says.
+///
+/// * `limit`: most bytes
+pub(crate) fn read_canonical<T: DeserializeOwned>(bytes: &[u8], limit: u64) -> Option<T> {
+    let is_canonical = bytes.len() as u64 <= limit && canonical::is(bytes);
+    is_canonical.then(|| serde_json::from_slice(bytes).ok()).flatten()
 }
 
 /// Reads a document of any spelling, refusing duplicate keys and deep nesting.

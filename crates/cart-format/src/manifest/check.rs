@@ -1,6 +1,6 @@
 //! Everything about a manifest that can be checked without its blobs.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 
 use serde_json::Value;
 
@@ -99,18 +99,20 @@ impl Manifest {
     }
 
     fn check_uses(&self) -> Result<(), ManifestError> {
-        let mut unused: BTreeSet<BlobId> = self.blobs.keys().copied().collect();
-        for (what, blob) in self.uses() {
+        let uses = self.uses();
+        let mut used = HashSet::with_capacity(uses.len());
+        for (what, blob) in uses {
             if !self.blobs.contains_key(&blob) {
                 return Err(ManifestError::UnlistedBlob { what, blob });
             }
-            unused.remove(&blob);
+            used.insert(blob);
         }
         // A later minor version may name blobs in sections that we only carry along.
-        match unused.first() {
-            Some(&blob) if self.cart <= LAYERS_VERSION => Err(ManifestError::UnusedBlob { blob }),
-            _ => Ok(()),
+        if used.len() == self.blobs.len() || self.cart > LAYERS_VERSION {
+            return Ok(());
         }
+        let unused = self.blobs.keys().find(|blob| !used.contains(blob));
+        unused.map_or(Ok(()), |&blob| Err(ManifestError::UnusedBlob { blob }))
     }
 
     fn check_tensor(&self, name: &TensorName, tensor: &TensorEntry) -> Result<(), ManifestError> {
