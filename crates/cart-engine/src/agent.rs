@@ -29,6 +29,7 @@ use crate::memory_section::{self, MemorySectionError};
 use crate::prefix_cache::{PrefixCache, PrefixCacheReport};
 use crate::prepared::Prepared;
 use crate::session_report::SavedSessionReport;
+use crate::swap::room::Footprint;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::{code_pages, session_section, space};
 
@@ -180,7 +181,8 @@ pub struct Agent {
 #[derive(Debug)]
 struct Core {
     id: ManifestId,
-    manifest: Manifest,
+    manifest: Arc<Manifest>,
+    footprint: Footprint,
     session: Option<SavedSessionReport>,
     /// Memory layers whose gates are open.
     layers: Option<Arc<TrainedLayers>>,
@@ -273,13 +275,14 @@ impl Agent {
         parts: Arc<Parts>,
         memory: Option<UnifiedMemory>,
     ) -> Result<Self, LoadError> {
-        let (id, manifest) = (cartridge.manifest_id(), cartridge.manifest().clone());
+        let (id, manifest) = (cartridge.manifest_id(), cartridge.shared_manifest());
+        let footprint = Footprint::of(&manifest);
         let session = SavedSessionReport::of(&manifest)?;
         let layers =
             memory_layers::read(&manifest, parts.model.spec(), parts.basis, |blob, most| {
                 cartridge.read(blob, most)
             })?;
-        let core = Core { id, manifest, session, layers, parts };
+        let core = Core { id, manifest, footprint, session, layers, parts };
         Ok(Self { core: Arc::new(core), memory: MemoryCell::new(memory) })
     }
 
@@ -291,6 +294,11 @@ impl Agent {
     /// What was loaded.
     pub fn manifest(&self) -> &Manifest {
         &self.core.manifest
+    }
+
+    /// What it takes of memory.
+    pub(crate) fn footprint(&self) -> Footprint {
+        self.core.footprint
     }
 
     /// The model, on whatever computes it.

@@ -41,7 +41,7 @@ impl Prepared {
         options: LoadOptions,
         progress: &dyn Progress,
     ) -> Result<Self, VerifyError> {
-        let manifest = cartridge.manifest().clone();
+        let manifest = cartridge.shared_manifest();
         let ahead = Ahead::new(&manifest, &options);
         let verified = cartridge.verify_before(verify, progress, &ahead)?;
         let Ahead { weights, tokenizer, .. } = ahead;

@@ -33,7 +33,7 @@ use crate::long_term::{LongTermError, LongTermSource, SavedConversations};
 use crate::swap::candidate::{Staged, Warm};
 use crate::swap::moving::Moving;
 use crate::swap::{
-    InFlight, MemoryAccount, NoRoom, SwapError, SwapFailure, SwapReport, SwapRequest, room,
+    InFlight, MemoryAccount, NoRoom, SwapError, SwapFailure, SwapReport, SwapRequest,
 };
 use crate::sync::mpsc::{self, Sender};
 use crate::sync::thread;
@@ -182,7 +182,7 @@ impl Runtime {
         moving: Option<Moving>,
         options: RuntimeOptions,
     ) -> Result<Self, RuntimeError> {
-        let needed = room::needed(cartridge.manifest(), false);
+        let needed = cartridge.manifest().total_bytes();
         let taken = options
             .account
             .take(needed, 0)
@@ -326,7 +326,12 @@ impl RuntimeHandle {
 
 /// Refuses at the manifest, before the weights are read, that streams keep keys and values of other weights.
 fn check_kept(request: &SwapRequest, running: &Agent) -> Result<(), SwapFailure> {
-    let found = session_section::basis(request.cartridge.manifest()).map_err(LoadError::Space)?;
+    let manifest = request.cartridge.manifest();
+    // What has the same weights and tokenizer has the same basis, and it is asked for by `keep` alone.
+    if request.in_flight != InFlight::Keep || running.has_parts_of(manifest) {
+        return Ok(());
+    }
+    let found = session_section::basis(manifest).map_err(LoadError::Space)?;
     flip::may_keep(request.in_flight, running.basis(), found)
 }
 

@@ -35,6 +35,11 @@ impl Cartridge {
         &self.manifest
     }
 
+    /// What the cartridge is, for those who keep it.
+    pub fn shared_manifest(&self) -> Arc<Manifest> {
+        Arc::clone(&self.manifest)
+    }
+
     /// The cartridge's id.
     pub fn manifest_id(&self) -> ManifestId {
         self.manifest_id

@@ -20,7 +20,7 @@ use super::stream::{EventSink, StreamError, StreamEvent};
 use super::watch::{Probed, Retold, Watch, WatchState};
 use crate::swap::account::Taken;
 use crate::swap::candidate::Warm;
-use crate::swap::{InFlight, MemoryPolicy, SwapError, SwapReport, room};
+use crate::swap::{InFlight, MemoryPolicy, SwapError, SwapReport};
 use crate::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use crate::{PREFILL_CHUNK, step_many};
 
@@ -436,7 +436,7 @@ impl Owner {
         for (index, one) in all.iter().enumerate() {
             let agent = one.agent();
             let shares = all[..index].iter().any(|other| other.agent().shares_weights_with(agent));
-            bytes += room::needed(agent.manifest(), shares);
+            bytes += agent.footprint().bytes(shares);
         }
         self.taken.set(bytes);
     }

@@ -12,9 +12,9 @@ use super::{RuntimeHandle, check_kept, prepare};
 use crate::swap::account::Taken;
 use crate::swap::candidate::Staged;
 use crate::swap::moving::{Moving, Remembered};
+use crate::swap::room::Footprint;
 use crate::swap::{
     InFlight, Loading, MemoryPolicy, SwapError, SwapFailure, SwapReport, SwapRequest, SwapState,
-    room,
 };
 
 impl RuntimeHandle {
@@ -53,7 +53,7 @@ impl RuntimeHandle {
     /// Sees that there is memory for the new cartridge beside those that are loaded. Where there is not, the one that could
     /// be rolled back to goes first: the swap would take its place.
     fn make_room(&self, request: &SwapRequest, shares: bool) -> Result<Taken, SwapFailure> {
-        let needed = room::needed(request.cartridge.manifest(), shares);
+        let needed = Footprint::of(request.cartridge.manifest()).bytes(shares);
         let account = &self.shared.options.account;
         if let Ok(taken) = account.take(needed, 0) {
             return Ok(taken);
@@ -69,7 +69,7 @@ impl RuntimeHandle {
             return Err(SwapFailure::InPlace { in_flight });
         }
         let loaded = self.ask(|reply| Command::Loaded { reply }).unwrap_or(0);
-        let needed = room::needed(request.cartridge.manifest(), false);
+        let needed = request.cartridge.manifest().total_bytes();
         let taken = self.shared.options.account.take(needed, loaded)?;
         // While what runs still does: damage is found before anything is given up for it.
         let threads = self.shared.options.verify_threads;

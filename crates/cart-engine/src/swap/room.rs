@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use cart_format::Manifest;
+use cart_format::{BlobId, Manifest};
 use thiserror::Error;
 
 /// What a generation takes and what there is, in bytes.
@@ -62,16 +62,28 @@ impl fmt::Display for Mebibytes {
     }
 }
 
-/// What a cartridge takes when it is loaded: as much as its blobs, of which weights are mapped or packed one to one. Of
-/// one whose weights and tokenizer are loaded, its memory alone.
-pub(crate) fn needed(manifest: &Manifest, shares_weights: bool) -> u64 {
-    let mut loaded = HashSet::new();
-    if shares_weights {
-        loaded.extend(manifest.model.tensors.values().map(|tensor| tensor.blob));
-        loaded.extend(manifest.tokenizer.iter().map(|text| text.document));
+/// What a cartridge takes when it is loaded, in bytes: as much as its blobs, of which weights are mapped or packed one to one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Footprint {
+    whole: u64,
+    /// Where its weights and tokenizer are loaded: its memory alone.
+    beside: u64,
+}
+
+impl Footprint {
+    pub(crate) fn of(manifest: &Manifest) -> Self {
+        let weights = manifest.model.tensors.values().map(|tensor| tensor.blob);
+        let document = manifest.tokenizer.iter().map(|text| text.document);
+        let shared: HashSet<BlobId> = weights.chain(document).collect();
+        let sizes = shared.iter().filter_map(|blob| manifest.blobs.get(blob)).map(|blob| blob.size);
+        let whole = manifest.total_bytes();
+        Self { whole, beside: whole - sizes.sum::<u64>() }
     }
-    let counted = manifest.blobs.iter().filter(|(blob, _)| !loaded.contains(*blob));
-    counted.map(|(_, info)| info.size).sum()
+
+    /// * `shares_weights`: whether its weights and tokenizer are loaded
+    pub(crate) fn bytes(self, shares_weights: bool) -> u64 {
+        if shares_weights { self.beside } else { self.whole }
+    }
 }
 
 /// Whether so much fits.

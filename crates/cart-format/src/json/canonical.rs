@@ -154,14 +154,14 @@ impl<'t> Reader<'t> {
 
 /// How many bytes there are before one that ends a string, begins an escape, has to be one, or is not ASCII.
 fn plain(bytes: &[u8]) -> usize {
-    const EACH: u64 = u64::from_ne_bytes([1; 8]);
+    const EACH: u64 = u64::from_le_bytes([1; 8]);
     const HIGH: u64 = EACH * 0x80;
     // The high bit of each byte that is less than another, of bytes below 0x80; it may be set of those behind such a one.
     let below = |word: u64, limit: u64| word.wrapping_sub(EACH * limit) & !word & HIGH;
     let (words, _) = bytes.as_chunks::<8>();
     let is_plain = |word: &&[u8; 8]| {
         let word = u64::from_le_bytes(**word);
-        let equal = |byte: u8| below(word ^ EACH * u64::from(byte), 1);
+        let equal = |byte: u8| below(word ^ (EACH * u64::from(byte)), 1);
         below(word, 0x20) | equal(b'"') | equal(b'\\') | word & HIGH == 0
     };
     let begin = 8 * words.iter().take_while(is_plain).count();
